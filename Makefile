@@ -1,0 +1,60 @@
+# What people and CI do with a checkout, from nothing but Python 3.11 and make. `make` lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON = $(firstword $(foreach p,python3.11 python3,$(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11); print("$(p)")' 2>/dev/null)))
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+PROTOC := $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=protos --pyi_out=protos --grpc_python_out=protos
+CACHES := .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist .demo
+
+# A stamp is newer than the files that decide what is installed, so an install runs only when they change.
+TO_RUN := $(VENV)/.stamp-run
+TO_DEVELOP := $(VENV)/.stamp-develop
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test check format protos clean
+
+help: ## List the targets.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1	/' | expand -t 10
+
+venv: $(TO_DEVELOP) ## Install ffnsearch and all that its development needs into .venv.
+
+demo: $(TO_RUN) ## Install what is needed, then show ffnsearch at work from end to end.
+	$(BIN)/ffnsearch demo
+
+test: $(TO_DEVELOP) ## Run the tests.
+	$(BIN)/pytest
+
+check: $(TO_DEVELOP) ## Do all that CI does: format, lint, types, import order, wire contract, then the tests.
+	$(BIN)/ruff format --quiet --diff .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint protos
+	$(BIN)/pytest
+
+format: $(TO_DEVELOP) ## Format the code and mend what the linter can mend by itself.
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
+protos: $(TO_DEVELOP) ## Write the generated modules beside the .proto files (a test compares them).
+	$(PROTOC) $(wildcard protos/ffnsearch/*/*.proto)
+
+clean: ## Remove caches, build results and the demo's files; .venv stays.
+	rm -rf $(CACHES)
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(if $(PYTHON),,$(error ffnsearch needs Python 3.11 or later; none was found as python3.11 or python3))
+	$(PYTHON) -m venv $(VENV)
+
+$(TO_RUN): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	$(PIP_INSTALL) '.[shakespeare]'
+	@touch $@
+
+$(TO_DEVELOP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	$(PIP_INSTALL) '.[dev,shakespeare]'
+	@touch $(TO_RUN) $@
