@@ -1,0 +1,1 @@
+"""Everything that makes and reads an ffnsearch datastore; knows nothing of gRPC."""
