@@ -1,0 +1,250 @@
+"""How a model is trained: seeded, resumable after a kill, with a record of what happened.
+
+Iteration i draws its windows and its dropout from a generator seeded with (seed, i), so a run that
+resumes from a checkpoint goes through the same numbers as one that was never stopped.
+"""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
+from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+from ffnsearch_indexer.progress import Progress, silent
+
+RECORD_FILE, CURVE_FILE, CHECKPOINT_FILE = "training.json", "curve.png", "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how fast to train; the defaults made the reference model."""
+
+    seed: int = 1
+    iterations: int = 2000
+    batch_windows: int = 32
+    rate_peak: float = 1e-3
+    rate_final: float = 1e-5
+    warmup_iterations: int = 100
+    weight_decay: float = 0.1
+    checkpoint_iterations: int = 50
+    evaluation_iterations: int = 100
+    evaluation_windows: int = 64
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.batch_windows < 1 or not 0 < self.rate_final <= self.rate_peak:
+            raise ModelError(f"training needs at least one iteration and window, and 0 < rate_final <= rate_peak: {self}")
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate: a linear rise to the peak, then half a cosine down to the final rate."""
+        rise = min(1.0, (iteration + 1) / max(1, self.warmup_iterations))
+        fall = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        return rise * (self.rate_final + fall * (self.rate_peak - self.rate_final))
+
+
+@dataclass
+class TrainingRecord:
+    """What a training run did; written as JSON beside the weights. Losses are in nats a token."""
+
+    corpus: str
+    corpus_sha256: str
+    settings: TrainingSettings
+    config: TransformerConfig
+    iteration: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    final_train_loss: float = math.nan
+    final_validation_loss: float = math.nan
+    seconds: float = 0.0
+    machine: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write the record as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def train(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    config: TransformerConfig,
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> TrainingRecord:
+    """Train a model on the first nine tenths of a corpus and write it to the folder `out`.
+
+    A folder with the checkpoint of the same run is continued; any other folder that is not empty is
+    refused (OutputError). Raises CorpusError for a text shorter than one window in either part.
+    """
+    run = _Run.open(corpus, tokenizer, config, settings, out, device)
+    for iteration in range(run.iteration, settings.iterations):
+        started = time.monotonic()
+        loss = run.step(iteration)
+        done = iteration + 1
+        if done % settings.evaluation_iterations == 0:
+            run.evaluate(done)
+        run.record.seconds += time.monotonic() - started
+        if done % settings.checkpoint_iterations == 0:
+            run.save_checkpoint(done)
+        progress("train", done, settings.iterations, run.detail(loss))
+    return run.finish()
+
+
+class _Run:
+    """The state of one training run: model, optimizer, record, and the two parts of the corpus."""
+
+    def __init__(
+        self, tokens: Tensor, train_tokens: int, record: TrainingRecord, tokenizer: Tokenizer, out: Path, device: str
+    ) -> None:
+        self.train, self.validation = tokens[:train_tokens], tokens[train_tokens:]
+        self.record, self.settings, self.tokenizer, self.out, self.device = record, record.settings, tokenizer, out, device
+        self.iteration = 0
+        torch.manual_seed(record.settings.seed)
+        self.model = Transformer(record.config).to(device)
+        matrices = [parameter for parameter in self.model.parameters() if parameter.dim() > 1]
+        vectors = [parameter for parameter in self.model.parameters() if parameter.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": record.settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+
+    @classmethod
+    def open(
+        cls, corpus: Corpus, tokenizer: Tokenizer, config: TransformerConfig, settings: TrainingSettings, out: Path, device: str
+    ) -> "_Run":
+        tokens = torch.from_numpy(tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}").astype(np.int64))
+        train_tokens = corpus.train_tokens()
+        if min(train_tokens, len(tokens) - train_tokens) <= config.context_tokens:
+            raise CorpusError(
+                f"the corpus {corpus.name} has {len(tokens)} characters; training needs more than "
+                f"{10 * (config.context_tokens + 1)}, so that its last tenth holds a window of {config.context_tokens}",
+                reason="CORPUS_TOO_SHORT",
+            )
+        record = TrainingRecord(corpus.name, corpus.sha256, settings, config, machine=_machine(device))
+        run = cls(tokens, train_tokens, record, tokenizer, out, device)
+        checkpoint = out / CHECKPOINT_FILE
+        if checkpoint.exists():
+            run._load_checkpoint(checkpoint)
+        elif out.exists() and any(out.iterdir()):
+            raise OutputError(f"{out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS")
+        out.mkdir(parents=True, exist_ok=True)
+        return run
+
+    def step(self, iteration: int) -> float:
+        """Do one iteration and return its loss."""
+        seed = np.random.SeedSequence([self.settings.seed, iteration])
+        starts_rng, dropout_seed = np.random.default_rng(seed), int(seed.generate_state(1)[0])
+        torch.manual_seed(dropout_seed)
+        starts = starts_rng.integers(0, len(self.train) - self.model.config.context_tokens, self.settings.batch_windows)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(iteration)
+        loss = self._loss(self.train, starts)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def evaluate(self, iteration: int) -> None:
+        """Add a point to the curve, from windows spread evenly over both parts."""
+        self.record.iteration.append(iteration)
+        self.record.train_loss.append(self._mean_loss(self.train, self.settings.evaluation_windows))
+        self.record.validation_loss.append(self._mean_loss(self.validation, self.settings.evaluation_windows))
+
+    def detail(self, loss: float) -> str:
+        """One line for the progress display."""
+        validation = f", validation {self.record.validation_loss[-1]:.3f}" if self.record.validation_loss else ""
+        return f"loss {loss:.3f}{validation}"
+
+    def save_checkpoint(self, iteration: int) -> None:
+        """Write all that a later process needs, in one step: an old checkpoint or a new one, never half."""
+        state = {
+            "iteration": iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "record": asdict(self.record),
+        }
+        partial = self.out / (CHECKPOINT_FILE + ".partial")
+        torch.save(state, partial)
+        partial.rename(self.out / CHECKPOINT_FILE)
+
+    def finish(self) -> TrainingRecord:
+        """Measure the final losses on whole parts, write the model and its record, drop the checkpoint."""
+        windows = (len(self.validation) - 1) // self.model.config.context_tokens
+        self.record.final_train_loss = self._mean_loss(self.train, windows)
+        self.record.final_validation_loss = self._mean_loss(self.validation, windows)
+        self.model.cpu().save(self.out, dtype=torch.float16)
+        self.tokenizer.save(self.out / TOKENIZER_FILE)
+        self.record.save(self.out / RECORD_FILE)
+        _plot(self.record, self.out / CURVE_FILE)
+        (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        return self.record
+
+    def _load_checkpoint(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        saved, mine = state["record"], asdict(self.record)
+        different = [name for name in ("corpus_sha256", "settings", "config") if saved[name] != mine[name]]
+        if different:
+            raise OutputError(
+                f"{path} belongs to a run with another {different[0]}: give the same options, or another folder",
+                reason="OUTPUT_EXISTS",
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration = state["iteration"]
+        for name in ("iteration", "train_loss", "validation_loss", "seconds"):
+            setattr(self.record, name, saved[name])
+
+    @torch.no_grad()
+    def _mean_loss(self, part: Tensor, windows: int) -> float:
+        starts = np.linspace(0, len(part) - self.model.config.context_tokens - 1, windows).astype(np.int64)
+        self.model.eval()
+        losses = [self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)]
+        self.model.train()
+        return sum(losses) / windows
+
+    def _loss(self, part: Tensor, starts: np.ndarray) -> Tensor:
+        windows = torch.from_numpy(starts)[:, None] + torch.arange(self.model.config.context_tokens + 1)
+        tokens = part[windows].to(self.device)
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+            logits = self.model(tokens[:, :-1]).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(starts), batch):
+        yield starts[first : first + batch]
+
+
+def _machine(device: str) -> str:
+    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _plot(record: TrainingRecord, path: Path) -> None:
+    from matplotlib.figure import Figure  # heavy, and only needed once, at the end
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(record.iteration, record.train_loss, color="#0072B2", label=f"training, at the end {record.final_train_loss:.3f}")
+    axes.plot(
+        record.iteration,
+        record.validation_loss,
+        color="#D55E00",
+        linestyle="--",
+        label=f"validation, at the end {record.final_validation_loss:.3f}",
+    )
+    axes.set(xlabel="iteration", ylabel="loss (nats a token)", title=f"Training on {record.corpus}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
