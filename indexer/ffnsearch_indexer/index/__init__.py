@@ -1,0 +1,1 @@
+"""The searchable structures: one contract, several backends, the same integers from each."""

@@ -1,0 +1,73 @@
+"""The reference backend: every score by matrix product, tile by tile, on a CPU or a CUDA device."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.index.base import Float16, Float32, Int64
+from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+
+
+class ExactIndex(ScanIndex):
+    """Scores by float32 matrix products of tiles of keys and of queries.
+
+    Working memory is about 80 MB on a CPU, whatever N, D, B and the thresholds: a tile of keys as float32,
+    its scores, and some 36 bytes for each score above the cut. On a CUDA device tiles are 32 times as
+    large, and the float16 keys stay resident from the first search on, 2 N D bytes.
+    """
+
+    name: ClassVar[str] = "exact"
+    tile_values: ClassVar[dict[str, int]] = {"cpu": 1 << 20, "cuda": 1 << 25}
+    """Values in a tile of keys, and at most in its scores: near the cache on a CPU, worth a kernel's start on CUDA."""
+
+    def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str = "cpu") -> None:
+        super().__init__(keys, counts)
+        self.device = torch.device(device)
+
+    def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
+        """Widen each tile of keys once and multiply it with all queries; the contract is the base's."""
+        _require_full_precision()
+        values = self.tile_values[self.device.type]
+        tile_keys = max(1, values // self.keys.shape[1])
+        tile_queries = max(1, values // tile_keys)
+        vectors = torch.from_numpy(queries.astype(np.float32)).to(self.device)
+        tile = torch.empty((tile_keys, self.keys.shape[1]), device=self.device)
+        for first in range(ids.start, ids.stop, tile_keys):
+            source = self._source[first : min(first + tile_keys, ids.stop)]
+            keys = tile[: len(source)].copy_(source)
+            for row in range(0, len(vectors), tile_queries):
+                places, scores = _above(torch.mm(vectors[row : row + tile_queries], keys.T), cut_score)
+                rows, columns = np.divmod(places, len(keys))
+                yield Pairs(rows + row, columns + first, scores)
+
+    @cached_property
+    def _source(self) -> Tensor:
+        """The keys on the device, [N, D] float16; on a CPU the same memory, which may be a read-only map."""
+        return from_dlpack(self.keys).to(self.device)
+
+
+def _above(scores: Tensor, cut_score: np.float32) -> tuple[Int64, Float32]:
+    """Find the scores above the cut: their places in the flattened matrix, ascending, and their values."""
+    if scores.device.type == "cpu":  # numpy finds few among many several times faster than torch
+        values = scores.numpy().reshape(-1)
+        places = np.flatnonzero(values > cut_score)
+        return places, values[places]
+    flat = scores.reshape(-1)
+    found = torch.nonzero(flat > float(cut_score))[:, 0]
+    return found.cpu().numpy(), flat[found].cpu().numpy()
+
+
+def _require_full_precision() -> None:
+    """The error bound holds for float32 products; TF32 or bfloat16 inside them would break it silently."""
+    if torch.get_float32_matmul_precision() != "highest":
+        raise BackendError(
+            "the backend exact needs full float32 products: call torch.set_float32_matmul_precision('highest')",
+            reason="REDUCED_PRECISION",
+        )
