@@ -1,0 +1,167 @@
+"""The subcommands that make and check things: train, build, verify."""
+
+import json
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CorpusOption = Annotated[
+    str, typer.Option("--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False)
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class SplitName(StrEnum):
+    """Which part of a corpus is indexed."""
+
+    ALL = "all"
+    TRAIN = "train"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the indexer's subcommands to an app."""
+    add_command(
+        app,
+        build,
+        "--corpus shakespeare --out shakespeare.ffn",
+        "--corpus novel.txt --model my-model --out novel.ffn --estimate",
+    )
+    add_command(app, verify, "shakespeare.ffn")
+    add_command(app, train, "--corpus novel.txt --out my-model", "--corpus shakespeare --seed 2 --out sister")
+
+
+def add_command(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
+    """Add a subcommand; its help ends in examples, whose lines stay as they are."""
+    lines = (f"  ffnsearch {command.__name__} {example}".rstrip() for example in examples)
+    app.command(epilog="\n".join(("\b", "Examples:", *lines)))(command)  # \b: do not fill these lines
+
+
+def build(
+    corpus: CorpusOption,
+    out: OutOption,
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")] = None,
+    split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
+    window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
+
+    A build that was stopped is continued by the same command.
+    """
+    from ffnsearch_indexer.build import Plan
+    from ffnsearch_indexer.build import build as run_build
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.corpora.corpus import read_corpus
+    from ffnsearch_indexer.models import reference_folder
+
+    def announce(plan: Plan) -> None:
+        _print(as_json and estimate, vars(plan), _plan_lines(plan), to_stderr=not estimate)
+        if estimate:
+            raise typer.Exit
+
+    started = time.monotonic()
+    with ProgressDisplay() as display:
+        manifest = run_build(
+            read_corpus(corpus),
+            model or reference_folder(),
+            out,
+            window_tokens=window_tokens,
+            split=split.value,
+            announce=announce,
+            progress=display,
+        )
+    seconds = time.monotonic() - started
+    result = {"snapshot": str(out), "snapshot_id": manifest.snapshot_id, "substrings": manifest.substrings, "seconds": seconds}
+    line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
+    _print(as_json, result, [line, f"next: ffnsearch predict {out} 'And only l'"])
+
+
+def verify(
+    snapshot: Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Read every byte of a snapshot and compare it with its manifest."""
+    from ffnsearch_indexer.store.datastore import Datastore
+
+    started = time.monotonic()
+    with Datastore.open(snapshot, check="all") as datastore:
+        manifest = datastore.manifest
+    seconds = time.monotonic() - started
+    result = {
+        "snapshot": str(snapshot),
+        "snapshot_id": manifest.snapshot_id,
+        "files": len(manifest.files),
+        "bytes": manifest.total_bytes(),
+        "seconds": seconds,
+    }
+    line = f"{snapshot} is whole: {len(manifest.files)} files, {manifest.total_bytes():,} bytes, {seconds:.1f} s"
+    _print(as_json, result, [line, f"snapshot id {manifest.snapshot_id}"])
+
+
+def train(
+    corpus: CorpusOption,
+    out: OutOption,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0)] = 1,
+    iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
+    batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
+    rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    blocks: Annotated[int, typer.Option(help="Blocks of the model.", min=1)] = 6,
+    heads: Annotated[int, typer.Option(help="Attention heads of a block.", min=1)] = 6,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.", min=1)] = 384,
+    context_tokens: Annotated[int, typer.Option(help="Longest input, and length of a training window.", min=1)] = 256,
+    dropout: Annotated[float, typer.Option(help="Share of values dropped, outside attention.")] = 0.1,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on the first nine tenths of a corpus; the rest measures it.
+
+    A training run that was stopped is continued by the same command, with the same result.
+    """
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.corpora.corpus import read_corpus
+    from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
+    from ffnsearch_indexer.models.training import TrainingSettings
+    from ffnsearch_indexer.models.training import train as run_training
+    from ffnsearch_indexer.models.transformer import TransformerConfig
+
+    text = read_corpus(corpus)
+    if vocabulary:
+        tokenizer = Tokenizer.load(vocabulary)
+    else:
+        tokenizer = Tokenizer(TINY_SHAKESPEARE) if corpus == "shakespeare" else Tokenizer.of_text(text.text)
+    config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
+    settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
+    with ProgressDisplay() as display:
+        record = run_training(text, tokenizer, config, settings, out, device=device, progress=display)
+    result = {
+        "model": str(out),
+        "train_loss": record.final_train_loss,
+        "validation_loss": record.final_validation_loss,
+        "seconds": record.seconds,
+    }
+    line = f"trained {out}: loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
+    _print(as_json, result, [line, f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"])
+
+
+def _plan_lines(plan: Any) -> list[str]:
+    resumed = f", {plan.shards_done} of {plan.shards} shards are there already" if plan.shards_done else ""
+    return [
+        f"{plan.substrings:,} substrings with {plan.distinct_prefixes:,} distinct prefixes{resumed}",
+        f"about {plan.seconds / 60:.1f} minutes, {plan.memory_bytes / 1e9:.1f} GB of memory, "
+        f"{plan.disk_bytes / 1e9:.2f} GB of disk while building, {plan.snapshot_bytes / 1e9:.2f} GB in the end",
+    ]
+
+
+def _print(as_json: bool, result: dict[str, Any], lines: list[str], *, to_stderr: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        typer.echo("\n".join(lines), err=to_stderr)

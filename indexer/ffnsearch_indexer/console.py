@@ -1,0 +1,77 @@
+"""How progress looks: bars with rate and time left on a terminal, now and then a line elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_INTERVAL_S = 15.0
+"""Where output is no terminal: seconds between two lines of one stage."""
+
+
+class ProgressDisplay:
+    """A `progress` callback that writes to stderr; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._bars = _Bars() if sys.stderr.isatty() else None
+        self._lines = _Lines()
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` units of a stage are there."""
+        (self._bars or self._lines).show(stage, done, total, detail)
+
+
+class _Bars:
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self.start, self.stop = self._progress.start, self._progress.stop
+
+    def show(self, stage: str, done: int, total: int, detail: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, detail=detail)
+        self._progress.update(self._tasks[stage], completed=done, total=total, detail=detail)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._stage, self._started, self._first, self._last_line = "", 0.0, 0, 0.0
+
+    def show(self, stage: str, done: int, total: int, detail: str) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started, self._first, self._last_line = stage, now, done, now
+        if done < total and now - self._last_line < LINE_INTERVAL_S:
+            return
+        self._last_line = now
+        print(f"{stage}: {done:,} of {total:,}{self._rate(now, done, total)}{detail and ', ' + detail}", file=sys.stderr, flush=True)
+
+    def _rate(self, now: float, done: int, total: int) -> str:
+        seconds = now - self._started
+        if done <= self._first or seconds < 1:
+            return ""
+        rate = (done - self._first) / seconds
+        return f", {rate:,.1f} a second, {(total - done) / rate:,.0f} s left" if done < total else f", {seconds:,.1f} s"

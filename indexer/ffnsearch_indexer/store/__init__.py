@@ -1,0 +1,1 @@
+"""Snapshots on disk: how they are written, checked and read."""

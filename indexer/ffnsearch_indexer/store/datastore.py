@@ -1,0 +1,110 @@
+"""Keys, counts, model and corpus of one snapshot, opened for reading."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
+from ffnsearch_indexer.errors import MismatchError
+from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
+from ffnsearch_indexer.store import snapshot
+from ffnsearch_indexer.store.counts import Record, RecordStore
+from ffnsearch_indexer.store.files import load_array
+from ffnsearch_indexer.store.snapshot import Manifest, check_content, check_sizes, read_manifest
+
+Check = Literal["all", "sizes"]
+
+
+class Place(NamedTuple):
+    """One occurrence of a substring: its position in the corpus and the text around it."""
+
+    position: int
+    before: str
+    after: str
+
+
+class Datastore:
+    """One snapshot, open. Safe to read from several threads; `close` when done, or use as a context manager.
+
+    keys: K memory-mapped arrays [N, D] float16. counts: next-token counts by id. corpus: [T] uint16.
+    first_positions: [N] int64.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, model: Transformer, tokenizer: Tokenizer) -> None:
+        N, D = manifest.substrings, manifest.d_model
+        self.path, self.manifest, self.model, self.tokenizer = path, manifest, model, tokenizer
+        self.window_tokens = manifest.window_tokens
+        self.corpus: Tokens = load_array(path / snapshot.CORPUS_FILE, np.uint16, (None,))
+        self.first_positions: NDArray[np.int64] = load_array(path / snapshot.FIRST_POSITIONS_FILE, np.int64, (N,))
+        self.keys = [load_array(path / snapshot.keys_file(block), np.float16, (N, D)) for block in range(manifest.blocks)]
+        self.counts = NextTokenCounts(
+            load_array(path / snapshot.OFFSETS_FILE, np.int64, (N + 1,)),
+            load_array(path / snapshot.TOKENS_FILE, np.uint16, (None,)),
+            load_array(path / snapshot.COUNTS_FILE, np.uint32, (None,)),
+            manifest.vocabulary_size,
+        )
+        self._records = RecordStore(path / snapshot.RECORDS_FILE)
+
+    @classmethod
+    def open(cls, path: Path, *, check: Check = "all") -> Self:
+        """Open a snapshot, or refuse it.
+
+        check: "all" reads every byte and compares hashes (about a second a gigabyte), "sizes" looks at
+        file sizes only. Model and tokenizer are always compared with the manifest. Raises SnapshotError
+        and its kinds, which say what differs.
+        """
+        manifest = read_manifest(path)
+        check_sizes(path, manifest)
+        model, tokenizer = Transformer.load(path / snapshot.MODEL_FOLDER), _load_tokenizer(path)
+        _require_same("model", manifest.model_sha256, model.sha256(), path)
+        _require_same("tokenizer", manifest.tokenizer_sha256, tokenizer.sha256, path)
+        if check == "all":
+            check_content(path, manifest)
+        return cls(path, manifest, model, tokenizer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the record store; arrays that callers still hold stay valid."""
+        self._records.close()
+
+    def find(self, tokens: Tokens) -> int | None:
+        """The id of the substring with these L tokens; None for other lengths or where the index lacks it."""
+        return self._records.find_id(tokens) if len(tokens) == self.window_tokens else None
+
+    def substring(self, substring_id: int) -> Tokens:
+        """The L tokens of a substring."""
+        first = self.first_positions[substring_id]
+        return self.corpus[first : first + self.window_tokens]
+
+    def record(self, substring_id: int) -> Record:
+        """Next-token counts and places of a substring."""
+        record = self._records.find(self.substring(substring_id))
+        assert record is not None and record.id == substring_id, "keys, positions and records are of one build"
+        return record
+
+    def place(self, position: int, around_tokens: int) -> Place:
+        """One occurrence with up to `around_tokens` tokens of text on either side."""
+        end = position + self.window_tokens
+        before = self.corpus[max(0, position - around_tokens) : position]
+        return Place(position, self.tokenizer.decode(before), self.tokenizer.decode(self.corpus[end : end + around_tokens]))
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.load(path / snapshot.MODEL_FOLDER / TOKENIZER_FILE)
+
+
+def _require_same(what: str, expected: str, actual: str, path: Path) -> None:
+    if expected != actual:
+        raise MismatchError(
+            f"the {what} in {path} is not the one that its keys were made with ({actual[:12]} instead of {expected[:12]}): "
+            "copy the snapshot again, or build it again",
+            different=what,
+        )

@@ -1,0 +1,151 @@
+"""What a snapshot is: a folder with a manifest that names, sizes and hashes every file in it.
+
+model/              weights, sizes and tokenizer: a snapshot answers prompts by itself
+corpus/tokens.npy   [T] uint16, the whole corpus, also what lies outside the indexed split
+substrings/first_positions.npy   [N] int64
+keys/block-K.npy    [N, D] float16, one file a block
+counts/offsets.npy, tokens.npy, counts.npy   next-token counts in compressed rows
+counts/counts.lmdb  records by the tokens of a substring
+manifest.json       written last; the folder gets its final name after it
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
+from ffnsearch_indexer.store.files import hash_files, write_whole
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FOLDER = "model"
+CORPUS_FILE = "corpus/tokens.npy"
+FIRST_POSITIONS_FILE = "substrings/first_positions.npy"
+OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE = "counts/offsets.npy", "counts/tokens.npy", "counts/counts.npy"
+RECORDS_FILE = "counts/counts.lmdb"
+
+
+def keys_file(block: int) -> str:
+    """Where the keys of a block are, relative to the snapshot."""
+    return f"keys/block-{block}.npy"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a snapshot."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that identifies a snapshot. `snapshot_id` is the SHA-256 of everything else in it."""
+
+    model_sha256: str
+    tokenizer_sha256: str
+    corpus_name: str
+    corpus_sha256: str
+    corpus_characters: int
+    split: str
+    window_tokens: int
+    blocks: int
+    d_model: int
+    substrings: int
+    distinct_prefixes: int
+    vocabulary_size: int
+    shards: int
+    profiles: dict[str, dict[str, Any]]
+    default_profile: str
+    files: dict[str, FileEntry]
+    written_by: dict[str, str]
+    fidelity: dict[str, Any] | None = None
+    key_dtype: str = "float16"
+    format_version: int = FORMAT_VERSION
+    snapshot_id: str = ""
+
+    def content_sha256(self) -> str:
+        """What `snapshot_id` must be."""
+        content = asdict(replace(self, snapshot_id=""))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def total_bytes(self) -> int:
+        """Size of all files but the manifest."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+def write_manifest(folder: Path, manifest: Manifest, *, leave_out: str) -> Manifest:
+    """Complete a manifest with the files of the folder, but one, and its id; write it, and return it."""
+    names_left_out = {MANIFEST_FILE, leave_out}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in names_left_out)
+    hashes = hash_files(paths)
+    files = {
+        path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, sha256)
+        for path, sha256 in zip(paths, hashes, strict=True)
+    }
+    whole = replace(manifest, files=files, snapshot_id="")
+    whole = replace(whole, snapshot_id=whole.content_sha256())
+    text = json.dumps(asdict(whole), indent=1, sort_keys=True) + "\n"
+    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, text))
+    return whole
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest. Raises SnapshotError, FormatError for another version, DamageError for an altered one."""
+    path = folder / MANIFEST_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["format_version"]
+    except FileNotFoundError:
+        raise SnapshotError(
+            f"{folder} is no snapshot: it has no {MANIFEST_FILE}; make one with `ffnsearch build`",
+            reason="SNAPSHOT_NOT_FOUND",
+            snapshot=folder,
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{path} cannot be read ({error!r}): build the snapshot again", file=MANIFEST_FILE) from None
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{folder} has format {version}, this version reads format {FORMAT_VERSION}: "
+            "build it again, or use the version of ffnsearch that wrote it",
+            format_version=version,
+        )
+    try:
+        files = {name: FileEntry(**entry) for name, entry in document.pop("files").items()}
+        manifest = Manifest(files=files, **document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{path} lacks or has a field that it should not ({error}): build the snapshot again") from None
+    if manifest.content_sha256() != manifest.snapshot_id:
+        raise DamageError(f"{path} was altered: its content is not that of its id; build the snapshot again", file=MANIFEST_FILE)
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Raise DamageError for the first file that is missing or has another size."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamageError(f"{folder} lacks {name}: copy the snapshot again, or build it again", file=name)
+        if path.stat().st_size != entry.bytes:
+            raise DamageError(
+                f"{name} in {folder} has {path.stat().st_size} bytes, the manifest says {entry.bytes}: "
+                "copy the snapshot again, or build it again",
+                file=name,
+            )
+
+
+def check_content(folder: Path, manifest: Manifest) -> None:
+    """Read every byte; raise DamageError for the first file whose hash is not the manifest's."""
+    names = list(manifest.files)
+    for name, sha256 in zip(names, hash_files([folder / name for name in names]), strict=True):
+        if sha256 != manifest.files[name].sha256:
+            raise DamageError(
+                f"{name} in {folder} was altered: its hash is not the manifest's; copy the snapshot again, or build it again",
+                file=name,
+            )
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
