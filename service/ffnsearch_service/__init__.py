@@ -1,0 +1,1 @@
+"""The service of ffnsearch: one request, from the wire to the answer."""

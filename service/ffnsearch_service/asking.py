@@ -1,0 +1,91 @@
+"""How a caller's arguments become request messages."""
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, TypeGuard, TypeVar
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_service.errors import InvalidRequestError
+from ffnsearch_service.profiles import profile_message
+
+Message = TypeVar("Message")
+PromptLike = str | Sequence[int]
+"""A prompt: text, or token ids (a sequence or a NumPy array [T] of integers)."""
+
+
+class PredictOptions(TypedDict, total=False):
+    """What may be said about a prediction; what is left out takes the server's default.
+
+    profile: name of one of the snapshot's profiles, or a Profile. exclude_self: leave the prompt's own substring out.
+    top_n: most tokens listed. min_prob: least probability listed. dense: add whole distributions as arrays.
+    include_model: add the model's own distribution and the Hellinger distance. include_frequencies: add the sums.
+    """
+
+    profile: str | Profile | None
+    exclude_self: bool
+    top_n: int
+    min_prob: float
+    dense: bool
+    include_model: bool
+    include_frequencies: bool
+
+
+class NeighborsOptions(TypedDict, total=False):
+    """What may be said about a list of neighbors; what is left out takes the server's default.
+
+    threshold: least score, exclusive; without it, the lowest of the block in `profile_name`. exclude_self: leave the
+    prompt's own substring out. page_size: neighbors a call. page_token: where to go on. context_tokens: how much to
+    show around a place. places_max: places shown of each neighbor.
+    """
+
+    threshold: float
+    profile_name: str
+    exclude_self: bool
+    page_size: int
+    page_token: str
+    context_tokens: int
+    places_max: int
+
+
+def predict_request(prompts: PromptLike | Sequence[PromptLike], options: PredictOptions) -> pb.PredictRequest:
+    """Ask for the answers to one prompt or several. Raises InvalidRequestError for what no message can hold."""
+    fields = {name: value for name, value in options.items() if name != "profile"}
+    request = _message(pb.PredictRequest, "options", **fields)
+    profile = options.get("profile")
+    if isinstance(profile, Profile):
+        request.profile.CopyFrom(profile_message(profile, ""))
+    elif profile is not None:
+        request.profile_name = profile
+    together: Any = [prompts] if _is_prompt(prompts) else prompts
+    request.prompts.extend(prompt_message(prompt, f"prompts[{row}]") for row, prompt in enumerate(together))
+    return request
+
+
+def neighbors_request(prompt: PromptLike, block: int, options: NeighborsOptions) -> pb.ListNeighborsRequest:
+    """Ask for the neighbors of a prompt in one block. Raises InvalidRequestError for what no message can hold."""
+    request = _message(pb.ListNeighborsRequest, "options", block=block, **options)
+    request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
+    return request
+
+
+def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
+    """Write one prompt. Raises InvalidRequestError for lone surrogates and for numbers that are no token ids."""
+    if isinstance(prompt, str):
+        return _message(pb.Prompt, f"{field}.text", text=prompt)
+    ids = _message(pb.TokenIds, f"{field}.tokens", ids=[token for token in prompt])
+    return pb.Prompt(tokens=ids)
+
+
+def _is_prompt(prompts: PromptLike | Sequence[PromptLike]) -> TypeGuard[PromptLike]:
+    """Tell one prompt from several: text, or a sequence of numbers. An empty sequence is no prompts at all."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
+
+
+def _message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:
+    try:
+        return kind(**fields)
+    except (ValueError, TypeError, UnicodeError) as error:
+        raise InvalidRequestError(
+            f"{field}: {error}", code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field, metadata={}
+        ) from None

@@ -1,0 +1,236 @@
+"""The command line `ffnsearch`: one subcommand after the other; each imports only what it needs."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ffnsearch_indexer.cli import add_command, register
+from ffnsearch_indexer.errors import FfnSearchError, ProfileError
+from ffnsearch_service.errors import AddressError
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.answer.profile import Profile
+    from ffnsearch_service.client import Calls
+    from ffnsearch_service.engine import Engine
+
+EXIT_REFUSED = 2
+"""Exit status for everything that the caller can mend: wrong arguments, files, addresses, prompts."""
+
+Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Backend = Annotated[str, typer.Option(help="What searches: exact, or faiss.")]
+Check = Literal["all", "sizes"]
+ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]
+ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's profiles; `info` lists them.")]
+SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
+TimeoutS = Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)]
+
+
+def main() -> None:
+    """Run the command line; one line on stderr and exit status 2 for every error of the tree."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told once, by us
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        make_app()(prog_name="ffnsearch")
+    except FfnSearchError as error:
+        _complain(error.message)
+        sys.exit(EXIT_REFUSED)
+
+
+def make_app() -> typer.Typer:
+    """Put the subcommands of the indexer and of the service together."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        help="Search the FFN outputs of a transformer, and predict its next token from what is found.",
+    )
+    register(app)
+    add_command(app, info, "shakespeare.ffn", "127.0.0.1:50051 --json")
+    add_command(app, serve, "shakespeare.ffn", "shakespeare.ffn --port 0 --backend faiss --threads 8")
+    add_command(
+        app,
+        predict,
+        "shakespeare.ffn 'And only l'",
+        "127.0.0.1:50051 'hing tremb' 'my most gr' --top-n 5 --json",
+        "two-blocks.ffn 'O Romeo, R' --threshold 0.9 --weight 1 --threshold 0.8 --weight 2",
+    )
+    add_command(
+        app,
+        neighbors,
+        "shakespeare.ffn 'And only l' --block 4",
+        "127.0.0.1:50051 'And only l' --block 5 --threshold 0.95 --limit 1000 --json",
+    )
+    add_command(app, demo, "", "--out coriolanus.ffn")
+    return app
+
+
+def info(target: Target, as_json: AsJson = False, skip_verify: SkipVerify = False, timeout_s: TimeoutS = 30) -> None:
+    """Tell what a snapshot or a server holds: corpus, model, profiles, limits."""
+    with _open(target, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
+        from ffnsearch_service import show
+
+        found = calls.info()
+        (show.print_json if as_json else show.print_info)(found)
+
+
+def serve(
+    snapshot: Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 50051,
+    backend: Backend = "exact",
+    threads: Annotated[int | None, typer.Option(help="Threads for the search.", min=1, show_default="all")] = None,
+    skip_verify: SkipVerify = False,
+    insecure_public: Annotated[
+        bool, typer.Option("--insecure-public", help="Listen beyond this machine, unencrypted and open to anyone.")
+    ] = False,
+) -> None:
+    """Serve a snapshot over gRPC until SIGTERM or Ctrl-C."""
+    _limit_threads(threads)
+    import logging
+
+    from ffnsearch_service.config import ServerConfig
+    from ffnsearch_service.server import run
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    config = ServerConfig(
+        snapshot, host, port, backend=backend, check=_check(skip_verify), insecure_public=insecure_public
+    )
+    run(config, _announce)
+
+
+def predict(
+    target: Target,
+    prompts: Annotated[
+        list[str], typer.Argument(help="Text to continue; several are answered together.", metavar="PROMPT")
+    ],
+    profile: ProfileName = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="A weight for each block, repeated, in order.")] = None,
+    exclude_self: ExcludeSelf = False,
+    top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
+    min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
+    as_json: AsJson = False,
+    backend: Backend = "exact",
+    skip_verify: SkipVerify = False,
+    timeout_s: TimeoutS = 30,
+) -> None:
+    """Predict the next token: the model's own distribution and the approximation, side by side."""
+    chosen = _profile(profile, threshold or [], weight or [])
+    with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
+        from ffnsearch_service import show
+
+        answer = calls.predict(
+            prompts, profile=chosen, exclude_self=exclude_self, top_n=top_n, min_prob=min_prob, include_model=True
+        )
+        if as_json:
+            show.print_json(answer)
+        else:
+            show.print_prediction(prompts, answer)
+    failures = [result.error for result in answer.results if result.error is not None]
+    for failure in failures:
+        _complain(failure.message)
+    if failures:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def neighbors(
+    target: Target,
+    prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
+    block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score, exclusive, in [-1, 1].", show_default="the profile's")
+    ] = None,
+    profile: ProfileName = None,
+    exclude_self: ExcludeSelf = False,
+    limit: Annotated[int, typer.Option(help="Most neighbors to list.", min=1)] = 20,
+    as_json: AsJson = False,
+    backend: Backend = "exact",
+    skip_verify: SkipVerify = False,
+    timeout_s: TimeoutS = 30,
+) -> None:
+    """List the evidence: the substrings of one block above a threshold, best first."""
+    with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
+        from ffnsearch_service import show
+        from ffnsearch_service.asking import NeighborsOptions
+        from ffnsearch_service.evidence import collect
+
+        options: NeighborsOptions = {"exclude_self": exclude_self, "profile_name": profile or ""}
+        if threshold is not None:
+            options["threshold"] = threshold
+        found = collect(calls, prompt, block, limit=limit, **options)
+        (show.print_json if as_json else show.print_evidence)(found)
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Where the snapshot goes, or is already.", show_default="a temporary folder")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder.")] = False,
+) -> None:
+    """Show ffnsearch at work: index one play, serve it, and ask the server for predictions and their evidence."""
+    from ffnsearch_service.demo import run_demo
+
+    run_demo(out, keep=keep)
+
+
+def _open(target: str, *, timeout_s: float, skip_verify: bool, backend: str = "exact") -> "Calls":
+    """Open a snapshot directory in this process, or call a server."""
+    if Path(target).is_dir():
+        from ffnsearch_service.local import LocalClient
+
+        return LocalClient.open(Path(target), backend=backend, check=_check(skip_verify))
+    if not re.fullmatch(r"\S+:\d{1,5}", target):
+        raise AddressError(
+            f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
+            reason="TARGET_NOT_FOUND",
+        )
+    from ffnsearch_service.client import Client
+
+    return Client(target, timeout_s=timeout_s)
+
+
+def _profile(name: str | None, thresholds: Sequence[float], weights: Sequence[float]) -> "Profile | str | None":
+    from ffnsearch_indexer.answer.profile import one_step
+
+    if not thresholds and not weights:
+        return name
+    if name is not None:
+        raise ProfileError("--profile is given, and --threshold or --weight too: choose one way")
+    return one_step("", thresholds, weights)
+
+
+def _check(skip_verify: bool) -> Check:
+    return "sizes" if skip_verify else "all"
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Bound the threads of torch, faiss and the linear algebra under them; they read these when imported."""
+    if threads is not None:
+        os.environ.update({f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")})
+
+
+def _announce(address: str, engine: "Engine") -> None:
+    found = engine.get_info()
+    print(
+        f"serving {address}: snapshot {found.snapshot.id[:12]}, {found.snapshot.substrings:,} substrings, "
+        f"backend {found.backend}; call it with: ffnsearch predict {address} 'And only l'",
+        flush=True,
+    )
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

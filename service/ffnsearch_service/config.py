@@ -1,0 +1,47 @@
+"""Every limit and setting of the service, with its unit, its default and the reason for it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for. Immutable, safe to share between threads."""
+
+    prompts_max: int = 1024  # amortises the pass over the keys; more gain nothing
+    prompt_tokens_max: int = 4096  # only the last window matters: room for a page of context, not for a book
+    request_bytes_max: int = 4 * MIB  # gRPC's own default: `prompts_max` prompts of 1,000 characters, four times
+    response_bytes_max: int = 64 * MIB  # dense distributions and frequencies of a full call fit
+    top_n_default: int = 10
+    page_size_default: int = 20
+    page_size_max: int = 1000
+    page_bytes_max: int = 2 * MIB  # a page ends early rather than grow beyond what reads at once
+    context_tokens_default: int = 30  # about half a line on either side
+    context_tokens_max: int = 200
+    places_default: int = 3
+    places_max: int = 100
+    calls_max: int = 64  # a thread each, waiting; beyond it a caller is better told to come back
+    sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a larger call runs in groups of prompts
+    ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
+    ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            assert value >= 1, f"{name} is {value}: a limit is at least 1"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server runs. Immutable."""
+
+    snapshot: Path
+    host: str = "127.0.0.1"
+    port: int = 50051  # 0 takes a free one
+    backend: str = "exact"
+    check: Literal["all", "sizes"] = "all"  # read every byte of the snapshot at the start, or compare "sizes" alone
+    insecure_public: bool = False  # listen beyond this machine, though anyone may then call
+    grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s
+    limits: Limits = field(default_factory=Limits)

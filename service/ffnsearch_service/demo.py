@@ -1,0 +1,102 @@
+"""The demonstration: index one play, serve it in a process of its own, ask it over gRPC, show the evidence."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.console import ProgressDisplay
+from ffnsearch_indexer.corpora import shakespeare
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.models import reference_folder
+from ffnsearch_service import show
+from ffnsearch_service.client import Calls, Client
+from ffnsearch_service.errors import AddressError
+from ffnsearch_service.evidence import collect
+from ffnsearch_service.results import PromptResult
+
+PROMPTS = ("And only l", "hing tremb", "my most gr")
+TOP_N = 5
+NEIGHBORS = 3
+STOP_S = 15.0
+"""How long the server may take to end; its own grace is shorter."""
+
+
+def run_demo(out: Path | None, *, keep: bool) -> None:
+    """Run the demonstration with a snapshot in `out`, built unless it is there, or in a temporary folder."""
+    if out is not None:
+        return _demonstrate(out)
+    if keep:
+        return _demonstrate(Path(tempfile.mkdtemp(prefix="ffnsearch-demo-")) / "coriolanus.ffn")
+    with tempfile.TemporaryDirectory(prefix="ffnsearch-demo-") as folder:
+        _demonstrate(Path(folder) / "coriolanus.ffn")
+
+
+def _demonstrate(snapshot: Path) -> None:
+    if snapshot.exists():
+        _say(f"Using the snapshot in {snapshot}.")
+    else:
+        _build(snapshot)
+    started = time.perf_counter()
+    with _served(snapshot) as address, Client(address) as client:
+        _say(f"Serving it at {address}, in a process of its own, ready after {time.perf_counter() - started:.1f} s.")
+        _ask(client)
+    _say("The server has stopped.")
+
+
+def _build(snapshot: Path) -> None:
+    text = shakespeare.render(1)
+    _say(f"Indexing Coriolanus ({len(text):,} characters) with the reference model, in {snapshot}.")
+    started = time.perf_counter()
+    with ProgressDisplay() as display:
+        manifest = build(Corpus("coriolanus", text), reference_folder(), snapshot, progress=display)
+    seconds = time.perf_counter() - started
+    _say(f"{manifest.substrings:,} substrings in {manifest.blocks} blocks, {seconds:.1f} s.")
+
+
+@contextmanager
+def _served(snapshot: Path) -> Iterator[str]:
+    """Serve a snapshot in another process, on a free port; yields the address, and ends the process afterwards."""
+    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", str(snapshot), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield _address(process.stdout.readline())
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _address(line: str) -> str:
+    """Read the address from the line that a server prints when it is ready: `serving ADDRESS: ...`."""
+    words = line.split()
+    if not words or words[0] != "serving":
+        raise AddressError("the server did not start: its own message is above", reason="SERVER_NOT_STARTED")
+    return words[1].removesuffix(":")
+
+
+def _ask(calls: Calls) -> None:
+    answer = calls.predict(PROMPTS, top_n=TOP_N, include_model=True)
+    show.print_prediction(PROMPTS, answer)
+    for prompt, result in zip(PROMPTS, answer.results, strict=True):
+        block = _weightiest_block(result)
+        print(f"\nWhy {show.quoted(prompt)}: in ", end="")
+        show.print_evidence(collect(calls, prompt, block, limit=NEIGHBORS))
+    print()
+
+
+def _weightiest_block(result: PromptResult) -> int:
+    """The block that adds most to an answer of raw counts: the largest weight times mass."""
+    shares = [sum(step.weight * step.mass for step in steps) for steps in result.blocks]
+    return shares.index(max(shares))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

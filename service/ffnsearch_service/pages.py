@@ -1,0 +1,45 @@
+"""How a page token says where a list goes on, and refuses to go on with another list."""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+
+from ffnsearch_service.errors import RequestError
+
+_OFFSET_BYTES = 8
+_SEAL_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of one list. key: names the list. offset: where the page begins. size: its most entries, at least 1."""
+
+    key: str
+    offset: int
+    size: int
+
+
+def page_token(key: str, offset: int) -> str:
+    """The token for the page that begins at `offset`, at least 1, of the list named `key`."""
+    place = offset.to_bytes(_OFFSET_BYTES, "big")
+    seal = hashlib.sha256(key.encode() + b"\0" + place).digest()[:_SEAL_BYTES]
+    return base64.urlsafe_b64encode(place + seal).decode()
+
+
+def read_page_token(token: str, key: str, *, size: int) -> Page:
+    """The page that a token stands for; an empty one is the first. Raises RequestError for one of another list."""
+    if not token:
+        return Page(key, 0, size)
+    try:
+        offset = int.from_bytes(base64.urlsafe_b64decode(token)[:_OFFSET_BYTES], "big")
+    except (binascii.Error, ValueError):
+        offset = 0
+    if token != page_token(key, offset):  # also what decodes to the same, but is written in another way
+        raise RequestError(
+            "page_token: it belongs to another request or snapshot: begin again without one, or repeat the request "
+            "with the same prompt, block, threshold and exclude_self",
+            reason="INVALID_PAGE_TOKEN",
+            field="page_token",
+        )
+    return Page(key, offset, size)

@@ -1,0 +1,147 @@
+"""How answers become response messages. Pure: arrays in, messages out.
+
+Shapes: S steps of a block, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.answer.predictor import BlockSums, Prediction
+from ffnsearch_indexer.answer.profile import Profile, Step
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.config import Limits
+from ffnsearch_service.profiles import profile_message
+from ffnsearch_service.requests import PredictJob
+from ffnsearch_service.status import prompt_error
+
+
+def prompt_results(
+    job: PredictJob, answers: Sequence[Prediction], vocabulary: str, window_tokens: int
+) -> list[pb.PromptResult]:
+    """One result for each prompt of a job, from the answers to those that could be run, in order."""
+    answered = iter(answers)
+    return [
+        pb.PromptResult(status=pb.PROMPT_STATUS_INVALID, error=prompt_error(prompt))
+        if isinstance(prompt, FfnSearchError)
+        else _prompt_result(job, next(answered), vocabulary, window_tokens)
+        for prompt in job.prompts
+    ]
+
+
+def distribution_message(
+    probabilities: NDArray[np.float64], vocabulary: str, *, top_n: int, min_prob: float, dense: bool
+) -> pb.Distribution:
+    """List the likeliest tokens of a distribution [V]: at most `top_n`, each above 0 and at least `min_prob`."""
+    order = np.lexsort((np.arange(len(probabilities)), -probabilities))[:top_n]
+    listed = order[(probabilities[order] > 0) & (probabilities[order] >= min_prob)]
+    tokens = [pb.TokenProbability(id=i, text=vocabulary[i], probability=probabilities[i]) for i in listed.tolist()]
+    return pb.Distribution(tokens=tokens, dense=probabilities.astype("<f8").tobytes() if dense else b"")
+
+
+def neighbor_message(
+    datastore: Datastore, substring_id: int, score: float, *, context_tokens: int, places_max: int
+) -> pb.Neighbor:
+    """Describe one substring: its text, its next-token counts, its first places and what is around them."""
+    vocabulary = datastore.tokenizer.characters
+    tokens = datastore.substring(substring_id)
+    record = datastore.record(substring_id)
+    order = np.lexsort((record.tokens, -record.counts.astype(np.int64)))
+    places = [datastore.place(position, context_tokens) for position in record.places[:places_max].tolist()]
+    return pb.Neighbor(
+        id=substring_id,
+        text=datastore.tokenizer.decode(tokens),
+        tokens=tokens.tolist(),
+        score=score,
+        next_tokens=[
+            pb.TokenCount(id=token, text=vocabulary[token], count=count)
+            for token, count in zip(record.tokens[order].tolist(), record.counts[order].tolist(), strict=True)
+        ],
+        places=[pb.Place(position=place.position, before=place.before, after=place.after) for place in places],
+        total_places=len(record.places),
+    )
+
+
+def info_message(
+    datastore: Datastore,
+    profiles: Mapping[str, Profile],
+    limits: Limits,
+    *,
+    backend: str,
+    approximate: bool,
+    version: str,
+) -> pb.GetInfoResponse:
+    """Describe a snapshot, its model, vocabulary and profiles, and the limits."""
+    manifest, config = datastore.manifest, datastore.model.config
+    return pb.GetInfoResponse(
+        snapshot=pb.SnapshotInfo(
+            id=manifest.snapshot_id,
+            format_version=manifest.format_version,
+            corpus_name=manifest.corpus_name,
+            corpus_sha256=manifest.corpus_sha256,
+            corpus_characters=manifest.corpus_characters,
+            split=manifest.split,
+            substrings=manifest.substrings,
+            window_tokens=manifest.window_tokens,
+            key_dtype=manifest.key_dtype,
+        ),
+        model=pb.ModelInfo(
+            model_sha256=manifest.model_sha256,
+            tokenizer_sha256=manifest.tokenizer_sha256,
+            blocks=config.blocks,
+            d_model=config.d_model,
+            vocabulary_size=config.vocabulary_size,
+            context_tokens=config.context_tokens,
+        ),
+        vocabulary=list(datastore.tokenizer.characters),
+        profiles=[profile_message(profiles[name], name) for name in sorted(profiles)],
+        default_profile_name=manifest.default_profile,
+        backend=backend,
+        approximate=approximate,
+        limits=limits_message(limits),
+        server_version=version,
+    )
+
+
+def limits_message(limits: Limits) -> pb.Limits:
+    """Tell the limits that a caller can meet."""
+    return pb.Limits(**{field.name: getattr(limits, field.name) for field in pb.Limits.DESCRIPTOR.fields})
+
+
+def _prompt_result(job: PredictJob, answer: Prediction, vocabulary: str, window_tokens: int) -> pb.PromptResult:
+    def shown(probabilities: NDArray[np.float64]) -> pb.Distribution:
+        return distribution_message(probabilities, vocabulary, top_n=job.top_n, min_prob=job.min_prob, dense=job.dense)
+
+    answered = answer.distribution
+    return pb.PromptResult(
+        status=pb.PROMPT_STATUS_NO_SUPPORT if answered is None else pb.PROMPT_STATUS_OK,
+        distribution=None if answered is None else shown(answered),
+        model_distribution=shown(answer.model) if job.include_model else None,
+        hellinger=answer.hellinger if job.include_model else None,
+        used_tokens=answer.used_tokens,
+        short_prompt=answer.used_tokens < window_tokens,
+        self_id=answer.self_id,
+        blocks=[
+            _block_result(steps, sums, job.include_frequencies)
+            for steps, sums in zip(job.profile.blocks, answer.blocks, strict=True)
+        ],
+    )
+
+
+def _block_result(steps: Sequence[Step], sums: BlockSums, include_frequencies: bool) -> pb.BlockResult:
+    masses = sums.freq.sum(axis=1)
+    return pb.BlockResult(
+        steps=[
+            pb.StepResult(
+                threshold=step.threshold,
+                weight=step.weight,
+                neighbors=int(sums.neighbors[number]),
+                mass=int(masses[number]),
+                frequencies=sums.freq[number].astype("<i8").tobytes() if include_frequencies else b"",
+            )
+            for number, step in enumerate(steps)
+        ]
+    )

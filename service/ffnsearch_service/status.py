@@ -1,0 +1,128 @@
+"""How errors become google.rpc.Status on the wire, and how they come back as exceptions.
+
+The codes follow AIP-193. What a caller can mend is INVALID_ARGUMENT, except a profile name that the snapshot does
+not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. Everything else is INTERNAL
+with an opaque id; the log has the stack trace under that id, the reply has neither a path nor a trace.
+"""
+
+import logging
+import secrets
+from typing import Any
+
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.errors import CancelledError, FfnSearchError, LimitError, ProfileError, PromptError, TokenError
+from ffnsearch_service.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    ServiceError,
+    UnavailableError,
+)
+
+DOMAIN = "ffnsearch"
+TEXT_CHARACTERS_MAX = 400
+"""Longest message or metadata value: trailing metadata beyond 8 KiB may be dropped on the way."""
+
+_CODE_OF_REASON: dict[str, int] = {
+    "PROFILE_NOT_FOUND": code_pb2.NOT_FOUND,
+    "DEADLINE_EXCEEDED": code_pb2.DEADLINE_EXCEEDED,
+}
+_CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
+    (PromptError, code_pb2.INVALID_ARGUMENT),
+    (TokenError, code_pb2.INVALID_ARGUMENT),
+    (ProfileError, code_pb2.INVALID_ARGUMENT),
+    (LimitError, code_pb2.INVALID_ARGUMENT),
+    (RequestError, code_pb2.INVALID_ARGUMENT),
+    (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
+    (CancelledError, code_pb2.CANCELLED),
+)
+_ERROR_OF_CODE: dict[str, type[ServiceError]] = {
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "NOT_FOUND": NotFoundError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "UNAVAILABLE": UnavailableError,
+}
+
+_log = logging.getLogger(__name__)
+
+
+def prompt_error(error: Exception) -> pb.PromptError:
+    """Turn an error into the message of a prompt that fails alone; logs what is no fault of the caller's."""
+    code = _code(error)
+    if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
+        error_id = secrets.token_hex(8)
+        _log.error("internal error %s", error_id, exc_info=error)
+        message = f"internal error {error_id}: the server's log says more"
+        return pb.PromptError(
+            code=code_pb2.INTERNAL, reason="INTERNAL", message=message, metadata={"error_id": error_id}
+        )
+    metadata = {name: _shorten(value) for name, value in error.metadata.items() if name != "field"}
+    return pb.PromptError(
+        code=code,
+        reason=error.reason,
+        message=_shorten(error.message),
+        field=error.metadata.get("field", ""),
+        metadata=metadata,
+    )
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """Turn an error into the status of a whole call: ErrorInfo and, where a field is at fault, BadRequest."""
+    shown = prompt_error(error)
+    info = error_details_pb2.ErrorInfo(reason=shown.reason, domain=DOMAIN, metadata=shown.metadata)
+    details: list[Any] = [info]
+    if shown.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=shown.field, description=shown.message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    return status_pb2.Status(code=shown.code, message=shown.message, details=[_pack(detail) for detail in details])
+
+
+def service_error(error: Any, address: str) -> ServiceError:
+    """Turn a failed call to `address`, a grpc.RpcError of either kind of client, into what a client raises."""
+    code = error.code().name
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the code: some proxy's
+        status = None
+    if status is None:
+        message = f"the call to {address} failed with {code}: {error.details()}{_advice(code)}"
+        return _ERROR_OF_CODE.get(code, ServiceError)(message, code=code, reason=code, field="", metadata={})
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad_request)
+    field = bad_request.field_violations[0].field if bad_request.field_violations else ""
+    return _ERROR_OF_CODE.get(code, ServiceError)(
+        status.message, code=code, reason=info.reason or code, field=field, metadata=dict(info.metadata)
+    )
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, FfnSearchError) and error.reason in _CODE_OF_REASON:
+        return _CODE_OF_REASON[error.reason]
+    return next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), code_pb2.INTERNAL)
+
+
+def _advice(code: str) -> str:
+    return {
+        "DEADLINE_EXCEEDED": "; allow more time, or send fewer prompts",
+        "UNAVAILABLE": "; check the address, and whether the server runs",
+        "RESOURCE_EXHAUSTED": "; `info` tells the server's limits",
+        "UNIMPLEMENTED": "; another service listens there, or another version",
+    }.get(code, "")
+
+
+def _pack(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 1] + "…"
