@@ -19,16 +19,20 @@ def combine(profile: Profile, freqs: Sequence[Int64]) -> tuple[Float64, NDArray[
 
     The row of a prompt without support (no neighbor with a successor in any weighted block) is all zeros.
     """
-    weight_max = max(step.weight for steps in profile.blocks for step in steps)  # large weights must not overflow
+    terms = [
+        (step.weight, freq[:, number])
+        for steps, freq in zip(profile.blocks, freqs, strict=True)
+        for number, step in enumerate(steps)
+    ]
+    # Weights are relative to the largest that found something for the prompt: none overflows, not all vanish.
+    largest = np.max([weight * freq.any(axis=1) for weight, freq in terms], axis=0)
+    has_support = largest > 0
+    scale = np.where(has_support, largest, 1)[:, None]
     total = np.zeros(freqs[0].shape[::2])
-    for steps, freq in zip(profile.blocks, freqs, strict=True):
-        for number, step in enumerate(steps):
-            counts = freq[:, number].astype(np.float64)
-            mass = counts.sum(axis=1, keepdims=True)
-            total += step.weight / weight_max * counts / np.where(mass > 0, mass, 1) ** profile.mass_power
-    mass = total.sum(axis=1, keepdims=True)
-    has_support = mass[:, 0] > 0
-    return total / np.where(mass > 0, mass, 1), has_support
+    for weight, freq in terms:
+        mass = freq.sum(axis=1, keepdims=True)
+        total += np.minimum(weight, scale) / scale * freq / np.maximum(mass, 1) ** profile.mass_power
+    return total / np.where(has_support, total.sum(axis=1), 1)[:, None], has_support
 
 
 def hellinger(p: Float64, q: Float64) -> Float64:
@@ -36,11 +40,13 @@ def hellinger(p: Float64, q: Float64) -> Float64:
 
     `sqrt(1 - sum sqrt(p q))`, computed as `|sqrt(p) - sqrt(q)| / sqrt(2)`, which does not cancel for near ones.
     """
-    return np.linalg.norm(np.sqrt(p) - np.sqrt(q), axis=-1) / np.sqrt(2)
+    distance: Float64 = np.linalg.norm(np.sqrt(p) - np.sqrt(q), axis=-1) / np.sqrt(2)
+    return np.minimum(distance, 1.0)  # rounding may leave disjoint ones a bit above
 
 
 def softmax(logits: NDArray[np.float32]) -> Float64:
     """The distribution of logits along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    distribution: Float64 = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return distribution

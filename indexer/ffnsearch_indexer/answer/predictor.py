@@ -161,7 +161,11 @@ class Predictor:
 
 
 def _subtract(
-    index: Index, queries: NDArray[np.float16], thresholds: tuple[float, ...], excluded: list[int | None], sums: RangeSums
+    index: Index,
+    queries: NDArray[np.float16],
+    thresholds: tuple[float, ...],
+    excluded: list[int | None],
+    sums: RangeSums,
 ) -> None:
     """Take one substring out of each row's sums, wherever it was counted: scores are exact, so this is too."""
     rows = np.array([row for row, substring_id in enumerate(excluded) if substring_id is not None], dtype=np.int64)
@@ -185,4 +189,6 @@ def _backend(name: str) -> type[Index]:
         from ffnsearch_indexer.index.faiss import FaissFlatIndex
 
         return FaissFlatIndex
-    raise BackendError(f"the backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND")
+    raise BackendError(
+        f"the backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
+    )

@@ -44,9 +44,15 @@ class Profile:
                     f"profile.blocks[{block}].steps",
                 )
         if not (math.isfinite(self.mass_power) and 0 <= self.mass_power <= 1):
-            raise _invalid(f"mass_power is {self.mass_power}; it must be in [0, 1]", "MASS_POWER_OUT_OF_RANGE", "profile.mass_power")
+            raise _invalid(
+                f"mass_power is {self.mass_power}; it must be in [0, 1]",
+                "MASS_POWER_OUT_OF_RANGE",
+                "profile.mass_power",
+            )
         if not any(step.weight > 0 for steps in self.blocks for step in steps):
-            raise _invalid("no weight is positive: give at least one block a weight", "NO_POSITIVE_WEIGHT", "profile.blocks")
+            raise _invalid(
+                "no weight is positive: give at least one block a weight", "NO_POSITIVE_WEIGHT", "profile.blocks"
+            )
 
     def thresholds(self, block: int) -> tuple[float, ...]:
         """The thresholds of a block's steps, in the profile's order; empty for a block that is not searched."""
@@ -79,7 +85,7 @@ class Profile:
                 raise ProfileError(f"a profile of kind {document['kind']!r} is unknown: this version knows 'sum'")
             blocks = tuple(tuple(Step(float(t), float(w)) for t, w in steps) for steps in document["blocks"])
             return cls(str(document["name"]), blocks, float(document["mass_power"]), str(document["source"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ProfileError(f"this is no profile: {error!r}") from None
 
 
@@ -104,11 +110,15 @@ def default_profile(blocks: int) -> Profile:
 def _check_step(step: Step, field: str) -> None:
     if not (math.isfinite(step.threshold) and -1 <= step.threshold <= 1):
         raise _invalid(
-            f"the threshold is {step.threshold}; a cosine threshold is in [-1, 1]", "THRESHOLD_OUT_OF_RANGE", f"{field}.threshold"
+            f"the threshold is {step.threshold}; a cosine threshold is in [-1, 1]",
+            "THRESHOLD_OUT_OF_RANGE",
+            f"{field}.threshold",
         )
     if not (math.isfinite(step.weight) and step.weight >= 0):
         raise _invalid(
-            f"the weight is {step.weight}; a weight is finite and not negative", "WEIGHT_OUT_OF_RANGE", f"{field}.weight"
+            f"the weight is {step.weight}; a weight is finite and not negative",
+            "WEIGHT_OUT_OF_RANGE",
+            f"{field}.weight",
         )
 
 

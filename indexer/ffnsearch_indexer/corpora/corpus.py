@@ -51,7 +51,9 @@ def read_corpus(source: str) -> Corpus:
             corpus=source,
         )
     if not text:
-        raise CorpusError(f"the corpus {source} is empty: there is nothing to index", reason="EMPTY_CORPUS", corpus=source)
+        raise CorpusError(
+            f"the corpus {source} is empty: there is nothing to index", reason="EMPTY_CORPUS", corpus=source
+        )
     return Corpus(path.stem or path.resolve().name, text)
 
 

@@ -84,7 +84,8 @@ def _speaker(name: str, speeches: list[Speech], stray: list[str]) -> str:
 
 def _paragraphs(markdown: str) -> Iterator[list[str]]:
     for paragraph in re.split(r"\n\s*\n", markdown.strip()):
-        yield [line.strip() for line in paragraph.splitlines()]
+        if paragraph:
+            yield [line.strip() for line in paragraph.splitlines()]
 
 
 def _lines(lines: list[str]) -> list[str]:

@@ -17,6 +17,9 @@ from ffnsearch_indexer.progress import Progress, silent
 BYTES_PER_WINDOW = 72
 """Measured peak of `find_substrings` for each window that is sorted at once."""
 
+PARTS_MAX = 1024
+"""Most parts that the windows are taken in: each reads the whole corpus once."""
+
 
 class NextTokenCounts(NamedTuple):
     """Next-token counts of N substrings in compressed sparse rows; row i is `offsets[i]:offsets[i+1]`.
@@ -67,7 +70,8 @@ def find_substrings(
 ) -> Substrings:
     """Find the unique windows of a corpus [T], their places, and the counts of the tokens that follow.
 
-    `memory_bytes_max` bounds the working memory beside the result (about 30 bytes a token of corpus).
+    `memory_bytes_max` bounds the working memory beside the result (about 30 bytes a token of corpus), down
+    to what PARTS_MAX parts need.
     Raises CorpusError for a corpus shorter than one window.
     """
     windows = len(corpus) - window_tokens + 1
@@ -79,7 +83,7 @@ def find_substrings(
             tokens=len(corpus),
             window_tokens=window_tokens,
         )
-    parts = max(1, -(-windows * BYTES_PER_WINDOW // memory_bytes_max))
+    parts = min(max(1, -(-windows * BYTES_PER_WINDOW // memory_bytes_max)), PARTS_MAX)
     first_of_window = np.empty(windows, dtype=np.int64)
     for part in range(parts):
         _mark_first_occurrences(corpus, window_tokens, vocabulary_size, part, parts, first_of_window)

@@ -18,6 +18,9 @@ Tokens = NDArray[np.uint16]
 TINY_SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """The 65 characters of TinyShakespeare, the vocabulary of the reference model."""
 
+KIND = "characters"
+"""What a tokenizer's file says it is; a later version may know others."""
+
 _NO_TOKEN = np.uint32(0xFFFFFFFF)
 
 
@@ -40,7 +43,10 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         """Read a tokenizer that `save` wrote; raises ModelError."""
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8"))["characters"])
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["kind"] != KIND or not isinstance(document["characters"], str):
+                raise ValueError(f"it is not of the kind {KIND!r}")
+            return cls(document["characters"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is no tokenizer: {error}", reason="INVALID_TOKENIZER", file=path) from None
 
@@ -61,7 +67,7 @@ class Tokenizer:
     def encode(self, text: str, *, where: str = "the text") -> Tokens:
         """Turn a text into token ids [T], uint16. Raises TokenError for the first unknown character."""
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        tokens = self._token_of_code[np.minimum(codes, len(self._token_of_code) - 1)]
+        tokens: NDArray[np.uint32] = self._token_of_code[np.minimum(codes, len(self._token_of_code) - 1)]
         unknown = tokens == _NO_TOKEN
         if unknown.any():
             offset = int(unknown.argmax())
@@ -80,7 +86,7 @@ class Tokenizer:
 
     @property
     def _json(self) -> str:
-        return json.dumps({"kind": "characters", "characters": self.characters}, indent=1) + "\n"
+        return json.dumps({"kind": KIND, "characters": self.characters}, indent=1) + "\n"
 
     @cached_property
     def _token_of_code(self) -> NDArray[np.uint32]:

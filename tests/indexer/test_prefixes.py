@@ -1,0 +1,76 @@
+"""The prefix tree holds every distinct prefix of the windows once, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.models.prefixes import PrefixTree, count_prefixes, prefix_tree, shared_prefix_tokens
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 7))
+windows_of_few_tokens = shapes.flatmap(lambda shape: arrays(np.uint16, shape, elements=st.integers(0, 3))).map(
+    lambda windows: np.unique(windows, axis=0)
+)
+
+
+def prefixes_of(windows: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(window[:end]) for window in windows.tolist() for end in range(1, len(window) + 1)}
+
+
+def prefix_at(tree: PrefixTree, node: int) -> tuple[int, ...]:
+    """The prefix that a node stands for, read upwards."""
+    tokens = [int(tree.tokens[node])]
+    while tree.parents[node] != node:
+        node = int(tree.parents[node])
+        tokens.append(int(tree.tokens[node]))
+    return tuple(reversed(tokens))
+
+
+@given(windows_of_few_tokens)
+def test_the_nodes_are_the_distinct_prefixes(windows: np.ndarray) -> None:
+    tree = prefix_tree(windows)
+    found = [prefix_at(tree, node) for node in range(len(tree.tokens))]
+    assert len(found) == len(set(found))
+    assert set(found) == prefixes_of(windows)
+    assert [len(prefix) - 1 for prefix in found] == tree.depths.tolist()
+
+
+@given(windows_of_few_tokens)
+def test_the_leaves_are_the_windows_in_their_order(windows: np.ndarray) -> None:
+    tree = prefix_tree(windows)
+    assert [prefix_at(tree, leaf) for leaf in tree.leaves] == [tuple(window) for window in windows.tolist()]
+    assert (np.diff(tree.leaves) > 0).all()
+
+
+@given(windows_of_few_tokens)
+def test_a_node_comes_after_its_parent(windows: np.ndarray) -> None:
+    tree = prefix_tree(windows)
+    is_root = tree.depths == 0
+    nodes = np.arange(len(tree.parents))
+    assert (tree.parents[is_root] == nodes[is_root]).all()
+    assert (tree.parents[~is_root] < nodes[~is_root]).all()
+
+
+@given(windows_of_few_tokens)
+def test_the_count_is_that_of_the_tree(windows: np.ndarray) -> None:
+    assert count_prefixes(windows) == len(prefix_tree(windows).tokens) == len(prefixes_of(windows))
+
+
+@given(windows_of_few_tokens)
+def test_shared_tokens_are_those_before_the_first_difference(windows: np.ndarray) -> None:
+    def shared(left: list[int], right: list[int]) -> int:
+        return next(place for place in range(len(left)) if left[place] != right[place])
+
+    rows = windows.tolist()
+    expected = [0, *(shared(rows[row - 1], rows[row]) for row in range(1, len(rows)))]
+    assert shared_prefix_tokens(windows).tolist() == expected
+
+
+def test_the_reference_corpus_has_the_known_number_of_prefixes(tinyshakespeare: Path) -> None:
+    text = tinyshakespeare.read_text(encoding="utf-8")
+    tokens = Tokenizer.of_text(text).encode(text)
+    windows = np.unique(np.lib.stride_tricks.sliding_window_view(tokens, 10).astype(">u2").view("V20"))
+    assert count_prefixes(windows.view(">u2").reshape(-1, 10)) == 3_154_471

@@ -1,0 +1,117 @@
+"""A profile is valid once made; what is wrong with a refused one is named by reason and field."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffnsearch_indexer.answer.profile import ARTICLE, STEPS_MAX, Profile, Step, default_profile, one_step
+from ffnsearch_indexer.errors import ProfileError
+
+GOOD = Step(0.5, 1.0)
+NAN, INFINITY = float("nan"), float("inf")
+
+steps = st.builds(Step, st.floats(-1, 1), st.floats(0, 1e300))
+profiles = st.builds(
+    lambda name, blocks, power, source: Profile(name, (*map(tuple, blocks), (GOOD,)), power, source),
+    st.text(),
+    st.lists(st.lists(steps, max_size=3), max_size=4),
+    st.floats(0, 1),
+    st.text(),
+)
+
+
+@given(profiles)
+def test_a_profile_comes_back_from_json(profile: Profile) -> None:
+    assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def refusal(make: Callable[[], object]) -> tuple[str, str | None]:
+    """Reason and field of the error."""
+    with pytest.raises(ProfileError) as error:
+        make()
+    field = error.value.metadata.get("field")
+    assert error.value.message.startswith(f"{field}: ")
+    return error.value.reason, field
+
+
+@pytest.mark.parametrize("threshold", [NAN, INFINITY, -INFINITY, 1.0000000000000002, -1.1])
+def test_a_threshold_out_of_range(threshold: float) -> None:
+    expected = ("THRESHOLD_OUT_OF_RANGE", "profile.blocks[1].steps[2].threshold")
+    assert refusal(lambda: Profile("p", ((GOOD,), (GOOD, GOOD, Step(threshold, 1.0))))) == expected
+
+
+@pytest.mark.parametrize("weight", [NAN, INFINITY, -INFINITY, -1e-300])
+def test_a_weight_out_of_range(weight: float) -> None:
+    expected = ("WEIGHT_OUT_OF_RANGE", "profile.blocks[0].steps[0].weight")
+    assert refusal(lambda: Profile("p", ((Step(0.5, weight),), (GOOD,)))) == expected
+
+
+@pytest.mark.parametrize("mass_power", [NAN, INFINITY, -0.1, 1.1])
+def test_a_mass_power_out_of_range(mass_power: float) -> None:
+    assert refusal(lambda: Profile("p", ((GOOD,),), mass_power)) == ("MASS_POWER_OUT_OF_RANGE", "profile.mass_power")
+
+
+@pytest.mark.parametrize("blocks", [(), ((),), ((Step(0.5, 0.0),),), ((Step(0.5, 0.0), Step(0.1, -0.0)), ())])
+def test_no_positive_weight(blocks: tuple[tuple[Step, ...], ...]) -> None:
+    assert refusal(lambda: Profile("p", blocks)) == ("NO_POSITIVE_WEIGHT", "profile.blocks")
+
+
+def test_too_many_steps() -> None:
+    assert Profile("p", ((GOOD,) * STEPS_MAX,))
+    assert refusal(lambda: Profile("p", ((GOOD,) * (STEPS_MAX + 1),))) == ("TOO_MANY_STEPS", "profile.blocks[0].steps")
+
+
+def test_the_bounds_themselves_are_allowed() -> None:
+    profile = Profile("p", ((Step(-1.0, 0.0), Step(1.0, 5e-324)), ()), 1.0)
+    assert profile.thresholds(0) == (-1.0, 1.0)
+    assert profile.thresholds(1) == ()
+
+
+def test_another_number_of_blocks() -> None:
+    ARTICLE.require_blocks(6)
+    assert refusal(lambda: ARTICLE.require_blocks(2)) == ("WRONG_BLOCK_COUNT", "profile.blocks")
+    assert refusal(lambda: one_step("p", [0.5, 0.6], [1.0])) == ("WRONG_BLOCK_COUNT", "profile.blocks")
+
+
+def test_the_article_profile_has_the_published_constants() -> None:
+    thresholds = [ARTICLE.thresholds(block) for block in range(6)]
+    assert thresholds == [(0.95,), (0.94,), (0.85,), (0.76,), (0.81,), (0.89,)]
+    assert [steps[0].weight for steps in ARTICLE.blocks] == [0.01, 0.01, 0.1, 1.5, 6.0, 0.01]
+    assert ARTICLE.mass_power == 0
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 6, 30])
+def test_every_model_has_a_default(blocks: int) -> None:
+    default_profile(blocks).require_blocks(blocks)
+    assert (default_profile(blocks) is ARTICLE) == (blocks == 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "product"}, {"blocks": None}, {"blocks": [[[0.5]]]}, {"blocks": [[[0.5, 1.0, 2.0]]]},
+        {"blocks": [[["high", 1.0]]]}, {"blocks": [[[0.5, NAN]]]}, {"blocks": [[[2.0, 1.0]]]}, {"blocks": []},
+        {"blocks": [[[0.5, 10**400]]]}, {"mass_power": None}, {"mass_power": 2}, {"blocks": [0.5]},
+    ],
+)  # fmt: skip
+def test_a_damaged_document_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_json({**ARTICLE.to_json(), **change})
+
+
+@pytest.mark.parametrize("name", list(ARTICLE.to_json()))
+def test_an_incomplete_document_is_refused(name: str) -> None:
+    document = ARTICLE.to_json()
+    del document[name]
+    with pytest.raises(ProfileError, match=name):
+        Profile.from_json(document)
+
+
+@pytest.mark.parametrize("document", [None, [], "profile", 3])
+def test_something_else_is_refused(document: Any) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_json(document)
