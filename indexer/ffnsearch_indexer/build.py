@@ -1,7 +1,11 @@
 """From a corpus and a model to a snapshot, top to bottom, resumable by shard.
 
-Everything is written into a folder `OUT.partial` that gets the name `OUT` when it is whole. A build that
-was killed is continued from its last whole shard, and gives the same bytes as one that was not.
+A build works in a folder `OUT.partial`, and a build that was killed is continued from its last whole shard; it gives
+the same bytes as one that was not.
+
+build.json    what is built, and the lock of who builds it
+shards/       keys in the order of sorted windows, until the blocks are put together
+snapshot/     becomes OUT when it is whole
 """
 
 import fcntl
@@ -12,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -25,19 +30,18 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import ModelError, OutputError
+from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.models import activations
 from ffnsearch_indexer.models.prefixes import count_prefixes
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
-from ffnsearch_indexer.store.files import disk_errors, require_free_disk, save_array, sync
 from ffnsearch_indexer.store.snapshot import Manifest, write_manifest
 
 Split = Literal["all", "train"]
 
-IDENTITY_FILE = "build.json"
-SHARDS_FOLDER = "shards"
+IDENTITY_FILE, SHARDS_FOLDER, SNAPSHOT_FOLDER = "build.json", "shards", "snapshot"
 LIBRARIES = ("ffnsearch", "torch", "numpy", "numba", "lmdb")
 
 
@@ -69,6 +73,7 @@ class _Source:
     windows: NDArray[np.uint16]  # [N, L] by id
     order: NDArray[np.int64]  # [N] ids, in ascending order of windows
 
+    @cached_property
     def identity(self) -> dict[str, object]:
         """What must be the same for a killed build to be continued."""
         return {
@@ -79,7 +84,7 @@ class _Source:
             "split": self.split,
             "window_tokens": self.substrings.window_tokens,
             "shard_windows": keys.SHARD_WINDOWS,
-            "written_by": _written_by(),
+            "set_of_libraries": _written_by(),
         }
 
 
@@ -99,25 +104,50 @@ def build(
     exists or the disk has no room, CorpusError, TokenError and ModelError for input that does not fit.
     What a failed or killed build leaves is `OUT.partial`; the same call continues it.
     """
-    if out.exists():
-        raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
+    _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, progress)
-    work = out.with_name(out.name + ".partial")
-    with disk_errors(f"what is done stays in {work}: make room and run the same command again"), _claim(work, source):
+    work = _work_folder(out)
+    with disk_errors("make room or choose another place; what is done is kept, the same command continues it"):
         plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
-        announce(plan)
-        _write_keys(source, work, progress)
-        _write_counts(source, work, progress)
-        _write_model_and_corpus(source, work)
-        progress("checksums", 0, 1, "")
-        shutil.rmtree(work / SHARDS_FOLDER, ignore_errors=True)
-        manifest = write_manifest(work, _manifest(source, plan), leave_out=IDENTITY_FILE)
-        progress("checksums", 1, 1, "")
-        work.rename(out)
-        (out / IDENTITY_FILE).unlink()
-        sync(out.parent)
+        with _claim(work, source):
+            _require_new(out)  # another build may have ended meanwhile
+            announce(plan)
+            whole = work / SNAPSHOT_FOLDER
+            _write_keys(source, work, whole, progress)
+            _write_counts(source, whole, progress)
+            _write_model_and_corpus(source, whole)
+            progress("checksums", 0, 1, "")
+            manifest = write_manifest(whole, _manifest(source, plan))
+            progress("checksums", 1, 1, "")
+            whole.rename(out)
+            sync(out.parent)
     return manifest
+
+
+def estimate(
+    corpus: Corpus,
+    model_folder: Path,
+    out: Path,
+    *,
+    window_tokens: int = 10,
+    split: Split = "all",
+    progress: Progress = silent,
+) -> Plan:
+    """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
+    _require_new(out)
+    source = _read(corpus, model_folder, window_tokens, split, progress)
+    with disk_errors("choose another place"):
+        return _plan(source, _work_folder(out))
+
+
+def _require_new(out: Path) -> None:
+    if out.exists():
+        raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
+
+
+def _work_folder(out: Path) -> Path:
+    return out.with_name(out.name + PARTIAL)
 
 
 def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, progress: Progress) -> _Source:
@@ -140,43 +170,62 @@ def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, 
 
 @contextmanager
 def _claim(work: Path, source: _Source) -> Iterator[None]:
-    """Make or reopen the work folder for this build alone."""
+    """Make or reopen the work folder for this build alone; a folder in which nothing was built goes again."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / IDENTITY_FILE
-    with path.open("a+") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(f"another build is writing {work}: wait for it, or choose another name", reason="OUTPUT_BUSY") from None
-        file.seek(0)
-        found, mine = file.read(), json.dumps(source.identity(), sort_keys=True)
-        is_new = not found and sum(1 for _ in work.iterdir()) == 1
-        if found != mine and not is_new:
             raise OutputError(
-                f"{work} is what is left of a build with another {_difference(found, mine)}: delete it, or choose another name",
+                f"another build is writing {work}: wait for it, or choose another name", reason="OUTPUT_BUSY", path=work
+            ) from None
+        try:
+            _require_own(work, source)
+            file.truncate(0)
+            file.write(json.dumps(source.identity, sort_keys=True))
+            file.flush()
+            yield
+        finally:
+            if not _is_begun(work):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_own(work: Path, source: _Source) -> None:
+    """Refuse a work folder with something in it that this very build would not continue."""
+    if not _is_begun(work):
+        return
+    found = _identity_in(work)
+    for name, value in source.identity.items():
+        if found.get(name) != value:
+            what = name.removesuffix("_sha256").replace("_", " ")
+            raise OutputError(
+                f"{work} is what is left of a build with another {what}: delete it, or choose another name",
                 reason="OUTPUT_EXISTS",
                 path=work,
+                different=name,
             )
-        if is_new:
-            file.write(mine)
-            file.flush()
-        yield
 
 
-def _difference(found: str, mine: str) -> str:
+def _identity_in(work: Path) -> dict[str, object]:
     try:
-        old, new = json.loads(found), json.loads(mine)
-        return next(name for name in new if old.get(name) != new[name]).removesuffix("_sha256").replace("_", " ")
-    except (ValueError, AttributeError, StopIteration):
-        return "format"
+        found = json.loads((work / IDENTITY_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_begun(work: Path) -> bool:
+    return work.exists() and any(path.name != IDENTITY_FILE for path in work.iterdir())
 
 
 def _plan(source: _Source, work: Path) -> Plan:
+    _require_own(work, source)
     N, config = len(source.substrings), source.model.config
     prefixes = count_prefixes(source.windows[source.order])
     shards = keys.shard_ranges(N)
     done = sum(keys.shard_path(work / SHARDS_FOLDER, shard).exists() for shard in range(len(shards)))
-    blocks_done = sum((work / snapshot.keys_file(block)).exists() for block in range(config.blocks))
+    blocks_done = sum((work / SNAPSHOT_FOLDER / snapshot.keys_file(block)).exists() for block in range(config.blocks))
     key_bytes = 2 * N * config.d_model * config.blocks
     other_bytes = map_bytes(source.substrings) + 16 * len(source.tokens) + 30 * N + 4 * source.model.parameter_count()
     shard_windows = min(N, keys.SHARD_WINDOWS)
@@ -189,7 +238,8 @@ def _plan(source: _Source, work: Path) -> Plan:
         distinct_prefixes=prefixes,
         shards=len(shards),
         shards_done=len(shards) if is_done else done,
-        seconds=left * prefixes * activations.flops_per_node(source.model) / _flops_per_second() * 1.3 + key_bytes / 0.4e9,
+        seconds=left * prefixes * activations.flops_per_node(source.model) / _flops_per_second() * 1.3
+        + key_bytes / 0.4e9,
         memory_bytes=(500 << 20)
         + max(activations.memory_bytes(shard_prefixes, shard_windows, source.model), 2 * N * config.d_model)
         + 60 * len(source.tokens)
@@ -211,49 +261,46 @@ def _flops_per_second() -> float:
     return float(np.median(rates))
 
 
-def _write_keys(source: _Source, work: Path, progress: Progress) -> None:
-    blocks = {block: work / snapshot.keys_file(block) for block in range(source.model.config.blocks)}
-    missing = {block: path for block, path in blocks.items() if not path.exists()}
-    if not missing:
-        return
-    shards = work / SHARDS_FOLDER
+def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) -> None:
+    shards, blocks = work / SHARDS_FOLDER, range(source.model.config.blocks)
+    missing = [block for block in blocks if not (whole / snapshot.keys_file(block)).exists()]
+    if missing:
+        _write_shards(source, shards, progress)
+    (whole / snapshot.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for block in missing:
+        keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / snapshot.keys_file(block))
+        progress("blocks", block + 1, len(blocks), "")
+    shutil.rmtree(shards, ignore_errors=True)
+
+
+def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     shards.mkdir(exist_ok=True)
-    (work / "keys").mkdir(exist_ok=True)
     N = len(source.substrings)
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]
             keys.save_shard(shards, shard, activations.extract_keys(source.model, windows))
         progress("keys", positions.stop, N, "")
-    for block, path in missing.items():
-        keys.assemble_block(shards, block, source.order, source.model.config.d_model, path)
-        progress("blocks", block + 1, len(blocks), "")
 
 
-def _write_counts(source: _Source, work: Path, progress: Progress) -> None:
+def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
     progress("counts", 0, 1, "")
-    for folder in ("counts", "substrings"):
-        (work / folder).mkdir(exist_ok=True)
     counts = source.substrings.counts
-    save_array(work / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
-    save_array(work / snapshot.OFFSETS_FILE, counts.offsets)
-    save_array(work / snapshot.TOKENS_FILE, counts.tokens)
-    save_array(work / snapshot.COUNTS_FILE, counts.counts)
-    records = work / snapshot.RECORDS_FILE
-    records.unlink(missing_ok=True)
-    write_records(records, source.substrings, source.windows, source.order)
-    sync(records)
+    save_array(whole / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
+    save_array(whole / snapshot.OFFSETS_FILE, counts.offsets)
+    save_array(whole / snapshot.TOKENS_FILE, counts.tokens)
+    save_array(whole / snapshot.COUNTS_FILE, counts.counts)
+    write_whole(
+        whole / snapshot.RECORDS_FILE,
+        lambda path: write_records(path, source.substrings, source.windows, source.order),
+    )
     progress("counts", 1, 1, "")
 
 
-def _write_model_and_corpus(source: _Source, work: Path) -> None:
-    for folder in ("model", "corpus"):
-        (work / folder).mkdir(exist_ok=True)
+def _write_model_and_corpus(source: _Source, whole: Path) -> None:
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        copy = work / snapshot.MODEL_FOLDER / name
-        shutil.copyfile(source.model_folder / name, copy)
-        sync(copy)
-    save_array(work / snapshot.CORPUS_FILE, source.tokens)
+        write_whole(whole / snapshot.MODEL_FOLDER / name, partial(shutil.copyfile, source.model_folder / name))
+    save_array(whole / snapshot.CORPUS_FILE, source.tokens)
 
 
 def _manifest(source: _Source, plan: Plan) -> Manifest:
@@ -281,5 +328,3 @@ def _manifest(source: _Source, plan: Plan) -> Manifest:
 
 def _written_by() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-

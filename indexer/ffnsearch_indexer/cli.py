@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,17 @@ from typing import Annotated, Any
 import typer
 
 CorpusOption = Annotated[
-    str, typer.Option("--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False)
+    str,
+    typer.Option(
+        "--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 
 
 class SplitName(StrEnum):
@@ -44,7 +52,9 @@ def add_command(app: typer.Typer, command: Callable[..., None], *examples: str) 
 def build(
     corpus: CorpusOption,
     out: OutOption,
-    model: Annotated[Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")
+    ] = None,
     split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
     window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
@@ -54,30 +64,36 @@ def build(
 
     A build that was stopped is continued by the same command.
     """
-    from ffnsearch_indexer.build import Plan
-    from ffnsearch_indexer.build import build as run_build
+    from ffnsearch_indexer import build as building
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
+    from ffnsearch_indexer.files import PARTIAL
     from ffnsearch_indexer.models import reference_folder
 
-    def announce(plan: Plan) -> None:
-        _print(as_json and estimate, vars(plan), _plan_lines(plan), to_stderr=not estimate)
-        if estimate:
-            raise typer.Exit
-
     started = time.monotonic()
-    with ProgressDisplay() as display:
-        manifest = run_build(
-            read_corpus(corpus),
-            model or reference_folder(),
+    with _resumable(out.with_name(out.name + PARTIAL)), ProgressDisplay() as display:
+        text, folder = read_corpus(corpus), model or reference_folder()
+        if estimate:
+            plan = building.estimate(
+                text, folder, out, window_tokens=window_tokens, split=split.value, progress=display
+            )
+            return _print(as_json, vars(plan), _plan_lines(plan))
+        manifest = building.build(
+            text,
+            folder,
             out,
             window_tokens=window_tokens,
             split=split.value,
-            announce=announce,
+            announce=lambda plan: typer.echo("\n".join(_plan_lines(plan)), err=True),
             progress=display,
         )
     seconds = time.monotonic() - started
-    result = {"snapshot": str(out), "snapshot_id": manifest.snapshot_id, "substrings": manifest.substrings, "seconds": seconds}
+    result = {
+        "snapshot": str(out),
+        "snapshot_id": manifest.snapshot_id,
+        "substrings": manifest.substrings,
+        "seconds": seconds,
+    }
     line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
     _print(as_json, result, [line, f"next: ffnsearch predict {out} 'And only l'"])
 
@@ -116,7 +132,8 @@ def train(
     context_tokens: Annotated[int, typer.Option(help="Longest input, and length of a training window.", min=1)] = 256,
     dropout: Annotated[float, typer.Option(help="Share of values dropped, outside attention.")] = 0.1,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters")
+        Path | None,
+        typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
@@ -139,7 +156,7 @@ def train(
         tokenizer = Tokenizer(TINY_SHAKESPEARE) if corpus == "shakespeare" else Tokenizer.of_text(text.text)
     config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
     settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
-    with ProgressDisplay() as display:
+    with _resumable(out), ProgressDisplay() as display:
         record = run_training(text, tokenizer, config, settings, out, device=device, progress=display)
     result = {
         "model": str(out),
@@ -147,8 +164,12 @@ def train(
         "validation_loss": record.final_validation_loss,
         "seconds": record.seconds,
     }
-    line = f"trained {out}: loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
-    _print(as_json, result, [line, f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"])
+    losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
+    _print(
+        as_json,
+        result,
+        [f"trained {out}: {losses}", f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"],
+    )
 
 
 def _plan_lines(plan: Any) -> list[str]:
@@ -160,8 +181,16 @@ def _plan_lines(plan: Any) -> list[str]:
     ]
 
 
-def _print(as_json: bool, result: dict[str, Any], lines: list[str], *, to_stderr: bool = False) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-    else:
-        typer.echo("\n".join(lines), err=to_stderr)
+@contextmanager
+def _resumable(kept: Path) -> Iterator[None]:
+    """Say, when the user stops the work, what is left of it and how it is continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        what_is_left = f"what is done is in {kept}" if kept.exists() else "nothing was written"
+        typer.echo(f"stopped: {what_is_left}; the same command continues it", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _print(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:
+    typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))

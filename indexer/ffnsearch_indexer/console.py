@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_INTERVAL_S = 15.0
 """Where output is no terminal: seconds between two lines of one stage."""
@@ -67,7 +75,11 @@ class _Lines:
         if done < total and now - self._last_line < LINE_INTERVAL_S:
             return
         self._last_line = now
-        print(f"{stage}: {done:,} of {total:,}{self._rate(now, done, total)}{detail and ', ' + detail}", file=sys.stderr, flush=True)
+        print(
+            f"{stage}: {done:,} of {total:,}{self._rate(now, done, total)}{detail and ', ' + detail}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _rate(self, now: float, done: int, total: int) -> str:
         seconds = now - self._started

@@ -1,4 +1,4 @@
-"""How files are made durable and checked: written whole, fsynced, hashed."""
+"""How files are made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
 
 import errno
 import hashlib
@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.errors import DamageError, OutputError
+
+PARTIAL = ".partial"
+"""Ends the name of what is not whole yet."""
 
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
@@ -27,40 +31,56 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, make it durable, and give it its name: a file with that name is whole."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, make it durable, and give it its name: a file with that name is whole.
+
+    The folder is made where it is missing; what an earlier attempt left of the file is deleted.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    try:
+        write(partial)
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(partial)  # a failed write does not know where it was going
+        raise
 
 
-def save_array(path: Path, array: NDArray) -> None:
+def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array as .npy, whole or not at all."""
 
     def write(partial: Path) -> None:
+        whole = np.ascontiguousarray(array)
         with partial.open("wb") as file:
-            np.save(file, array)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+            file.write(whole.data)  # np.save leaves the last buffer to C's fclose, and a full disk unnoticed
 
     write_whole(path, write)
 
 
-def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> NDArray:
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Create a .npy file of zeros, mapped for writing. Its room on disk is reserved: a full disk is an OSError here."""
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return np.load(path, mmap_mode="r+", allow_pickle=False)
+    mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return mapped
 
 
-def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray:
+def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
     """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DamageError(f"{path} cannot be read as an array ({error}): build the snapshot again", file=path.name) from None
-    fits = len(array.shape) == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+        raise DamageError(
+            f"{path} cannot be read as an array ({error}): build the snapshot again", file=path.name
+        ) from None
+    fits = len(array.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
     if array.dtype != dtype or not fits:
         raise DamageError(
             f"{path} holds {array.dtype} {list(array.shape)} where the manifest says {np.dtype(dtype)} {list(shape)}: "
@@ -105,13 +125,11 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def disk_errors(what_is_kept: str) -> Iterator[None]:
-    """Turn a failed write into an OutputError that says what is kept and what to do."""
+def disk_errors(next_step: str) -> Iterator[None]:
+    """Turn whatever the file system refuses into an OutputError that ends in what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise
         reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "WRITE_FAILED"
-        where = f" ({error.filename})" if error.filename else ""
-        raise OutputError(f"cannot write{where}: {error.strerror}; {what_is_kept}", reason=reason) from error
+        where = f" {error.filename}" if error.filename else ""
+        raise OutputError(f"cannot write{where}: {error.strerror or error}; {next_step}", reason=reason) from error

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import cast
 
 import numba
 import numpy as np
@@ -43,10 +44,13 @@ def extract_keys(model: Transformer, windows: NDArray[np.uint16]) -> NDArray[np.
     tree = prefix_tree(windows)
     keys = np.empty((model.config.blocks, len(windows), model.config.d_model), dtype=np.float16)
     with torch.inference_mode(), _threads() as for_tiles:
-        x = model.token_embedding(torch.from_numpy(tree.tokens)) + model.position_embedding(torch.from_numpy(tree.depths))
-        for number, block in enumerate(model.blocks[:-1]):
+        x = model.token_embedding(torch.from_numpy(tree.tokens)) + model.position_embedding(
+            torch.from_numpy(tree.depths)
+        )
+        *blocks, last_block = cast(list[Block], list(model.blocks))
+        for number, block in enumerate(blocks):
             _run_block(block, x, tree, keys[number], for_tiles)
-        _run_last_block(model.blocks[-1], x, tree, keys[-1], for_tiles)
+        _run_last_block(last_block, x, tree, keys[-1], for_tiles)
     return keys
 
 

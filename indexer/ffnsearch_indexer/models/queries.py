@@ -37,7 +37,9 @@ def run_prompts(model: Transformer, prompts: Sequence[NDArray[np.uint16]], windo
         tokens = prompt[-window_tokens:]
         windows[row, : len(tokens)] = tokens  # padding comes after: a causal model does not see it
         last[row] = len(tokens) - 1
-    batches = [_run_batch(model, windows[row : row + ROWS], last[row : row + ROWS]) for row in range(0, len(windows), ROWS)]
+    batches = [
+        _run_batch(model, windows[row : row + ROWS], last[row : row + ROWS]) for row in range(0, len(windows), ROWS)
+    ]
     vectors = np.concatenate([vectors for vectors, _ in batches], axis=1)[:, : len(prompts)]
     logits = np.concatenate([logits for _, logits in batches])[: len(prompts)]
     return Queries(unit_float16(vectors), logits)
@@ -46,12 +48,15 @@ def run_prompts(model: Transformer, prompts: Sequence[NDArray[np.uint16]], windo
 def unit_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     """Divide vectors [..., D] by their Euclidean norms and round to float16: the canonical form of queries and keys.
 
-    A zero vector stays zero. Raises FfnSearchError for values that are not finite.
+    A zero vector stays zero. Raises FfnSearchError for values that are not finite. Norms are float64: in
+    float32 their last bits depend on the layout in memory, and tiny or huge vectors lose theirs.
     """
-    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float32))
+    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise FfnSearchError("the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE")
-    return (vectors / np.where(norms > 0, norms, np.float32(1))[..., None]).astype(np.float16)
+        raise FfnSearchError(
+            "the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE"
+        )
+    return (vectors / np.where(norms > 0, norms, 1)[..., None]).astype(np.float16)
 
 
 @torch.inference_mode()

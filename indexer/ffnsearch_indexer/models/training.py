@@ -4,8 +4,10 @@ Iteration i draws its windows and its dropout from a generator seeded with (seed
 resumes from a checkpoint goes through the same numbers as one that was never stopped.
 """
 
+import io
 import json
 import math
+import pickle
 import platform
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
+from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
 
@@ -42,8 +45,9 @@ class TrainingSettings:
     evaluation_windows: int = 64
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_windows < 1 or not 0 < self.rate_final <= self.rate_peak:
-            raise ModelError(f"training needs at least one iteration and window, and 0 < rate_final <= rate_peak: {self}")
+        numbers = (self.iterations, self.batch_windows, self.checkpoint_iterations, self.evaluation_iterations)
+        if min(*numbers, self.evaluation_windows) < 1 or not 0 < self.rate_final <= self.rate_peak < math.inf:
+            raise ModelError(f"training needs numbers of at least 1, and 0 < rate_final <= rate_peak: {self}")
 
     def rate(self, iteration: int) -> float:
         """Learning rate: a linear rise to the peak, then half a cosine down to the final rate."""
@@ -58,6 +62,7 @@ class TrainingRecord:
 
     corpus: str
     corpus_sha256: str
+    tokenizer_sha256: str
     settings: TrainingSettings
     config: TransformerConfig
     iteration: list[int] = field(default_factory=list)
@@ -86,20 +91,22 @@ def train(
     """Train a model on the first nine tenths of a corpus and write it to the folder `out`.
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
-    refused (OutputError). Raises CorpusError for a text shorter than one window in either part.
+    refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
+    window in either part, ModelError for a device that is not there.
     """
-    run = _Run.open(corpus, tokenizer, config, settings, out, device)
-    for iteration in range(run.iteration, settings.iterations):
-        started = time.monotonic()
-        loss = run.step(iteration)
-        done = iteration + 1
-        if done % settings.evaluation_iterations == 0:
-            run.evaluate(done)
-        run.record.seconds += time.monotonic() - started
-        if done % settings.checkpoint_iterations == 0:
-            run.save_checkpoint(done)
-        progress("train", done, settings.iterations, run.detail(loss))
-    return run.finish()
+    with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
+        run = _Run.open(corpus, tokenizer, config, settings, out, device)
+        for iteration in range(run.iteration, settings.iterations):
+            started = time.monotonic()
+            loss = run.step(iteration)
+            done = iteration + 1
+            if done % settings.evaluation_iterations == 0:
+                run.evaluate(done)
+            run.record.seconds += time.monotonic() - started
+            if done % settings.checkpoint_iterations == 0 or done == settings.iterations:
+                run.save_checkpoint(done)
+            progress("train", done, settings.iterations, run.detail(loss))
+        return run.finish()
 
 
 class _Run:
@@ -109,34 +116,47 @@ class _Run:
         self, tokens: Tensor, train_tokens: int, record: TrainingRecord, tokenizer: Tokenizer, out: Path, device: str
     ) -> None:
         self.train, self.validation = tokens[:train_tokens], tokens[train_tokens:]
-        self.record, self.settings, self.tokenizer, self.out, self.device = record, record.settings, tokenizer, out, device
+        self.record, self.settings = record, record.settings
+        self.tokenizer, self.out, self.device = tokenizer, out, device
         self.iteration = 0
         torch.manual_seed(record.settings.seed)
         self.model = Transformer(record.config).to(device)
         matrices = [parameter for parameter in self.model.parameters() if parameter.dim() > 1]
         vectors = [parameter for parameter in self.model.parameters() if parameter.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": record.settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": record.settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
     @classmethod
     def open(
-        cls, corpus: Corpus, tokenizer: Tokenizer, config: TransformerConfig, settings: TrainingSettings, out: Path, device: str
+        cls,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        config: TransformerConfig,
+        settings: TrainingSettings,
+        out: Path,
+        device: str,
     ) -> "_Run":
         tokens = torch.from_numpy(tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}").astype(np.int64))
         train_tokens = corpus.train_tokens()
         if min(train_tokens, len(tokens) - train_tokens) <= config.context_tokens:
             raise CorpusError(
                 f"the corpus {corpus.name} has {len(tokens)} characters; training needs more than "
-                f"{10 * (config.context_tokens + 1)}, so that its last tenth holds a window of {config.context_tokens}",
+                f"{10 * config.context_tokens}, so that its last tenth holds a window of {config.context_tokens}",
                 reason="CORPUS_TOO_SHORT",
             )
-        record = TrainingRecord(corpus.name, corpus.sha256, settings, config, machine=_machine(device))
+        machine = _machine(device)
+        record = TrainingRecord(corpus.name, corpus.sha256, tokenizer.sha256, settings, config, machine=machine)
         run = cls(tokens, train_tokens, record, tokenizer, out, device)
         checkpoint = out / CHECKPOINT_FILE
         if checkpoint.exists():
             run._load_checkpoint(checkpoint)
-        elif out.exists() and any(out.iterdir()):
-            raise OutputError(f"{out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS")
+        elif out.exists() and any(path.name != CHECKPOINT_FILE + PARTIAL for path in out.iterdir()):
+            raise OutputError(
+                f"{out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS"
+            )
         out.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -174,9 +194,9 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "record": asdict(self.record),
         }
-        partial = self.out / (CHECKPOINT_FILE + ".partial")
-        torch.save(state, partial)
-        partial.rename(self.out / CHECKPOINT_FILE)
+        buffer = io.BytesIO()  # torch writes files by itself, and tells a full disk in words of its own
+        torch.save(state, buffer)
+        write_whole(self.out / CHECKPOINT_FILE, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def finish(self) -> TrainingRecord:
         """Measure the final losses on whole parts, write the model and its record, drop the checkpoint."""
@@ -187,18 +207,27 @@ class _Run:
         self.tokenizer.save(self.out / TOKENIZER_FILE)
         self.record.save(self.out / RECORD_FILE)
         _plot(self.record, self.out / CURVE_FILE)
+        for path in (*self.out.iterdir(), self.out):
+            sync(path)
         (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
         return self.record
 
     def _load_checkpoint(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        saved, mine = state["record"], asdict(self.record)
-        different = [name for name in ("corpus_sha256", "settings", "config") if saved[name] != mine[name]]
-        if different:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            saved, mine = state["record"], asdict(self.record)
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
             raise OutputError(
-                f"{path} belongs to a run with another {different[0]}: give the same options, or another folder",
-                reason="OUTPUT_EXISTS",
-            )
+                f"{path} is no checkpoint that can be continued: delete it, or choose another folder"
+            ) from None
+        for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config"):
+            if saved.get(name) != mine[name]:
+                raise OutputError(
+                    f"{path} belongs to a run with another {name.removesuffix('_sha256')}: "
+                    "give the same options, or choose another folder",
+                    reason="OUTPUT_EXISTS",
+                    different=name,
+                )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
@@ -209,7 +238,9 @@ class _Run:
     def _mean_loss(self, part: Tensor, windows: int) -> float:
         starts = np.linspace(0, len(part) - self.model.config.context_tokens - 1, windows).astype(np.int64)
         self.model.eval()
-        losses = [self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)]
+        losses = [
+            self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)
+        ]
         self.model.train()
         return sum(losses) / windows
 
@@ -227,7 +258,17 @@ def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
 
 
 def _machine(device: str) -> str:
-    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.processor() or platform.machine()
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"the device {device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu",
+            reason="DEVICE_UNAVAILABLE",
+            device=device,
+        ) from None
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
@@ -236,7 +277,12 @@ def _plot(record: TrainingRecord, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(record.iteration, record.train_loss, color="#0072B2", label=f"training, at the end {record.final_train_loss:.3f}")
+    axes.plot(
+        record.iteration,
+        record.train_loss,
+        color="#0072B2",
+        label=f"training, at the end {record.final_train_loss:.3f}",
+    )
     axes.plot(
         record.iteration,
         record.validation_loss,

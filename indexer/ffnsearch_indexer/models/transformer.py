@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,7 +59,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.dropped = round(256 * rate)
+        self.dropped = min(round(256 * rate), 255)
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.dropped):
@@ -154,7 +154,8 @@ class Transformer(nn.Module):
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write config and weights, as `dtype`, into an existing folder."""
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
-        save_file({name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        weights = {name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}
+        (folder / WEIGHTS_FILE).write_bytes(save(weights))
 
     @classmethod
     def load(cls, folder: Path) -> "Transformer":
@@ -164,7 +165,7 @@ class Transformer(nn.Module):
             model = cls(config)
             model.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()})
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            first_line = str(error).splitlines()[0]
+            first_line = next(iter(str(error).splitlines()), repr(error))
             raise ModelError(f"no model can be loaded from {folder}: {first_line}", folder=folder) from None
         return model.eval().requires_grad_(False)
 

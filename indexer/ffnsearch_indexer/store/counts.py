@@ -4,10 +4,11 @@ The key is the L token ids, big-endian uint16, so that LMDB's order is the order
 value is little-endian: id int64, numbers of counts and of places uint32 each, then the tokens (uint16),
 their counts (uint32) and the places (int64).
 
-LMDB cannot open one path twice in a process; readers of the same path share one environment here.
+LMDB cannot open one file twice in a process; readers of the same file share one environment here.
 """
 
 import errno
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ _HEADER = struct.Struct("<qII")
 _PAGE_BYTES = 4096
 _ENGINE = 0  # lmdb bundles two engines whose files differ: pin one
 
+FileKey = tuple[int, int]
+"""Device and inode: what a file is, whatever its name."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -38,21 +42,24 @@ class Record:
 
 
 def write_records(path: Path, substrings: Substrings, windows: NDArray[np.uint16], order: NDArray[np.int64]) -> None:
-    """Write all records in one transaction. windows: [N, L] by id. order: [N], the ids in ascending order of windows."""
-    environment = lmdb.open(
-        str(path), map_size=map_bytes(substrings), subdir=False, lock=False, sync=False, lib_version=_ENGINE
-    )
+    """Write all records in one transaction. windows: [N, L] by id. order: [N], the ids in ascending order of windows.
+
+    Raises OSError where the disk has no room or fails.
+    """
+    keys = windows[order].astype(">u2").tobytes()
     try:
-        with environment, environment.begin(write=True) as transaction:
-            keys = windows[order].astype(">u2").tobytes()
-            transaction.cursor().putmulti(_pairs(substrings, keys, order), append=True)
-    except lmdb.DiskError as error:  # LMDB writes through the file, so a full disk is an error here, not a signal
-        raise OSError(errno.ENOSPC, str(error), str(path)) from error
-    path.chmod(0o644)
+        with _open_new(path, map_bytes(substrings)) as environment, environment.begin(write=True) as transaction:
+            _, added = transaction.cursor().putmulti(_pairs(substrings, keys, order), append=True)
+    except lmdb.Error as error:  # LMDB writes through the file, so a full disk is an error here, not a signal
+        if type(error) not in (lmdb.Error, lmdb.DiskError):
+            raise  # what LMDB has a name for beside these is a mistake of ours
+        number = errno.ENOSPC if isinstance(error, lmdb.DiskError) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    assert added == len(substrings), "windows ascend and differ"
 
 
 def map_bytes(substrings: Substrings) -> int:
-    """An upper bound of the file: twice the records (pages may be half full), whole pages for large ones, and a margin."""
+    """An upper bound of the file: twice the records (pages may be half full), whole pages for large ones, a margin."""
     counts = np.diff(substrings.counts.offsets)
     places = np.diff(substrings.place_offsets)
     record = 16 + 2 * substrings.window_tokens + _HEADER.size + 6 * counts + 8 * places
@@ -81,8 +88,8 @@ class RecordStore:
     """Reads records. Safe to use from several threads; `close` when done."""
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path.resolve())
-        self._environment = _shared_environments.acquire(self._path)
+        self._key, self._environment = _shared_environments.acquire(path)
+        self._is_open = True
 
     def find(self, tokens: Tokens) -> Record | None:
         """Look a substring up by its L token ids; None where the corpus does not hold it."""
@@ -100,30 +107,33 @@ class RecordStore:
             return int(transaction.stat()["entries"])
 
     def close(self) -> None:
-        """Give the environment back; the last reader of a path closes it."""
-        _shared_environments.release(self._path)
+        """Give the environment back, once; the last reader of a file closes it."""
+        if self._is_open:
+            self._is_open = False
+            _shared_environments.release(self._key)
 
 
 class _SharedEnvironments:
-    """One open environment a path, counted by its readers."""
+    """One open environment a file, counted by its readers. A path may name another file later: the inode is the key."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[str, tuple[lmdb.Environment, int]] = {}
+        self._open: dict[FileKey, tuple[lmdb.Environment, int]] = {}
 
-    def acquire(self, path: str) -> lmdb.Environment:
+    def acquire(self, path: Path) -> tuple[FileKey, lmdb.Environment]:
         with self._lock:
-            environment, readers = self._open.get(path, (None, 0))
+            key = _file_key(path)
+            environment, readers = self._open.get(key, (None, 0))
             if environment is None:
                 environment = _open_read_only(path)
-            self._open[path] = environment, readers + 1
-            return environment
+            self._open[key] = environment, readers + 1
+            return key, environment
 
-    def release(self, path: str) -> None:
+    def release(self, key: FileKey) -> None:
         with self._lock:
-            environment, readers = self._open.pop(path)
+            environment, readers = self._open.pop(key)
             if readers > 1:
-                self._open[path] = environment, readers - 1
+                self._open[key] = environment, readers - 1
             else:
                 environment.close()
 
@@ -131,11 +141,31 @@ class _SharedEnvironments:
 _shared_environments = _SharedEnvironments()
 
 
-def _open_read_only(path: str) -> lmdb.Environment:
+def _open_new(path: Path, size_bytes: int) -> lmdb.Environment:
+    return lmdb.open(
+        str(path), map_size=size_bytes, subdir=False, lock=False, sync=False, mode=0o644, lib_version=_ENGINE
+    )
+
+
+def _file_key(path: Path) -> FileKey:
     try:
-        return lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=1024, lib_version=_ENGINE)
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return status.st_dev, status.st_ino
+
+
+def _open_read_only(path: Path) -> lmdb.Environment:
+    try:
+        return lmdb.open(
+            str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1024, lib_version=_ENGINE
+        )
     except lmdb.Error as error:
-        raise DamageError(f"{path} cannot be opened ({error}): build the snapshot again", file=Path(path).name) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DamageError:
+    return DamageError(f"{path} cannot be opened ({error}): build the snapshot again", file=path.name)
 
 
 def _unpack(value: bytes) -> Record:

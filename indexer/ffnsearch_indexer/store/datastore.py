@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
-from ffnsearch_indexer.errors import MismatchError
+from ffnsearch_indexer.errors import DamageError, MismatchError, ModelError
+from ffnsearch_indexer.files import load_array
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.store import snapshot
 from ffnsearch_indexer.store.counts import Record, RecordStore
-from ffnsearch_indexer.store.files import load_array
 from ffnsearch_indexer.store.snapshot import Manifest, check_content, check_sizes, read_manifest
 
 Check = Literal["all", "sizes"]
@@ -39,7 +39,9 @@ class Datastore:
         self.window_tokens = manifest.window_tokens
         self.corpus: Tokens = load_array(path / snapshot.CORPUS_FILE, np.uint16, (None,))
         self.first_positions: NDArray[np.int64] = load_array(path / snapshot.FIRST_POSITIONS_FILE, np.int64, (N,))
-        self.keys = [load_array(path / snapshot.keys_file(block), np.float16, (N, D)) for block in range(manifest.blocks)]
+        self.keys = [
+            load_array(path / snapshot.keys_file(block), np.float16, (N, D)) for block in range(manifest.blocks)
+        ]
         self.counts = NextTokenCounts(
             load_array(path / snapshot.OFFSETS_FILE, np.int64, (N + 1,)),
             load_array(path / snapshot.TOKENS_FILE, np.uint16, (None,)),
@@ -58,7 +60,7 @@ class Datastore:
         """
         manifest = read_manifest(path)
         check_sizes(path, manifest)
-        model, tokenizer = Transformer.load(path / snapshot.MODEL_FOLDER), _load_tokenizer(path)
+        model, tokenizer = _load_model(path)
         _require_same("model", manifest.model_sha256, model.sha256(), path)
         _require_same("tokenizer", manifest.tokenizer_sha256, tokenizer.sha256, path)
         if check == "all":
@@ -87,24 +89,34 @@ class Datastore:
     def record(self, substring_id: int) -> Record:
         """Next-token counts and places of a substring."""
         record = self._records.find(self.substring(substring_id))
-        assert record is not None and record.id == substring_id, "keys, positions and records are of one build"
+        assert record is not None, "every substring has a record"
+        assert record.id == substring_id, "positions and records are of one build"
         return record
 
     def place(self, position: int, around_tokens: int) -> Place:
         """One occurrence with up to `around_tokens` tokens of text on either side."""
         end = position + self.window_tokens
         before = self.corpus[max(0, position - around_tokens) : position]
-        return Place(position, self.tokenizer.decode(before), self.tokenizer.decode(self.corpus[end : end + around_tokens]))
+        return Place(
+            position, self.tokenizer.decode(before), self.tokenizer.decode(self.corpus[end : end + around_tokens])
+        )
 
 
-def _load_tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.load(path / snapshot.MODEL_FOLDER / TOKENIZER_FILE)
+def _load_model(path: Path) -> tuple[Transformer, Tokenizer]:
+    folder = path / snapshot.MODEL_FOLDER
+    try:
+        return Transformer.load(folder), Tokenizer.load(folder / TOKENIZER_FILE)
+    except ModelError as error:
+        raise DamageError(
+            f"the model in {path} cannot be loaded ({error}): copy the snapshot again, or build it again",
+            file=folder.name,
+        ) from None
 
 
 def _require_same(what: str, expected: str, actual: str, path: Path) -> None:
     if expected != actual:
         raise MismatchError(
-            f"the {what} in {path} is not the one that its keys were made with ({actual[:12]} instead of {expected[:12]}): "
-            "copy the snapshot again, or build it again",
+            f"the {what} in {path} is not the one that its keys were made with ({actual[:12]} instead of "
+            f"{expected[:12]}): copy the snapshot again, or build it again",
             different=what,
         )

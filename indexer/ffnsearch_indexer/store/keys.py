@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.store.files import create_array, load_array, save_array, write_whole
+from ffnsearch_indexer.files import create_array, load_array, save_array, write_whole
 
 SHARD_WINDOWS = 32_768
 """Windows in a shard: about ten seconds of work for the reference model, and all that a kill can lose."""

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
-from ffnsearch_indexer.store.files import hash_files, write_whole
+from ffnsearch_indexer.files import hash_files, write_whole
+from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-MODEL_FOLDER = "model"
+MODEL_FOLDER, KEYS_FOLDER = "model", "keys"
 CORPUS_FILE = "corpus/tokens.npy"
 FIRST_POSITIONS_FILE = "substrings/first_positions.npy"
 OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE = "counts/offsets.npy", "counts/tokens.npy", "counts/counts.npy"
@@ -29,7 +30,14 @@ RECORDS_FILE = "counts/counts.lmdb"
 
 def keys_file(block: int) -> str:
     """Where the keys of a block are, relative to the snapshot."""
-    return f"keys/block-{block}.npy"
+    return f"{KEYS_FOLDER}/block-{block}.npy"
+
+
+def file_names(blocks: int) -> list[str]:
+    """All files of a snapshot but the manifest, relative to it."""
+    model = [f"{MODEL_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)]
+    arrays = [CORPUS_FILE, FIRST_POSITIONS_FILE, OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE, RECORDS_FILE]
+    return sorted([*model, *arrays, *(keys_file(block) for block in range(blocks))])
 
 
 @dataclass(frozen=True)
@@ -71,34 +79,39 @@ class Manifest:
         content = asdict(replace(self, snapshot_id=""))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """The text of the manifest file."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
     def total_bytes(self) -> int:
         """Size of all files but the manifest."""
         return sum(entry.bytes for entry in self.files.values())
 
 
-def write_manifest(folder: Path, manifest: Manifest, *, leave_out: str) -> Manifest:
-    """Complete a manifest with the files of the folder, but one, and its id; write it, and return it."""
-    names_left_out = {MANIFEST_FILE, leave_out}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in names_left_out)
-    hashes = hash_files(paths)
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Complete a manifest with the sizes and hashes of the folder's files and its id; write it, and return it."""
+    paths = [folder / name for name in file_names(manifest.blocks)]
     files = {
         path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, sha256)
-        for path, sha256 in zip(paths, hashes, strict=True)
+        for path, sha256 in zip(paths, hash_files(paths), strict=True)
     }
     whole = replace(manifest, files=files, snapshot_id="")
     whole = replace(whole, snapshot_id=whole.content_sha256())
-    text = json.dumps(asdict(whole), indent=1, sort_keys=True) + "\n"
-    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, text))
+    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, whole.to_json()))
     return whole
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest. Raises SnapshotError, FormatError for another version, DamageError for an altered one."""
+    """Read and check a manifest.
+
+    Raises SnapshotError where there is none, FormatError for another version, DamageError for an altered one.
+    """
     path = folder / MANIFEST_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        document = json.loads(text)
         version = document["format_version"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise SnapshotError(
             f"{folder} is no snapshot: it has no {MANIFEST_FILE}; make one with `ffnsearch build`",
             reason="SNAPSHOT_NOT_FOUND",
@@ -116,9 +129,15 @@ def read_manifest(folder: Path) -> Manifest:
         files = {name: FileEntry(**entry) for name, entry in document.pop("files").items()}
         manifest = Manifest(files=files, **document)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamageError(f"{path} lacks or has a field that it should not ({error}): build the snapshot again") from None
-    if manifest.content_sha256() != manifest.snapshot_id:
-        raise DamageError(f"{path} was altered: its content is not that of its id; build the snapshot again", file=MANIFEST_FILE)
+        raise DamageError(
+            f"{path} lacks or has a field that it should not ({error}): build the snapshot again", file=MANIFEST_FILE
+        ) from None
+    if manifest.content_sha256() != manifest.snapshot_id or manifest.to_json() != text:
+        raise DamageError(
+            f"{path} was altered: its content is not that of its id; build the snapshot again", file=MANIFEST_FILE
+        )
+    if sorted(manifest.files) != file_names(manifest.blocks):
+        raise DamageError(f"{path} does not list the files of a snapshot; build it again", file=MANIFEST_FILE)
     return manifest
 
 
@@ -142,7 +161,8 @@ def check_content(folder: Path, manifest: Manifest) -> None:
     for name, sha256 in zip(names, hash_files([folder / name for name in names]), strict=True):
         if sha256 != manifest.files[name].sha256:
             raise DamageError(
-                f"{name} in {folder} was altered: its hash is not the manifest's; copy the snapshot again, or build it again",
+                f"{name} in {folder} was altered: its hash is not the manifest's; "
+                "copy the snapshot again, or build it again",
                 file=name,
             )
 

@@ -1,0 +1,43 @@
+"""What all tests share: a tiny model, a snapshot built with it, and where the reference corpus is."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: spinning threads make tiny work ten times slower
+
+import pytest
+
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.corpora import shakespeare
+from ffnsearch_indexer.corpora.corpus import Corpus
+from tiny import make_model, save_model
+
+TINY_SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of 2 blocks and 65 characters."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", make_model())
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> Corpus:
+    """The beginning of a play."""
+    return Corpus("tiny", shakespeare.render(1)[:4000])
+
+
+@pytest.fixture(scope="session")
+def tiny_snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_corpus: Corpus) -> Path:
+    """A snapshot of the tiny corpus. Not to be written to: tests that alter one copy it."""
+    snapshot = tmp_path_factory.mktemp("snapshots") / "tiny.ffn"
+    build(tiny_corpus, tiny_model, snapshot)
+    return snapshot
+
+
+@pytest.fixture(scope="session")
+def tinyshakespeare() -> Path:
+    """The reference corpus, which is not in the repository."""
+    if not TINY_SHAKESPEARE.exists():
+        pytest.skip(f"the reference corpus is not at {TINY_SHAKESPEARE}")
+    return TINY_SHAKESPEARE

@@ -1,0 +1,35 @@
+"""What the tests of the service share: an engine for the tiny snapshot and a server for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import SlowPredictor, serving
+
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.config import Limits
+from ffnsearch_service.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_snapshot: Path) -> Iterator[Engine]:
+    with Engine.open(tiny_snapshot) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def address(engine: Engine) -> Iterator[str]:
+    with serving(engine) as served:
+        yield served
+
+
+@pytest.fixture
+def slow(tiny_snapshot: Path) -> SlowPredictor:
+    return SlowPredictor(Datastore.open(tiny_snapshot, check="sizes"))
+
+
+@pytest.fixture
+def slow_engine(slow: SlowPredictor) -> Iterator[Engine]:
+    with Engine(slow, Limits(calls_max=2)) as opened:
+        yield opened
+        slow.release.set()

@@ -1,0 +1,78 @@
+"""How a test serves an engine on loopback, and makes one that takes long."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ffnsearch_indexer.answer.predictor import Predictions, Predictor, RankedNeighbors
+from ffnsearch_indexer.index.base import Checkpoint
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.engine import Engine
+from ffnsearch_service.server import Server
+
+WAIT_S = 20.0
+
+
+class SlowPredictor(Predictor):
+    """Searches tile by tile until somebody stops it or `release` is set, and tells how it ended."""
+
+    def __init__(self, datastore: Datastore) -> None:
+        super().__init__(datastore)
+        self.calls = 0
+        self.running = threading.Event()
+        self.stopped = threading.Event()
+        self.release = threading.Event()
+
+    def predict(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> Predictions:
+        self._search(checkpoint)
+        return super().predict(*arguments, checkpoint=checkpoint, **options)
+
+    def neighbors(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> RankedNeighbors:
+        self._search(checkpoint)
+        return super().neighbors(*arguments, checkpoint=checkpoint, **options)
+
+    def _search(self, checkpoint: Checkpoint) -> None:
+        self.calls += 1
+        self.running.set()
+        try:
+            while not self.release.is_set():
+                checkpoint()
+                time.sleep(0.002)
+        except BaseException:
+            self.stopped.set()
+            raise
+
+
+@contextmanager
+def serving(engine: Engine, config: ServerConfig | None = None) -> Iterator[str]:
+    """Serve an engine on a free loopback port, from a thread of its own; yields the address."""
+    with server_thread(engine, config) as (address, _):
+        yield address
+
+
+@contextmanager
+def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Serve as `serving` does; yields the address, and a function that begins the end without waiting for it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
+
+    async def make() -> Server:
+        return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2))
+
+    server = run(make())
+    try:
+        yield run(server.start()), lambda: asyncio.run_coroutine_threadsafe(server.stop(), loop)
+    finally:
+        run(server.stop())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WAIT_S)
+        loop.close()

@@ -1,0 +1,177 @@
+"""The clients take prompts in every form, give arrays and typed exceptions, and agree with each other."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from serving import WAIT_S, serving
+
+from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
+from ffnsearch_service.evidence import collect
+from ffnsearch_service.local import LocalClient
+from ffnsearch_service.results import plain
+
+EVERYTHING = {"dense": True, "include_model": True, "include_frequencies": True, "top_n": 65}
+
+
+@pytest.fixture
+def client(address):
+    with Client(address, timeout_s=WAIT_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+def local(engine, monkeypatch):
+    monkeypatch.setattr(engine, "close", lambda: None)  # the engine is the session's
+    with LocalClient(engine) as opened:
+        yield opened
+
+
+def without_timings(result):
+    return {name: value for name, value in plain(result).items() if name != "timings"}
+
+
+def test_one_prompt_in_every_form_is_the_same_prompt(client):
+    ids = [client.info().vocabulary.index(character) for character in "the people"]
+    forms = ["the people", ["the people"], ids, tuple(ids), np.array(ids), [ids], [np.array(ids, dtype=np.uint16)]]
+    first, *others = [without_timings(client.predict(form, **EVERYTHING)) for form in forms]
+    assert all(other == first for other in others)
+    assert len(first["results"]) == 1
+
+
+def test_arrays_are_those_of_the_wire(client):
+    result = client.predict("the people", **EVERYTHING).results[0]
+    assert (result.distribution.dense.dtype, result.distribution.dense.shape) == (np.float64, (65,))
+    assert result.distribution.dense.sum() == pytest.approx(1)
+    assert result.model.dense.sum() == pytest.approx(1)
+    assert not result.model.dense.flags.writeable
+    for (step,) in result.blocks:
+        assert (step.frequencies.dtype, step.frequencies.shape) == (np.int64, (65,))
+        assert step.frequencies.sum() == step.mass
+    distance = np.sqrt(1 - np.sqrt(result.distribution.dense * result.model.dense).sum())
+    assert result.hellinger == pytest.approx(distance, abs=1e-7)
+
+
+def test_what_was_not_asked_for_is_none(client):
+    result = client.predict("the people").results[0]
+    assert result.model is result.hellinger is result.distribution.dense is result.error is None
+    assert result.blocks[0][0].frequencies is None
+    assert result.status == "OK"
+
+
+def test_a_profile_goes_by_name_or_by_value(client):
+    by_name = client.predict("the people", profile="even")
+    by_value = client.predict("the people", profile=one_step("mine", [0.85, 0.85], [1, 1]))
+    assert (by_name.profile_name, by_value.profile_name) == ("even", "")
+    assert by_name.results == by_value.results
+
+
+def test_a_bad_prompt_comes_back_as_its_own_failure(client):
+    good, bad = client.predict(["the people", "caf\u00e9"]).results
+    assert (good.status, bad.status) == ("OK", "INVALID")
+    assert (bad.error.code, bad.error.reason) == ("INVALID_ARGUMENT", "UNKNOWN_CHARACTER")
+    assert bad.error.field == "prompts[1].text"
+    assert bad.error.metadata["offset_characters"] == "3"
+    assert bad.distribution is bad.self_id is None
+
+
+def test_a_local_client_and_a_server_say_the_same(client, local):
+    options = {**EVERYTHING, "exclude_self": True}
+    prompts = ["the people", "First Citi", "\u00e9", "no"]
+    assert without_timings(local.predict(prompts, **options)) == without_timings(client.predict(prompts, **options))
+    assert list(local.neighbors("the people", 1, page_size=7)) == list(client.neighbors("the people", 1, page_size=9))
+    assert local.info() == client.info()
+
+
+def test_neighbors_go_over_all_pages(client):
+    pages = list(client.neighbor_pages("the people", 1, threshold=0.8, page_size=10))
+    neighbors = list(client.neighbors("the people", 1, threshold=0.8, page_size=1000))
+    assert [neighbor for page in pages for neighbor in page.neighbors] == neighbors
+    assert len(neighbors) == pages[0].total_neighbors > 20
+    assert neighbors[0].tokens
+    found = collect(client, "the people", 1, threshold=0.8, limit=15)
+    assert (found.neighbors, found.total_neighbors) == (tuple(neighbors[:15]), len(neighbors))
+
+
+def test_a_refused_call_raises_what_it_was_refused_for(client):
+    with pytest.raises(InvalidRequestError) as invalid:
+        client.predict("the people", min_prob=2.0)
+    assert (invalid.value.code, invalid.value.reason) == ("INVALID_ARGUMENT", "MIN_PROB_OUT_OF_RANGE")
+    assert invalid.value.field == "min_prob"
+    with pytest.raises(NotFoundError) as missing:
+        client.predict("the people", profile="fine")
+    assert (missing.value.reason, missing.value.metadata) == ("PROFILE_NOT_FOUND", {"profile_name": "fine"})
+    with pytest.raises(InvalidRequestError) as empty:
+        client.predict([])
+    assert empty.value.reason == "NO_PROMPTS"
+    assert isinstance(empty.value, ServiceError | FfnSearchError)
+
+
+@pytest.mark.parametrize("prompt", ["\ud800", [-1], [2**32], [1.5], [["a"]]])
+def test_what_no_message_can_hold_is_refused_before_it_is_sent(client, prompt):
+    with pytest.raises(InvalidRequestError) as caught:
+        client.predict([prompt])
+    assert caught.value.reason == "INVALID_VALUE"
+    assert caught.value.field.startswith("prompts[0]")
+
+
+def test_a_deadline_that_passes_is_told(slow_engine):
+    with serving(slow_engine) as address, Client(address) as client:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceededError):
+            client.predict("the people", timeout_s=0.3)
+        assert time.monotonic() - started < 5
+
+
+def test_a_local_deadline_stops_the_work(slow, slow_engine, monkeypatch):
+    with pytest.raises(FfnSearchError) as caught:
+        LocalClient(slow_engine).predict("the people", timeout_s=0.1)
+    assert caught.value.reason == "DEADLINE_EXCEEDED"
+    assert slow.stopped.is_set()
+
+
+def test_no_server_is_unavailable(unused_address):
+    with Client(unused_address) as client, pytest.raises(UnavailableError, match=unused_address):
+        client.info()
+
+
+@pytest.fixture
+def unused_address(engine):
+    with serving(engine) as address:
+        pass
+    return address
+
+
+async def test_the_asynchronous_client_says_the_same(address, client):
+    async with AsyncClient(address) as other:
+        answer = await other.predict(["the people", "no"], **EVERYTHING)
+        assert without_timings(answer) == without_timings(client.predict(["the people", "no"], **EVERYTHING))
+        neighbors = [neighbor async for neighbor in other.neighbors("the people", 1, page_size=20)]
+        assert neighbors == list(client.neighbors("the people", 1))
+        assert await other.info() == client.info()
+        with pytest.raises(NotFoundError):
+            await other.predict("a", profile="fine")
+
+
+async def test_the_asynchronous_client_tells_deadlines(slow_engine):
+    with serving(slow_engine) as address:
+        async with AsyncClient(address, timeout_s=0.3) as client:
+            with pytest.raises(DeadlineExceededError):
+                await client.predict("the people")
+
+
+def test_a_client_needs_no_torch():
+    code = "import sys, ffnsearch_service.client; print('torch' in sys.modules, 'lmdb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

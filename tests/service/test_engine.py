@@ -1,0 +1,272 @@
+"""The engine gives what the predictor gives, whole and in order, and pages that add up."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.config import Limits
+from ffnsearch_service.engine import Engine
+from ffnsearch_service.pages import page_token, read_page_token
+from ffnsearch_service.requests import RequestReader
+
+TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window")
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+
+
+def prompts(*texts):
+    return [pb.Prompt(text=text) for text in texts]
+
+
+def profile_message(*thresholds):
+    return pb.Profile(blocks=[pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1)]) for t in thresholds])
+
+
+def test_a_response_holds_what_the_predictor_says(engine):
+    everything = {"dense": True, "include_model": True, "include_frequencies": True, "top_n": 65}
+    response = engine.predict(
+        pb.PredictRequest(prompts=prompts(*TEXTS), profile=profile_message(0.5, 0.6), exclude_self=True, **everything)
+    )
+    tokens = [engine._datastore.tokenizer.encode(text) for text in TEXTS]
+    expected = engine._predictor.predict(tokens, one_step("", [0.5, 0.6], [1, 1]), exclude_self=True).answers
+    for text, result, answer in zip(TEXTS, response.results, expected, strict=True):
+        assert result.used_tokens == answer.used_tokens == min(10, len(text))
+        assert result.short_prompt == (len(text) < 10)
+        assert (result.self_id if result.HasField("self_id") else None) == answer.self_id
+        np.testing.assert_array_equal(np.frombuffer(result.model_distribution.dense, "<f8"), answer.model)
+        assert (result.hellinger if result.HasField("hellinger") else None) == answer.hellinger
+        if answer.distribution is not None:
+            np.testing.assert_array_equal(np.frombuffer(result.distribution.dense, "<f8"), answer.distribution)
+        for block, sums in zip(result.blocks, answer.blocks, strict=True):
+            (step,) = block.steps
+            np.testing.assert_array_equal(np.frombuffer(step.frequencies, "<i8"), sums.freq[0])
+            assert (step.neighbors, step.mass) == (sums.neighbors[0], sums.freq[0].sum())
+
+
+def test_tokens_are_listed_by_probability_then_id(engine):
+    response = engine.predict(
+        pb.PredictRequest(prompts=prompts("the people"), top_n=1000, dense=True, include_model=True)
+    )
+    for distribution in (response.results[0].distribution, response.results[0].model_distribution):
+        dense = np.frombuffer(distribution.dense, "<f8")
+        listed = [(token.id, token.probability) for token in distribution.tokens]
+        expected = sorted(((i, p) for i, p in enumerate(dense.tolist()) if p > 0), key=lambda pair: (-pair[1], pair[0]))
+        assert listed == expected
+        assert all(token.text == engine._datastore.tokenizer.characters[token.id] for token in distribution.tokens)
+
+
+def test_top_n_and_min_prob_bound_the_list(engine):
+    request = pb.PredictRequest(prompts=prompts("the people"), include_model=True)
+    assert len(engine.predict(request).results[0].model_distribution.tokens) == 10
+    request.top_n = 3
+    assert len(engine.predict(request).results[0].model_distribution.tokens) == 3
+    request.min_prob = 1.0
+    assert len(engine.predict(request).results[0].model_distribution.tokens) == 0
+
+
+def test_what_is_not_asked_for_is_not_sent(engine):
+    result = engine.predict(pb.PredictRequest(prompts=prompts("the people"))).results[0]
+    assert not result.HasField("model_distribution")
+    assert not result.HasField("hellinger")
+    assert result.distribution.dense == result.blocks[0].steps[0].frequencies == b""
+
+
+def test_without_support_there_is_no_distribution(engine):
+    fields = {"profile": profile_message(1.0, 1.0), "exclude_self": True, "include_model": True}
+    result = engine.predict(pb.PredictRequest(prompts=prompts("the people"), **fields)).results[0]
+    assert result.status == pb.PROMPT_STATUS_NO_SUPPORT
+    assert not result.HasField("distribution")
+    assert not result.HasField("hellinger")
+    assert result.model_distribution.tokens
+
+
+def test_text_and_its_token_ids_are_the_same_prompt(engine):
+    ids = engine._datastore.tokenizer.encode("the people").tolist()
+    by_text = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
+    by_ids = engine.predict(pb.PredictRequest(prompts=[pb.Prompt(tokens=pb.TokenIds(ids=ids))]))
+    assert by_text.results == by_ids.results
+
+
+def test_groups_of_prompts_give_the_same_answers(engine, tiny_snapshot):
+    request = pb.PredictRequest(prompts=prompts(*TEXTS), dense=True, include_model=True, include_frequencies=True)
+    with Engine.open(tiny_snapshot, check="sizes", limits=Limits(sums_bytes_max=1)) as one_by_one:
+        assert one_by_one.predict(request).results == engine.predict(request).results
+
+
+def test_stages_take_no_longer_than_the_whole(engine):
+    timings = engine.predict(pb.PredictRequest(prompts=prompts(*TEXTS))).timings
+    stages = (timings.tokenize_ns, timings.queue_ns, timings.model_ns, timings.search_ns, timings.combine_ns)
+    assert min(stages) > 0
+    assert sum(stages) <= timings.total_ns
+
+
+def test_a_response_names_snapshot_profile_and_backend(engine):
+    response = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
+    assert response.snapshot_id == engine._datastore.manifest.snapshot_id
+    assert (response.profile_name, response.backend, response.approximate) == ("even", "exact", False)
+    assert engine.predict(pb.PredictRequest(prompts=prompts("a"), profile=profile_message(0.1, 0.1))).profile_name == ""
+
+
+@RELAXED
+@given(
+    texts=st.lists(st.text("abc \u00e9\u20ac", max_size=12), min_size=1, max_size=8),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    top_n=st.integers(0, 70),
+    steps=st.integers(1, 5),
+)
+def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts, flags, top_n, steps):
+    """A call that is let in never gives a response beyond the bound: tighten the limit until it is refused."""
+    dense, include_model, include_frequencies = flags
+    profile = profile_message(0.1, 0.2)
+    for block in profile.blocks:
+        block.steps.extend([block.steps[0]] * (steps - 1))
+    request = pb.PredictRequest(
+        prompts=prompts(*texts),
+        profile=profile,
+        dense=dense,
+        include_model=include_model,
+        include_frequencies=include_frequencies,
+        top_n=top_n,
+    )
+    try:
+        size = engine.predict(request).ByteSize()
+    except FfnSearchError:
+        return
+    reader = engine._reader
+    narrow = RequestReader(
+        reader.snapshot_id,
+        reader.tokenizer,
+        reader.window_tokens,
+        reader.blocks,
+        reader.profiles,
+        reader.default_profile,
+        Limits(response_bytes_max=max(1, size - 1024)),  # what a call adds beside its prompts
+    )
+    with pytest.raises(FfnSearchError) as caught:
+        narrow.predict_job(request)
+    assert caught.value.reason == "RESPONSE_TOO_LARGE"
+
+
+def all_neighbors(engine, page_sizes, **fields):
+    """Read a list to its end, page by page, with the given page sizes in turn."""
+    request = pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), **fields)
+    found, totals = [], set()
+    for page_size in page_sizes:
+        request.page_size = page_size
+        page = engine.list_neighbors(request)
+        assert 1 <= len(page.neighbors) <= page_size
+        found.extend(page.neighbors)
+        totals.add(page.total_neighbors)
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    assert not request.page_token, "give more page sizes"
+    assert totals == {len(found)}
+    return found
+
+
+@RELAXED
+@given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6), block=st.integers(0, 1), exclude_self=st.booleans())
+def test_pages_put_together_are_the_whole_list(engine, sizes, block, exclude_self):
+    fields = {"block": block, "threshold": 0.8, "exclude_self": exclude_self, "places_max": 1}
+    whole = all_neighbors(engine, [1000] * 9, **fields)
+    paged = all_neighbors(engine, sizes * 4000, **fields)
+    assert paged == whole
+
+
+def test_neighbors_are_those_of_the_predictor_in_order(engine):
+    tokens = engine._datastore.tokenizer.encode("the people")
+    expected = engine._predictor.neighbors(tokens, 1, 0.8)
+    found = all_neighbors(engine, [1000] * 9, block=1, threshold=0.8)
+    assert [neighbor.id for neighbor in found] == expected.ids.tolist()
+    assert [neighbor.score for neighbor in found] == expected.scores.tolist()
+    assert sorted(found, key=lambda neighbor: (-neighbor.score, neighbor.id)) == found
+
+
+def test_a_neighbor_is_found_in_the_corpus_where_it_says(engine):
+    datastore = engine._datastore
+    text = datastore.tokenizer.decode(datastore.corpus)
+    neighbors = all_neighbors(engine, [1000] * 9, block=0, threshold=0.8, places_max=100, context_tokens=7)
+    for neighbor in neighbors[:50]:
+        assert neighbor.text == datastore.tokenizer.decode(neighbor.tokens)
+        assert neighbor.total_places == len(neighbor.places)
+        assert sum(token.count for token in neighbor.next_tokens) <= neighbor.total_places
+        for place in neighbor.places:
+            end = place.position + len(neighbor.text)
+            assert text[place.position : end] == neighbor.text
+            assert place.before == text[max(0, place.position - 7) : place.position]
+            assert place.after == text[end : end + 7]
+
+
+def test_a_page_ends_early_rather_than_grow_too_large(tiny_snapshot, engine):
+    fields = {"block": 1, "threshold": 0.8}
+    with Engine.open(tiny_snapshot, check="sizes", limits=Limits(page_bytes_max=600)) as small:
+        page = small.list_neighbors(
+            pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), page_size=1000, **fields)
+        )
+        assert 0 < len(page.neighbors) < 10
+        assert all_neighbors(small, [1000] * 4000, **fields) == all_neighbors(engine, [1000] * 9, **fields)
+
+
+def test_the_default_threshold_is_the_lowest_of_the_block(engine):
+    page = engine.list_neighbors(pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), block=1))
+    assert page.threshold == min(engine._profiles["even"].thresholds(1))
+    assert len(page.neighbors) == min(20, page.total_neighbors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"block": 0}, {"threshold": 0.81}, {"exclude_self": True}, {"prompt": pb.Prompt(text="thy people")}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_page_token_goes_with_its_request(engine, change):
+    fields = {"prompt": pb.Prompt(text="the people"), "block": 1, "threshold": 0.8, "page_size": 1}
+    token = engine.list_neighbors(pb.ListNeighborsRequest(**fields)).next_page_token
+    assert engine.list_neighbors(pb.ListNeighborsRequest(**fields, page_token=token)).neighbors
+    with pytest.raises(FfnSearchError) as caught:
+        engine.list_neighbors(pb.ListNeighborsRequest(**{**fields, **change}, page_token=token))
+    assert (caught.value.reason, caught.value.metadata["field"]) == ("INVALID_PAGE_TOKEN", "page_token")
+
+
+@RELAXED
+@given(place=st.integers(0, 31), letter=st.sampled_from("ABCXYZabcxyz0189-_=+/. "))
+@example(place=31, letter="=")
+def test_an_altered_page_token_is_refused(engine, place, letter):
+    fields = {"prompt": pb.Prompt(text="the people"), "block": 1, "threshold": 0.8}
+    token = engine.list_neighbors(pb.ListNeighborsRequest(**fields, page_size=1)).next_page_token
+    altered = token[:place] + letter + token[place + 1 :]
+    if altered != token:
+        with pytest.raises(FfnSearchError):
+            engine.list_neighbors(pb.ListNeighborsRequest(**fields, page_token=altered))
+
+
+@pytest.mark.parametrize("written", [("-", "+"), ("_", "/")])
+def test_a_page_token_is_written_in_one_way(written):
+    usual, other = written
+    key, size = "a list", 20
+    token = next(token for offset in range(1, 1000) if usual in (token := page_token(key, offset)))
+    assert read_page_token(token, key, size=size).size == size
+    with pytest.raises(FfnSearchError):
+        read_page_token(token.replace(usual, other), key, size=size)
+
+
+def test_pages_are_read_on_without_searching_again(slow, slow_engine):
+    slow.release.set()
+    request = pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), block=1, threshold=0.8, page_size=1)
+    for _ in range(5):
+        request.page_token = slow_engine.list_neighbors(request).next_page_token
+    assert slow.calls == 1
+
+
+def test_info_tells_what_is_there(engine):
+    info = engine.get_info()
+    manifest = engine._datastore.manifest
+    assert info.snapshot.id == manifest.snapshot_id
+    assert (info.snapshot.substrings, info.snapshot.window_tokens) == (manifest.substrings, 10)
+    assert (info.model.blocks, info.model.d_model, info.model.vocabulary_size) == (2, 32, 65)
+    assert "".join(info.vocabulary) == engine._datastore.tokenizer.characters
+    assert [profile.name for profile in info.profiles] == [info.default_profile_name] == ["even"]
+    assert (info.limits.prompts_max, info.limits.request_bytes_max) == (1024, 4 << 20)

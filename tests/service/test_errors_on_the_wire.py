@@ -1,0 +1,221 @@
+"""Every refusal reaches the caller with its code, its stable reason and the field at fault."""
+
+import logging
+import math
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from serving import serving
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
+from ffnsearch_service.config import Limits
+from ffnsearch_service.engine import Engine
+
+PROMPT = pb.Prompt(text="the people")
+
+
+def profile(*blocks, mass_power=0.0):
+    steps = [pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=w) for t, w in block]) for block in blocks]
+    return pb.Profile(blocks=steps, mass_power=mass_power)
+
+
+def predict(*prompts, **fields):
+    return pb.PredictRequest(prompts=prompts or [PROMPT], **fields)
+
+
+def neighbors(**fields):
+    return pb.ListNeighborsRequest(**{"prompt": PROMPT, "block": 0, **fields})
+
+
+INVALID_PREDICTIONS = {
+    "no prompts": (pb.PredictRequest(), "NO_PROMPTS", "prompts"),
+    "empty text": (predict(pb.Prompt(text="")), "EMPTY_PROMPT", "prompts[0].text"),
+    "empty tokens": (predict(pb.Prompt(tokens=pb.TokenIds())), "EMPTY_PROMPT", "prompts[0].tokens"),
+    "no content": (predict(pb.Prompt()), "NO_PROMPT_CONTENT", "prompts[0]"),
+    "unknown character": (predict(pb.Prompt(text="caf\u00e9")), "UNKNOWN_CHARACTER", "prompts[0].text"),
+    "unknown token": (
+        predict(pb.Prompt(tokens=pb.TokenIds(ids=[1, 65]))),
+        "TOKEN_OUT_OF_RANGE",
+        "prompts[0].tokens.ids[1]",
+    ),
+    "huge token": (
+        predict(pb.Prompt(tokens=pb.TokenIds(ids=[2**32 - 1]))),
+        "TOKEN_OUT_OF_RANGE",
+        "prompts[0].tokens.ids[0]",
+    ),
+    "long text": (predict(pb.Prompt(text="a" * 4097)), "PROMPT_TOO_LONG", "prompts[0].text"),
+    "long tokens": (predict(pb.Prompt(tokens=pb.TokenIds(ids=[1] * 4097))), "PROMPT_TOO_LONG", "prompts[0].tokens"),
+    "many prompts": (predict(*[PROMPT] * 1025), "TOO_MANY_PROMPTS", "prompts"),
+    "threshold 1.1": (
+        predict(profile=profile([(1.1, 1)], [])),
+        "THRESHOLD_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].threshold",
+    ),
+    "threshold NaN": (
+        predict(profile=profile([], [(0.9, 1), (math.nan, 1)])),
+        "THRESHOLD_OUT_OF_RANGE",
+        "profile.blocks[1].steps[1].threshold",
+    ),
+    "weight -1": (
+        predict(profile=profile([(0.9, -1)], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].weight",
+    ),
+    "weight NaN": (
+        predict(profile=profile([(0.9, math.nan)], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].weight",
+    ),
+    "weight inf": (
+        predict(profile=profile([(0.9, math.inf)], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].weight",
+    ),
+    "no positive weight": (predict(profile=profile([(0.9, 0)], [])), "NO_POSITIVE_WEIGHT", "profile.blocks"),
+    "no steps at all": (predict(profile=profile([], [])), "NO_POSITIVE_WEIGHT", "profile.blocks"),
+    "one block": (predict(profile=profile([(0.9, 1)])), "WRONG_BLOCK_COUNT", "profile.blocks"),
+    "65 steps": (predict(profile=profile([(0.9, 1)] * 65, [])), "TOO_MANY_STEPS", "profile.blocks[0].steps"),
+    "mass power 2": (
+        predict(profile=profile([(0.9, 1)], [], mass_power=2)),
+        "MASS_POWER_OUT_OF_RANGE",
+        "profile.mass_power",
+    ),
+    "min_prob 1.5": (predict(min_prob=1.5), "MIN_PROB_OUT_OF_RANGE", "min_prob"),
+    "min_prob NaN": (predict(min_prob=math.nan), "MIN_PROB_OUT_OF_RANGE", "min_prob"),
+    "top_n -1": (predict(top_n=-1), "TOP_N_NEGATIVE", "top_n"),
+    "huge response": (
+        predict(*[PROMPT] * 1024, profile=profile([(0.9, 1)] * 64, [(0.9, 1)] * 64), include_frequencies=True),
+        "RESPONSE_TOO_LARGE",
+        "prompts",
+    ),
+}
+INVALID_NEIGHBORS = {
+    "no prompt": (pb.ListNeighborsRequest(), "NO_PROMPT_CONTENT", "prompt"),
+    "unknown character": (neighbors(prompt=pb.Prompt(text="\u20ac")), "UNKNOWN_CHARACTER", "prompt.text"),
+    "block 2": (neighbors(block=2), "BLOCK_OUT_OF_RANGE", "block"),
+    "block -1": (neighbors(block=-1), "BLOCK_OUT_OF_RANGE", "block"),
+    "threshold -1.5": (neighbors(threshold=-1.5), "THRESHOLD_OUT_OF_RANGE", "threshold"),
+    "threshold NaN": (neighbors(threshold=math.nan), "THRESHOLD_OUT_OF_RANGE", "threshold"),
+    "page_size -1": (neighbors(page_size=-1), "PAGE_SIZE_NEGATIVE", "page_size"),
+    "context_tokens -1": (neighbors(context_tokens=-1), "CONTEXT_TOKENS_NEGATIVE", "context_tokens"),
+    "places_max -1": (neighbors(places_max=-1), "PLACES_MAX_NEGATIVE", "places_max"),
+    "page token of nobody": (neighbors(page_token="bm9uc2Vuc2U="), "INVALID_PAGE_TOKEN", "page_token"),
+    "page token of another alphabet": (neighbors(page_token="\u00e9"), "INVALID_PAGE_TOKEN", "page_token"),
+}
+
+
+@pytest.fixture(scope="module")
+def stub(address):
+    with grpc.insecure_channel(address) as channel:
+        yield pb_grpc.PredictionServiceStub(channel)
+
+
+def refusal(call, request):
+    """The code, ErrorInfo and BadRequest of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=20)
+    status = rpc_status.from_call(caught.value)
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad_request)
+    assert info.domain == "ffnsearch"
+    return caught.value, info, [violation.field for violation in bad_request.field_violations]
+
+
+@pytest.mark.parametrize("case", INVALID_PREDICTIONS)
+def test_an_invalid_prediction_names_its_field(stub, case):
+    request, reason, field = INVALID_PREDICTIONS[case]
+    error, info, fields = refusal(stub.Predict, request)
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.INVALID_ARGUMENT, reason, [field])
+    assert field.split("[")[0].split(".")[0] in error.details()
+
+
+@pytest.mark.parametrize("case", INVALID_NEIGHBORS)
+def test_an_invalid_list_names_its_field(stub, case):
+    request, reason, field = INVALID_NEIGHBORS[case]
+    error, info, fields = refusal(stub.ListNeighbors, request)
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.INVALID_ARGUMENT, reason, [field])
+
+
+@pytest.mark.parametrize("method", ["Predict", "ListNeighbors"])
+def test_an_unknown_profile_is_not_found(stub, method):
+    request = predict(profile_name="fine") if method == "Predict" else neighbors(profile_name="fine")
+    error, info, fields = refusal(getattr(stub, method), request)
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.NOT_FOUND, "PROFILE_NOT_FOUND", ["profile_name"])
+    assert "even" in error.details()
+
+
+def test_metadata_holds_the_variable_parts(stub):
+    _, info, _ = refusal(stub.Predict, predict(pb.Prompt(text="caf\u00e9")))
+    assert dict(info.metadata) == {"character": "\u00e9", "offset_characters": "3"}
+    _, info, _ = refusal(stub.Predict, predict(*[PROMPT] * 1025))
+    assert dict(info.metadata) == {"given": "1025", "limit": "1024"}
+    _, info, _ = refusal(stub.Predict, predict(pb.Prompt(text="a" * 5000)))
+    assert dict(info.metadata) == {"given": "5000", "limit": "4096"}
+
+
+def test_long_values_are_shortened(stub):
+    error, info, _ = refusal(stub.Predict, predict(profile_name="x" * 100_000))
+    assert len(info.metadata["profile_name"]) < 500
+    assert len(error.details()) < 500
+
+
+def test_a_bad_prompt_fails_alone(stub):
+    request = predict(PROMPT, pb.Prompt(text="caf\u00e9"), pb.Prompt(), pb.Prompt(text="my most gr"))
+    results = stub.Predict(request).results
+    assert [result.status for result in results] == [
+        pb.PROMPT_STATUS_OK,
+        pb.PROMPT_STATUS_INVALID,
+        pb.PROMPT_STATUS_INVALID,
+        pb.PROMPT_STATUS_OK,
+    ]
+    assert results[1].error.code == 3
+    assert (results[1].error.reason, results[1].error.field) == ("UNKNOWN_CHARACTER", "prompts[1].text")
+    assert dict(results[1].error.metadata) == {"character": "\u00e9", "offset_characters": "3"}
+    assert results[2].error.reason == "NO_PROMPT_CONTENT"
+    assert not results[1].HasField("distribution")
+    assert results[0] == stub.Predict(predict(PROMPT)).results[0]
+
+
+def test_where_no_prompt_can_be_answered_the_call_fails_with_the_first_error(stub):
+    error, info, fields = refusal(stub.Predict, predict(pb.Prompt(text="\u00e9"), pb.Prompt()))
+    assert (error.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_CHARACTER")
+    assert fields == ["prompts[0].text"]
+
+
+def test_a_request_beyond_the_message_limit_is_refused(stub):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(predict(*[pb.Prompt(text="a" * 1_000_000)] * 5), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "4194304" in caught.value.details()
+
+
+def test_what_is_our_fault_is_opaque_and_logged(tiny_snapshot, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError(f"secret {tiny_snapshot}")
+
+    with Engine.open(tiny_snapshot, check="sizes") as broken, serving(broken) as address:
+        monkeypatch.setattr(broken._predictor, "predict", fail)
+        with grpc.insecure_channel(address) as channel, caplog.at_level(logging.ERROR):
+            error, info, fields = refusal(pb_grpc.PredictionServiceStub(channel).Predict, predict())
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.INTERNAL, "INTERNAL", [])
+    assert str(tiny_snapshot) not in error.details()
+    assert "Traceback" not in error.details()
+    assert info.metadata["error_id"] in caplog.text
+    assert "secret" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_limits_are_those_of_the_configuration(tiny_snapshot):
+    limits = Limits(prompts_max=1)
+    with (
+        Engine.open(tiny_snapshot, check="sizes", limits=limits) as strict,
+        serving(strict) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        _, info, _ = refusal(pb_grpc.PredictionServiceStub(channel).Predict, predict(PROMPT, PROMPT))
+    assert info.metadata["limit"] == "1"

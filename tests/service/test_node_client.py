@@ -1,0 +1,51 @@
+"""A client in another language gets the same answers from the .proto file alone."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ffnsearch_service.client import Client
+
+NODE = Path(__file__).parent / "node"
+PROTO = Path(__file__).parents[2] / "protos" / "ffnsearch" / "v1" / "ffnsearch.proto"
+INSTALL_S = 300
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None or shutil.which("npm") is None, reason="needs node and npm, to run a foreign client"
+)
+
+
+@pytest.fixture(scope="module")
+def node_folder(pytestconfig):
+    """A folder in pytest's cache with the client and the packages that it needs, installed when they change."""
+    folder = pytestconfig.cache.mkdir("node-client")
+    wanted = (NODE / "package.json").read_text()
+    stamp = folder / "installed.json"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.copy(NODE / "package.json", folder)
+        install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        subprocess.run(install, cwd=folder, check=True, timeout=INSTALL_S)
+        stamp.write_text(wanted)
+    shutil.copy(NODE / "client.js", folder)
+    return folder
+
+
+def test_a_node_client_gets_the_same_answers(node_folder, address):
+    command = ["node", "client.js", str(PROTO), address]
+    done = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, check=True, timeout=60)
+    told = json.loads(done.stdout)
+    with Client(address) as client:
+        answer = client.predict(["the people"], dense=True, include_model=True).results[0]
+        neighbors = [neighbor.id for neighbor in client.neighbors("the people", 1)]
+        assert told["substrings"] == client.info().snapshot["substrings"]
+    assert told["statuses"][0::2] == ["PROMPT_STATUS_OK", "PROMPT_STATUS_INVALID"]
+    assert told["reason"] == "UNKNOWN_CHARACTER"
+    assert [token["id"] for token in told["answer"]] == [token.id for token in answer.distribution.tokens]
+    assert told["dense"] == answer.distribution.dense.tolist()
+    assert told["hellinger"] == answer.hellinger
+    assert [neighbor for page in told["pages"] for neighbor in page] == neighbors
+    assert told["refusal"]["code"] == "INVALID_ARGUMENT"
+    assert "min_prob" in told["refusal"]["details"]

@@ -1,0 +1,49 @@
+"""Small models, corpora and measures that the tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
+from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+
+
+def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
+    """A model with random weights; as they are `scale` times the usual, attention is sharp and scores spread."""
+    torch.manual_seed(seed)
+    config = {"blocks": 2, "heads": 2, "d_model": 32, "context_tokens": 32} | sizes
+    model = Transformer(TransformerConfig(**config)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(scale)
+    return model
+
+
+def save_model(folder: Path, model: Transformer, characters: str = TINY_SHAKESPEARE) -> Path:
+    """Write a model and its tokenizer into a new folder, and return the folder."""
+    folder.mkdir(parents=True)
+    model.save(folder)
+    Tokenizer(characters).save(folder / TOKENIZER_FILE)
+    return folder
+
+
+def random_text(seed: int, characters: int, alphabet: str) -> str:
+    """A text of random characters; with a small alphabet, windows repeat and have several successors."""
+    return "".join(np.random.default_rng(seed).choice(list(alphabet), characters))
+
+
+def float16_steps(left: np.ndarray, right: np.ndarray) -> float:
+    """The largest distance between two arrays of components of unit vectors, in steps of float16.
+
+    Two orders of float32 summation differ by less than 2^-20 absolutely. Below 2^-10 float16 is finer than
+    that, so there a step counts as 2^-20.
+    """
+    assert left.dtype == right.dtype == np.float16
+    step = np.maximum(np.spacing(np.maximum(np.abs(left), np.abs(right))).astype(np.float64), 2.0**-20)
+    return float((np.abs(left.astype(np.float64) - right) / step).max(initial=0))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
