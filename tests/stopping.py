@@ -25,7 +25,9 @@ KILLED = -signal.SIGKILL
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["__main__", building.__name__, training.__name__, "matplotlib.figure", "torch._dynamo"])
+_context.set_forkserver_preload(
+    ["__main__", building.__name__, training.__name__, "matplotlib.figure", "torch._dynamo"]
+)
 
 
 @dataclass(frozen=True)

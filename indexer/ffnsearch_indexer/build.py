@@ -106,7 +106,7 @@ def build(
     """
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, progress)
-    work = _work_folder(out)
+    work = work_folder(out)
     with disk_errors("make room or choose another place; what is done is kept, the same command continues it"):
         plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
@@ -138,7 +138,7 @@ def estimate(
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, progress)
     with disk_errors("choose another place"):
-        return _plan(source, _work_folder(out))
+        return _plan(source, work_folder(out))
 
 
 def _require_new(out: Path) -> None:
@@ -146,8 +146,9 @@ def _require_new(out: Path) -> None:
         raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
 
 
-def _work_folder(out: Path) -> Path:
-    return out.with_name(out.name + PARTIAL)
+def work_folder(out: Path) -> Path:
+    """Where a build of `out` works until it is whole."""
+    return out.parent / (out.name + PARTIAL)
 
 
 def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, progress: Progress) -> _Source:

@@ -67,11 +67,10 @@ def build(
     from ffnsearch_indexer import build as building
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
-    from ffnsearch_indexer.files import PARTIAL
     from ffnsearch_indexer.models import reference_folder
 
     started = time.monotonic()
-    with _resumable(out.with_name(out.name + PARTIAL)), ProgressDisplay() as display:
+    with _resumable(building.work_folder(out)), ProgressDisplay() as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(
@@ -95,7 +94,7 @@ def build(
         "seconds": seconds,
     }
     line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
-    _print(as_json, result, [line, f"next: ffnsearch predict {out} 'And only l'"])
+    _print(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
 
 
 def verify(
@@ -187,8 +186,9 @@ def _resumable(kept: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        what_is_left = f"what is done is in {kept}" if kept.exists() else "nothing was written"
-        typer.echo(f"stopped: {what_is_left}; the same command continues it", err=True)
+        is_begun = kept.exists()
+        left = f"what is done is in {kept}; the same command continues it" if is_begun else "nothing was written"
+        typer.echo(f"stopped: {left}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

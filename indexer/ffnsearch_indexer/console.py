@@ -19,6 +19,9 @@ from rich.progress import (
 LINE_INTERVAL_S = 15.0
 """Where output is no terminal: seconds between two lines of one stage."""
 
+SHORT_STAGE_S = 1.0
+"""Where output is no terminal: a stage that ends sooner is not worth a line."""
+
 
 class ProgressDisplay:
     """A `progress` callback that writes to stderr; use it as a context manager."""
@@ -72,18 +75,17 @@ class _Lines:
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._started, self._first, self._last_line = stage, now, done, now
-        if done < total and now - self._last_line < LINE_INTERVAL_S:
-            return
-        self._last_line = now
-        print(
-            f"{stage}: {done:,} of {total:,}{self._rate(now, done, total)}{detail and ', ' + detail}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def _rate(self, now: float, done: int, total: int) -> str:
         seconds = now - self._started
-        if done <= self._first or seconds < 1:
+        is_end = done == total and seconds >= SHORT_STAGE_S
+        if is_end or now - self._last_line >= LINE_INTERVAL_S:
+            self._last_line = now
+            line = f"{stage}: {done:,} of {total:,}{self._rate(seconds, done, total)}{detail and ', ' + detail}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _rate(self, seconds: float, done: int, total: int) -> str:
+        if done == total:
+            return f", {seconds:,.1f} s"
+        if done <= self._first:
             return ""
         rate = (done - self._first) / seconds
-        return f", {rate:,.1f} a second, {(total - done) / rate:,.0f} s left" if done < total else f", {seconds:,.1f} s"
+        return f", {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"

@@ -59,7 +59,7 @@ class Predictions(NamedTuple):
 
 
 class RankedNeighbors(NamedTuple):
-    """The neighbors of one prompt in one block, best first (equal scores by id). ids: [M] int64. scores: [M] float64."""
+    """The neighbors of a prompt in one block, best first (equal scores by id). ids: [M] int64. scores: [M] float64."""
 
     ids: NDArray[np.int64]
     scores: NDArray[np.float64]

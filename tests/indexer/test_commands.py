@@ -1,0 +1,229 @@
+"""The commands build, verify and train: what they print, and one line with status 2 for what cannot be done."""
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ffnsearch_indexer.build import Plan
+from ffnsearch_indexer.console import ProgressDisplay
+from ffnsearch_service import cli
+from tiny import files_of, make_model, random_text, save_model
+
+ALPHABET = "abc\n"
+MODEL_SIZES = ("--blocks", 1, "--heads", 1, "--d-model", 8, "--context-tokens", 8)
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; gives its exit status, stdout and stderr."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run_here
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(random_text(1, 600, ALPHABET))
+    return path
+
+
+def interrupt_at(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let somebody press Ctrl-C when a stage is told of."""
+
+    def show(_: ProgressDisplay, shown: str, *__: object) -> None:
+        if shown == stage:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressDisplay, "__call__", show)
+
+
+def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
+    code, out, err = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    assert code == 0
+    assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* minutes, .* memory, .* disk", err)
+    assert out.startswith(f"built {tmp_path / 'out'}: ")
+    assert f"next: ffnsearch predict {tmp_path / 'out'}" in out
+
+
+def test_build_and_verify_give_json(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--out", tmp_path / "out", "--split", "train", "--window-tokens", 6)
+    code, out, _ = run("build", "--corpus", corpus, *options, "--json")
+    built = json.loads(out)
+    assert code == 0
+    assert built.keys() == {"snapshot", "snapshot_id", "substrings", "seconds"}
+    code, out, err = run("verify", tmp_path / "out", "--json")
+    verified = json.loads(out)
+    assert (code, err) == (0, "")
+    assert verified.keys() == {"snapshot", "snapshot_id", "files", "bytes", "seconds"}
+    assert verified["snapshot_id"] == built["snapshot_id"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["split"], manifest["window_tokens"]) == ("train", 6)
+
+
+def test_verify_says_that_a_snapshot_is_whole(run: Run, tiny_snapshot: Path) -> None:
+    code, out, err = run("verify", tiny_snapshot)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tiny_snapshot} is whole: 11 files, ")
+
+
+def test_an_estimate_writes_nothing(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
+    before = files_of(tmp_path)
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "deep" / "out", "--estimate")
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "distinct prefixes" in out
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out).keys() == Plan.__dataclass_fields__.keys()
+    assert files_of(tmp_path) == before
+    assert not (tmp_path / "deep").exists()
+
+
+def test_train_makes_a_model_that_can_be_built_with(run: Run, corpus: Path, tmp_path: Path) -> None:
+    code, out, err = run("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", 3, *MODEL_SIZES)
+    assert (code, err) == (0, "")
+    assert re.match(r"trained .*: loss \d\.\d+ in training, \d\.\d+ in validation\nnext: ffnsearch build ", out)
+    vocabulary = tmp_path / "m" / "tokenizer.json"
+    options = ("--vocabulary", vocabulary, "--iterations", 3, "--json")
+    code, out, _ = run("train", "--corpus", corpus, "--out", tmp_path / "m2", *options, *MODEL_SIZES)
+    assert json.loads(out).keys() == {"model", "train_loss", "validation_loss", "seconds"}
+    build = ("build", "--corpus", corpus, "--model", tmp_path / "m", "--out", tmp_path / "out", "--window-tokens", 8)
+    assert run(*build)[0] == 0
+
+
+def test_a_build_that_is_interrupted_says_how_it_goes_on_and_does(
+    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        interrupt_at("blocks", patch)
+        code, out, err = run(*arguments)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[2:] == [
+        f"stopped: what is done is in {tmp_path / 'out'}.partial; the same command continues it"
+    ]
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(*arguments)
+    assert code == 0
+    assert "1 of 1 shards are there already" in err
+    assert run("verify", tmp_path / "out")[0] == 0
+
+
+def test_a_build_that_is_interrupted_before_the_work_leaves_nothing(
+    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at("substrings", monkeypatch)
+    code, out, err = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    assert (code, out) == (130, "")
+    assert err == "stopped: nothing was written\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_a_training_that_is_interrupted_says_how_it_goes_on_and_does(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", 3, *MODEL_SIZES)
+    with monkeypatch.context() as patch:
+        interrupt_at("train", patch)
+        code, out, err = run(*arguments)
+    assert (code, out) == (130, "")
+    assert err == f"stopped: what is done is in {tmp_path / 'm'}; the same command continues it\n"
+    assert run(*arguments)[0] == 0
+
+
+def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
+    run: Run, corpus: Path, model: Path, tiny_snapshot: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("abc")
+    (tmp_path / "other.txt").write_text("a?b" * 99)
+    (tmp_path / "no texts").mkdir()
+    before = files_of(tmp_path)
+
+    def build(source: object, *options: object, out: object = tmp_path / "out") -> tuple[object, ...]:
+        return ("build", "--corpus", source, "--model", model, "--out", out, *options)
+
+    def train(source: object, *options: object, out: object = tmp_path / "m") -> tuple[object, ...]:
+        return ("train", "--corpus", source, "--out", out, *MODEL_SIZES, "--iterations", 1, *options)
+
+    refusals = {
+        build(tmp_path / "nothing"): "no corpus at",
+        build(tmp_path / "no texts"): "no .txt file",
+        build(tmp_path / "empty.txt"): "is empty",
+        build(tmp_path / "latin.txt"): "offset 3",
+        build(tmp_path / "short.txt"): "fewer than one window of 10",
+        build(tmp_path / "other.txt"): "'?' (U+003F) at character 1",
+        build(corpus, "--window-tokens", 33): "allow 1 to 32",
+        build(corpus, "--model", tmp_path): "no model can be loaded",
+        build(corpus, "--model", tmp_path, "--estimate"): "no model can be loaded",
+        build(corpus, out=tmp_path): "exists already",
+        build(corpus, out="."): "exists already",
+        build(corpus, out=corpus / "out"): "cannot write",
+        train(tmp_path / "nothing"): "no corpus at",
+        train(tmp_path / "short.txt"): "training needs more than 80",
+        train(corpus, "--heads", 3): "not divisible",
+        train(corpus, "--dropout", 1): "dropout",
+        train(corpus, "--rate-peak", 0): "rate_peak",
+        train(corpus, "--device", "abacus"): "abacus",
+        train(corpus, "--vocabulary", corpus): "no tokenizer",
+        train(tmp_path / "other.txt", "--vocabulary", model / "tokenizer.json"): "'?' (U+003F)",
+        train(corpus, out=tmp_path): "not empty",
+        ("verify", tmp_path): "is no snapshot",
+        ("verify", corpus): "is no snapshot",
+    }
+    for arguments, expected in refusals.items():
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, ""), arguments
+        assert re.fullmatch(r"error: .*\n", err), arguments
+        assert expected in err
+        assert files_of(tmp_path) == before
+
+
+def test_a_damaged_snapshot_does_not_verify(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
+    run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    path = tmp_path / "out" / "keys" / "block-0.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    code, out, err = run("verify", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: keys/block-0\.npy in .* was altered: .*\n", err)
+
+
+def test_a_full_disk_is_one_line_and_status_2_and_a_later_run_completes(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    ended = subprocess.run(
+        [sys.executable, "-m", "ffnsearch_service.cli", *map(str, arguments)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: cannot write .*; make room .*\n", ended.stderr.splitlines(keepends=True)[-1])
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments)[0] == 0
+    assert run("verify", tmp_path / "out")[0] == 0

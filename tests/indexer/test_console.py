@@ -1,0 +1,85 @@
+"""Progress is told in bars on a terminal, and elsewhere in lines that are few and say what is left."""
+
+import io
+import sys
+
+import pytest
+
+from ffnsearch_indexer import console
+from ffnsearch_indexer.console import ProgressDisplay
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    fake = Clock()
+    monkeypatch.setattr(console, "time", fake)
+    return fake
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_stage_that_ends_at_once_is_not_worth_a_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay() as display:
+        display("substrings", 1, 1)
+        display("counts", 0, 1)
+        clock.now_s += 0.9
+        display("counts", 1, 1)
+    assert told(capsys) == []
+
+
+def test_a_long_stage_is_told_now_and_then_with_its_rate_and_what_is_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressDisplay() as display:
+        for second in range(41):
+            display("keys", 1000 + 50 * second, 3000, "loss 1.0")
+            clock.now_s += 1
+    assert told(capsys) == [
+        "keys: 1,750 of 3,000, 50.0 a second, 25 s left, loss 1.0",
+        "keys: 2,500 of 3,000, 50.0 a second, 10 s left, loss 1.0",
+        "keys: 3,000 of 3,000, 40.0 s, loss 1.0",
+    ]
+
+
+def test_a_stage_that_stands_still_has_no_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay() as display:
+        for _ in range(2):
+            display("keys", 7, 10)
+            clock.now_s += console.LINE_INTERVAL_S
+    assert told(capsys) == ["keys: 7 of 10"]
+
+
+def test_a_new_stage_starts_its_own_clock(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressDisplay() as display:
+        display("keys", 0, 10)
+        clock.now_s += 100
+        display("blocks", 0, 4)
+        clock.now_s += 2
+        display("blocks", 4, 4)
+    assert told(capsys) == ["blocks: 4 of 4, 2.0 s"]
+
+
+def test_on_a_terminal_every_stage_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with ProgressDisplay() as display:
+        display("keys", 1, 2)
+        display("keys", 2, 2)
+        display("blocks", 3, 6, "detail")
+    for expected in ("keys", "2/2", "blocks", "3/6", "detail", "left"):
+        assert expected in terminal.getvalue()
