@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,13 @@ def register(app: typer.Typer) -> None:
         "--corpus novel.txt --model my-model --out novel.ffn --estimate",
     )
     add_command(app, verify, "shakespeare.ffn")
-    add_command(app, train, "--corpus novel.txt --out my-model", "--corpus shakespeare --seed 2 --out sister")
+    add_command(
+        app,
+        train,
+        "--corpus novel.txt --out my-model",
+        "--corpus shakespeare --seed 2 --out sister",
+        "--corpus novel.txt --start my-model --iterations 500 --out my-better-model",
+    )
 
 
 def add_command(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
@@ -134,6 +141,9 @@ def train(
         Path | None,
         typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters"),
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A model to train further; sizes and characters are its own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -146,17 +156,22 @@ def train(
     from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
     from ffnsearch_indexer.models.training import TrainingSettings
     from ffnsearch_indexer.models.training import train as run_training
-    from ffnsearch_indexer.models.transformer import TransformerConfig
+    from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
     text = read_corpus(corpus)
+    if start:
+        vocabulary = start / TOKENIZER_FILE
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
         tokenizer = Tokenizer(TINY_SHAKESPEARE) if corpus == "shakespeare" else Tokenizer.of_text(text.text)
-    config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
+    if start:
+        config = replace(Transformer.load(start).config, dropout=dropout)
+    else:
+        config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
     settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
     with _resumable(out), ProgressDisplay() as display:
-        record = run_training(text, tokenizer, config, settings, out, device=device, progress=display)
+        record = run_training(text, tokenizer, config, settings, out, start=start, device=device, progress=display)
     result = {
         "model": str(out),
         "train_loss": record.final_train_loss,

@@ -223,7 +223,7 @@ def _announce(address: str, engine: "Engine") -> None:
     found = engine.get_info()
     print(
         f"serving {address}: snapshot {found.snapshot.id[:12]}, {found.snapshot.substrings:,} substrings, "
-        f"backend {found.backend}; call it with: ffnsearch predict {address} 'And only l'",
+        f"backend {found.backend}; call it with: ffnsearch predict {address} 'some text'",
         flush=True,
     )
 

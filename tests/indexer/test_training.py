@@ -246,3 +246,45 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end() -> None:
 
 def test_without_warmup_the_rate_starts_at_its_peak() -> None:
     assert TrainingSettings(warmup_iterations=0).rate(0) == TrainingSettings().rate_peak
+
+
+def test_a_model_is_trained_further_and_its_record_says_from_where(tmp_path):
+    first = run(tmp_path / "first")
+    second = run(tmp_path / "second", replace(SETTINGS, seed=2), start=tmp_path / "first")
+    assert second.started_from == Transformer.load(tmp_path / "first").sha256()
+    assert [earlier["settings"]["seed"] for earlier in second.earlier] == [SETTINGS.seed]
+    assert second.final_train_loss < first.final_train_loss
+    third = run(tmp_path / "third", replace(SETTINGS, seed=3), start=tmp_path / "second")
+    assert [earlier["settings"]["seed"] for earlier in third.earlier] == [1, 2]
+
+
+def test_training_further_is_continued_after_a_stop_with_the_same_result(tmp_path):
+    run(tmp_path / "first")
+    settings = replace(SETTINGS, seed=2)
+    options = {"settings": settings, "start": tmp_path / "first"}
+    run(tmp_path / "whole", **options)
+
+    def interrupt(_: str, done: int, __: int, ___: str) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", progress=interrupt, **options)
+    run(tmp_path / "stopped", **options)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert files_of(tmp_path / "stopped")[name] == files_of(tmp_path / "whole")[name]
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    run(tmp_path / "first")
+    stop_after(6, tmp_path / "stopped")
+    with pytest.raises(OutputError, match="started from"):
+        run(tmp_path / "stopped", start=tmp_path / "first")
+
+
+def test_a_start_of_other_sizes_is_refused(tmp_path):
+    run(tmp_path / "first")
+    wider = replace(CONFIG, d_model=32)
+    with pytest.raises(ModelError, match="other sizes"):
+        train(CORPUS, TOKENIZER, wider, SETTINGS, tmp_path / "second", start=tmp_path / "first")
+    assert not (tmp_path / "second").exists()

@@ -11,8 +11,9 @@ import pickle
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,8 @@ class TrainingRecord:
     final_validation_loss: float = math.nan
     seconds: float = 0.0
     machine: str = ""
+    started_from: str = ""  # SHA-256 of the model that this run trained further, if any
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # the records of the runs that made that model
 
     def save(self, path: Path) -> None:
         """Write the record as JSON."""
@@ -85,17 +88,20 @@ def train(
     settings: TrainingSettings,
     out: Path,
     *,
+    start: Path | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> TrainingRecord:
     """Train a model on the first nine tenths of a corpus and write it to the folder `out`.
+
+    start: the folder of a model to train further, of the same sizes; without it, random weights.
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
     window in either part, ModelError for a device that is not there.
     """
     with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
-        run = _Run.open(corpus, tokenizer, config, settings, out, device)
+        run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
         for iteration in range(run.iteration, settings.iterations):
             started = time.monotonic()
             loss = run.step(iteration)
@@ -137,6 +143,7 @@ class _Run:
         config: TransformerConfig,
         settings: TrainingSettings,
         out: Path,
+        start: Path | None,
         device: str,
     ) -> "_Run":
         tokens = torch.from_numpy(tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}").astype(np.int64))
@@ -150,6 +157,8 @@ class _Run:
         machine = _machine(device)
         record = TrainingRecord(corpus.name, corpus.sha256, tokenizer.sha256, settings, config, machine=machine)
         run = cls(tokens, train_tokens, record, tokenizer, out, device)
+        if start:
+            run._start_from(start)
         checkpoint = out / CHECKPOINT_FILE
         if checkpoint.exists():
             run._load_checkpoint(checkpoint)
@@ -212,6 +221,18 @@ class _Run:
         (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
         return self.record
 
+    def _start_from(self, folder: Path) -> None:
+        """Take over the weights and the records of a trained model."""
+        model = Transformer.load(folder)
+        if replace(model.config, dropout=self.record.config.dropout) != self.record.config:
+            raise ModelError(f"the model in {folder} has other sizes than the one to train: give the same")
+        self.model.load_state_dict(model.state_dict())
+        self.record.started_from = model.sha256()
+        record_file = folder / RECORD_FILE
+        if record_file.exists():
+            earlier = json.loads(record_file.read_text())
+            self.record.earlier = [*earlier.pop("earlier", []), earlier]
+
     def _load_checkpoint(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -220,10 +241,10 @@ class _Run:
             raise OutputError(
                 f"{path} is no checkpoint that can be continued: delete it, or choose another folder"
             ) from None
-        for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config"):
+        for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config", "started_from"):
             if saved.get(name) != mine[name]:
                 raise OutputError(
-                    f"{path} belongs to a run with another {name.removesuffix('_sha256')}: "
+                    f"{path} belongs to a run with another {name.removesuffix('_sha256').replace('_', ' ')}: "
                     "give the same options, or choose another folder",
                     reason="OUTPUT_EXISTS",
                     different=name,
@@ -275,17 +296,13 @@ def _machine(device: str) -> str:
 def _plot(record: TrainingRecord, path: Path) -> None:
     from matplotlib.figure import Figure  # heavy, and only needed once, at the end
 
+    iteration, train_loss, validation_loss = _whole_curve(record)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    axes.plot(iteration, train_loss, color="#0072B2", label=f"training, at the end {record.final_train_loss:.3f}")
     axes.plot(
-        record.iteration,
-        record.train_loss,
-        color="#0072B2",
-        label=f"training, at the end {record.final_train_loss:.3f}",
-    )
-    axes.plot(
-        record.iteration,
-        record.validation_loss,
+        iteration,
+        validation_loss,
         color="#D55E00",
         linestyle="--",
         label=f"validation, at the end {record.final_validation_loss:.3f}",
@@ -294,3 +311,17 @@ def _plot(record: TrainingRecord, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _whole_curve(record: TrainingRecord) -> tuple[list[int], list[float], list[float]]:
+    """Iterations and losses of a run and of the earlier runs that it goes on from, one after the other."""
+    iteration: list[int] = []
+    train_loss: list[float] = []
+    validation_loss: list[float] = []
+    done = 0
+    for run in [*record.earlier, asdict(record)]:
+        iteration += [done + point for point in run["iteration"]]
+        train_loss += run["train_loss"]
+        validation_loss += run["validation_loss"]
+        done += run["settings"]["iterations"]
+    return iteration, train_loss, validation_loss
