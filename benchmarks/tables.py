@@ -1,0 +1,114 @@
+"""How results become the front page's tables: each part between two markers is written from committed JSON.
+
+python benchmarks/tables.py          write them into README.md
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def main() -> None:
+    """Write all parts into the front page."""
+    README.write_text(rendered(README.read_text()))
+
+
+def rendered(page: str) -> str:
+    """The page with the text between each pair of markers replaced by what the results say."""
+    for name, render in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name}: .*?-->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        page = pattern.sub(_between(render()), page)
+    return page
+
+
+def _between(text: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: match[1] + text + match[2]
+
+
+def _build() -> str:
+    results = [_load("build-tinyshakespeare"), _load("build-tinyshakespeare-train"), _load("build-shakespeare")]
+    rows = [
+        (
+            f"{result['corpus']}, {result['split']}",
+            f"{result['substrings']:,}",
+            f"{result['distinct_prefixes']:,}",
+            f"{result['seconds'] / 60:.1f} min",
+            f"{result['memory_peak_gb']:.1f} GB",
+            f"{result['keys_gb']:.2f} GB",
+        )
+        for result in results
+    ]
+    headings = ("corpus, split", "substrings", "prefixes run", "time", "peak memory", "keys")
+    machine = results[0]["machine"]
+    return _table(headings, rows) + f"\nOn {machine['cores']} cores of an {machine['processor']}, float32.\n"
+
+
+def _prompts() -> str:
+    result = _load("prompts")
+    rows = [
+        (
+            f"`{prompt}`",
+            _tokens(answer["model"]),
+            _tokens(answer["approximation"]),
+            f"{answer['hellinger']:.3f}",
+            " ".join(f"{count:,}" for count in answer["neighbors_by_block"]),
+        )
+        for prompt, answer in result["prompts"].items()
+    ]
+    return _table(("prompt", "model", "approximation", "distance", "neighbors in blocks 0 to 5"), rows)
+
+
+def _demo() -> str:
+    result = _load("demo")
+    return f"```text\n{result['output'].strip()}\n```\n"
+
+
+def _demo_cost() -> str:
+    result = _load("demo")
+    cost = f"{result['seconds']:.0f} s and {result['memory_peak_gb']:.1f} GB"
+    return f"It takes {cost} of memory at most, on the machine of the tables below.\n"
+
+
+def _model() -> str:
+    record = json.loads((REPOSITORY / "indexer/ffnsearch_indexer/models/reference/training.json").read_text())
+    rows = [
+        ("reference model", f"{record['final_train_loss']:.4f}", f"{record['final_validation_loss']:.4f}"),
+        ("the article's", "0.9334", "1.5063"),
+    ]
+    return _table(("", "training loss", "validation loss"), rows)
+
+
+def _tokens(distribution: dict[str, float]) -> str:
+    return " ".join(f"`{_visible(token)}` {probability:.2f}" for token, probability in list(distribution.items())[:4])
+
+
+def _visible(token: str) -> str:
+    return {"\n": "\\n", " ": "space"}.get(token, token)
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _load(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "demo": _demo,
+    "demo-cost": _demo_cost,
+    "build": _build,
+    "prompts": _prompts,
+    "model": _model,
+}
+
+if __name__ == "__main__":
+    main()
