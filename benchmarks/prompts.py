@@ -51,7 +51,8 @@ def _describe(answer: Prediction, characters: str) -> dict[str, Any]:
 
 
 def _top(distribution: Any, characters: str) -> dict[str, float]:
-    return {characters[token]: round(float(distribution[token]), 4) for token in distribution.argsort()[::-1][:TOP_N]}
+    likeliest = distribution.argsort()[::-1][:TOP_N]
+    return {characters[token]: round(float(distribution[token]), 4) for token in likeliest if distribution[token] > 0}
 
 
 if __name__ == "__main__":

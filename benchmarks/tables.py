@@ -32,7 +32,7 @@ def _between(text: str) -> Callable[[re.Match[str]], str]:
 
 
 def _build() -> str:
-    results = [_load("build-tinyshakespeare"), _load("build-tinyshakespeare-train"), _load("build-shakespeare")]
+    results = [_load(path.stem) for path in sorted(RESULTS.glob("build-*.json"), reverse=True)]
     rows = [
         (
             f"{result['corpus']}, {result['split']}",
@@ -65,8 +65,12 @@ def _prompts() -> str:
 
 
 def _demo() -> str:
-    result = _load("demo")
-    return f"```text\n{result['output'].strip()}\n```\n"
+    """The demonstration's output, of its three prompts the first alone."""
+    output = _load("demo")["output"]
+    output = re.sub(r'\n"hing tremb".*?(?=\nsnapshot )', "\n…\n", output, flags=re.DOTALL)
+    output = re.sub(r'\nWhy "hing tremb".*?(?=\nThe server)', "\n…\n", output, flags=re.DOTALL)
+    output = re.sub(r"in /tmp/\S+\.", "in a temporary folder.", output)
+    return f"```text\n{output.strip()}\n```\n"
 
 
 def _demo_cost() -> str:
