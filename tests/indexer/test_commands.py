@@ -63,7 +63,7 @@ def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model
     assert code == 0
     assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* minutes, .* memory, .* disk", err)
     assert out.startswith(f"built {tmp_path / 'out'}: ")
-    assert f"next: ffnsearch predict {tmp_path / 'out'}" in out
+    assert f"next: ffnsearch info {tmp_path / 'out'}" in out
 
 
 def test_build_and_verify_give_json(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
