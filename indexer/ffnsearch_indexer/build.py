@@ -8,13 +8,10 @@ shards/       keys in the order of sorted windows, until the blocks are put toge
 snapshot/     becomes OUT when it is whole
 """
 
-import fcntl
-import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -30,7 +27,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import ModelError, OutputError
-from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk, save_array, sync, write_whole
+from ffnsearch_indexer.files import disk_errors, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.models import activations
 from ffnsearch_indexer.models.prefixes import count_prefixes
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
@@ -38,10 +35,11 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.snapshot import Manifest, write_manifest
+from ffnsearch_indexer.store.work import claim, require_own, work_folder
 
 Split = Literal["all", "train"]
 
-IDENTITY_FILE, SHARDS_FOLDER, SNAPSHOT_FOLDER = "build.json", "shards", "snapshot"
+SHARDS_FOLDER, SNAPSHOT_FOLDER = "shards", "snapshot"
 LIBRARIES = ("ffnsearch", "torch", "numpy", "numba", "lmdb")
 
 
@@ -110,7 +108,7 @@ def build(
     with disk_errors("make room or choose another place; what is done is kept, the same command continues it"):
         plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
-        with _claim(work, source):
+        with claim(work, source.identity):
             _require_new(out)  # another build may have ended meanwhile
             announce(plan)
             whole = work / SNAPSHOT_FOLDER
@@ -146,11 +144,6 @@ def _require_new(out: Path) -> None:
         raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
 
 
-def work_folder(out: Path) -> Path:
-    """Where a build of `out` works until it is whole."""
-    return out.parent / (out.name + PARTIAL)
-
-
 def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, progress: Progress) -> _Source:
     model, tokenizer = Transformer.load(model_folder), Tokenizer.load(model_folder / TOKENIZER_FILE)
     if tokenizer.vocabulary_size != model.config.vocabulary_size:
@@ -169,59 +162,8 @@ def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, 
     return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order)
 
 
-@contextmanager
-def _claim(work: Path, source: _Source) -> Iterator[None]:
-    """Make or reopen the work folder for this build alone; a folder in which nothing was built goes again."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / IDENTITY_FILE
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"another build is writing {work}: wait for it, or choose another name", reason="OUTPUT_BUSY", path=work
-            ) from None
-        try:
-            _require_own(work, source)
-            file.truncate(0)
-            file.write(json.dumps(source.identity, sort_keys=True))
-            file.flush()
-            yield
-        finally:
-            if not _is_begun(work):
-                shutil.rmtree(work, ignore_errors=True)
-
-
-def _require_own(work: Path, source: _Source) -> None:
-    """Refuse a work folder with something in it that this very build would not continue."""
-    if not _is_begun(work):
-        return
-    found = _identity_in(work)
-    for name, value in source.identity.items():
-        if found.get(name) != value:
-            what = name.removesuffix("_sha256").replace("_", " ")
-            raise OutputError(
-                f"{work} is what is left of a build with another {what}: delete it, or choose another name",
-                reason="OUTPUT_EXISTS",
-                path=work,
-                different=name,
-            )
-
-
-def _identity_in(work: Path) -> dict[str, object]:
-    try:
-        found = json.loads((work / IDENTITY_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_begun(work: Path) -> bool:
-    return work.exists() and any(path.name != IDENTITY_FILE for path in work.iterdir())
-
-
 def _plan(source: _Source, work: Path) -> Plan:
-    _require_own(work, source)
+    require_own(work, source.identity)
     N, config = len(source.substrings), source.model.config
     prefixes = count_prefixes(source.windows[source.order])
     shards = keys.shard_ranges(N)

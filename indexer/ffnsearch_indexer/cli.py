@@ -75,9 +75,10 @@ def build(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.models import reference_folder
+    from ffnsearch_indexer.store.work import work_folder
 
     started = time.monotonic()
-    with _resumable(building.work_folder(out)), ProgressDisplay() as display:
+    with _resumable(work_folder(out)), ProgressDisplay() as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(

@@ -24,6 +24,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
+from ffnsearch_indexer.models.curve import draw_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
 
@@ -215,7 +216,7 @@ class _Run:
         self.model.cpu().save(self.out, dtype=torch.float16)
         self.tokenizer.save(self.out / TOKENIZER_FILE)
         self.record.save(self.out / RECORD_FILE)
-        _plot(self.record, self.out / CURVE_FILE)
+        draw_curve(asdict(self.record), self.out / CURVE_FILE)
         for path in (*self.out.iterdir(), self.out):
             sync(path)
         (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -291,37 +292,3 @@ def _machine(device: str) -> str:
         torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
     )
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _plot(record: TrainingRecord, path: Path) -> None:
-    from matplotlib.figure import Figure  # heavy, and only needed once, at the end
-
-    iteration, train_loss, validation_loss = _whole_curve(record)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(iteration, train_loss, color="#0072B2", label=f"training, at the end {record.final_train_loss:.3f}")
-    axes.plot(
-        iteration,
-        validation_loss,
-        color="#D55E00",
-        linestyle="--",
-        label=f"validation, at the end {record.final_validation_loss:.3f}",
-    )
-    axes.set(xlabel="iteration", ylabel="loss (nats a token)", title=f"Training on {record.corpus}")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-
-
-def _whole_curve(record: TrainingRecord) -> tuple[list[int], list[float], list[float]]:
-    """Iterations and losses of a run and of the earlier runs that it goes on from, one after the other."""
-    iteration: list[int] = []
-    train_loss: list[float] = []
-    validation_loss: list[float] = []
-    done = 0
-    for run in [*record.earlier, asdict(record)]:
-        iteration += [done + point for point in run["iteration"]]
-        train_loss += run["train_loss"]
-        validation_loss += run["validation_loss"]
-        done += run["settings"]["iterations"]
-    return iteration, train_loss, validation_loss
