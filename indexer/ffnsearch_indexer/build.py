@@ -219,6 +219,7 @@ def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) ->
 def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     shards.mkdir(exist_ok=True)
     N = len(source.substrings)
+    progress("keys", 0, N, "")
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]

@@ -91,7 +91,7 @@ def build(
             out,
             window_tokens=window_tokens,
             split=split.value,
-            announce=lambda plan: typer.echo("\n".join(_plan_lines(plan)), err=True),
+            announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
             progress=display,
         )
     seconds = time.monotonic() - started

@@ -45,6 +45,13 @@ class ProgressDisplay:
         """Show that `done` of `total` units of a stage are there."""
         (self._bars or self._lines).show(stage, done, total, detail)
 
+    def say(self, line: str) -> None:
+        """Write a line to stderr, above the bars where there are any."""
+        if self._bars:
+            self._bars.say(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
 
 class _Bars:
     def __init__(self) -> None:
@@ -60,6 +67,9 @@ class _Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self.start, self.stop = self._progress.start, self._progress.stop
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, stage: str, done: int, total: int, detail: str) -> None:
         if stage not in self._tasks:
