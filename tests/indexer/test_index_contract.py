@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
-from ffnsearch_indexer.index import scan, sums
+from ffnsearch_indexer.index import scan
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss import FaissFlatIndex
@@ -267,10 +267,9 @@ class IndexContract:
         np.testing.assert_array_equal(found.freq, expected.freq)
         assert found.freq[0, 0, 49_999] == 1 + 49_999 % 3 + 5
 
-    def test_unfolding_counts_in_small_parts_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_deciding_pairs_in_small_parts_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         case = clustered(keys=300)
         expected = self.index(case).range_sum(case.queries, case.thresholds)
-        monkeypatch.setattr(sums, "ENTRIES_MAX", 3)
         monkeypatch.setattr(scan, "PAIRS_MAX", 11)
         found = self.index(case).range_sum(case.queries, case.thresholds)
         np.testing.assert_array_equal(found.freq, expected.freq)

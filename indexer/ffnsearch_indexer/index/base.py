@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -125,8 +126,21 @@ def levels_above(scores: Float64, thresholds: Float64) -> Int64:
 
 def decide(queries: Float16, keys: Float16, rows: Int64, ids: Int64, scores: Float32, thresholds: Float64) -> Int64:
     """Decide the levels [M] of pairs from float32 scores; those too close to a threshold, exactly."""
-    error, wide = score_error(keys.shape[1]), scores.astype(np.float64)  # in float32 the band's edges would be rounded
-    levels = levels_above(wide - error, thresholds)
-    close = np.flatnonzero(levels != np.searchsorted(thresholds, wide + error, side="right"))
+    levels, is_close = _clear_levels(scores, thresholds, score_error(keys.shape[1]))
+    close = np.flatnonzero(is_close)
     levels[close] = levels_above(exact_scores(queries, keys, rows[close], ids[close]), thresholds)
     return levels
+
+
+@numba.njit(nogil=True, cache=True)
+def _clear_levels(scores: Float32, thresholds: Float64, error: float) -> tuple[Int64, NDArray[np.bool_]]:
+    """The level of each score [M] less the error, and whether a threshold lies within the error of the score."""
+    levels, is_close = np.empty(len(scores), np.int64), np.empty(len(scores), np.bool_)
+    for pair in range(len(scores)):
+        score = np.float64(scores[pair])  # in float32 the band's edges would be rounded
+        level = 0
+        while level < len(thresholds) and thresholds[level] < score - error:
+            level += 1
+        levels[pair] = level
+        is_close[pair] = level < len(thresholds) and thresholds[level] <= score + error
+    return levels, is_close

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import ClassVar
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+
+STRETCH = 32
+"""Scores whose maximum is looked at first: a few vector registers."""
 
 
 class ExactIndex(ScanIndex):
@@ -43,9 +47,9 @@ class ExactIndex(ScanIndex):
             source = self._source[first : min(first + tile_keys, ids.stop)]
             keys = tile[: len(source)].copy_(source)
             for row in range(0, len(vectors), tile_queries):
-                places, scores = _above(torch.mm(vectors[row : row + tile_queries], keys.T), cut_score)
-                rows, columns = np.divmod(places, len(keys))
-                yield Pairs(rows + row, columns + first, scores)
+                scores = torch.mm(vectors[row : row + tile_queries], keys.T)
+                rows, columns, above = _above(scores, cut_score)
+                yield Pairs(rows + row, columns + first, above)
 
     @cached_property
     def _source(self) -> Tensor:
@@ -53,15 +57,32 @@ class ExactIndex(ScanIndex):
         return from_dlpack(self.keys).to(self.device)
 
 
-def _above(scores: Tensor, cut_score: np.float32) -> tuple[Int64, Float32]:
-    """Find the scores above the cut: their places in the flattened matrix, ascending, and their values."""
-    if scores.device.type == "cpu":  # numpy finds few among many several times faster than torch
-        values = scores.numpy().reshape(-1)
-        places = np.flatnonzero(values > cut_score)
-        return places, values[places]
-    flat = scores.reshape(-1)
-    found = torch.nonzero(flat > float(cut_score))[:, 0]
-    return found.cpu().numpy(), flat[found].cpu().numpy()
+def _above(scores: Tensor, cut_score: np.float32) -> tuple[Int64, Int64, Float32]:
+    """Find the scores [b, n] above the cut: their rows, their columns and their values."""
+    if scores.device.type == "cpu":
+        places = np.empty((2, scores.numel() + 1), dtype=np.int64)  # pages that stay unused are never touched
+        values = np.empty(scores.numel() + 1, dtype=np.float32)
+        found = _find_above(scores.numpy(), cut_score, places, values)
+        return places[0, :found], places[1, :found], values[:found]
+    row, column = torch.nonzero(scores > float(cut_score), as_tuple=True)
+    return row.cpu().numpy(), column.cpu().numpy(), scores[row, column].cpu().numpy()
+
+
+@numba.njit(nogil=True, fastmath={"nnan"}, cache=True)
+def _find_above(scores: Float32, cut_score: np.float32, places: Int64, values: Float32) -> int:
+    """Write the places and values of the scores above the cut, and return how many; the arrays have one to spare."""
+    found = 0
+    for row in range(len(scores)):
+        for first in range(0, scores.shape[1], STRETCH):
+            last = min(scores.shape[1], first + STRETCH)
+            highest = scores[row, first]
+            for column in range(first, last):
+                highest = max(highest, scores[row, column])
+            if highest > cut_score:
+                for column in range(first, last):  # without a branch: what is not above is overwritten
+                    places[0, found], places[1, found], values[found] = row, column, scores[row, column]
+                    found += scores[row, column] > cut_score
+    return found
 
 
 def _require_full_precision() -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Int64, RangeSums
-
-ENTRIES_MAX = 1 << 20
-"""Most counts that are unfolded at once, unless one substring alone has more: 40 MB."""
 
 
 class SumAccumulator:
@@ -28,11 +27,9 @@ class SumAccumulator:
 
     def add(self, rows: Int64, ids: Int64, levels: Int64) -> None:
         """Add pairs [M] by level: how many thresholds a pair exceeds; those of level 0 exceed none."""
-        above = np.flatnonzero(levels)
-        ids = ids[above]
-        cells = rows[above] * len(self._order) + self._order[levels[above] - 1]
-        np.add.at(self._neighbors.reshape(-1), cells, 1)
-        self._add_counts(cells, ids)
+        counts = self._counts
+        arrays = (counts.offsets, counts.tokens, counts.counts)
+        _add(self._freq, self._neighbors, self._order, *arrays, rows, ids, levels)
 
     def sums(self) -> RangeSums:
         """The sums above each threshold, in the caller's order: what exceeds one exceeds all lower ones."""
@@ -41,16 +38,24 @@ class SumAccumulator:
             self._neighbors[:, lower] += self._neighbors[:, higher]
         return RangeSums(self._freq, self._neighbors)
 
-    def _add_counts(self, cells: Int64, ids: Int64) -> None:
-        """Add the counts of substrings `ids` [M] to the cells [M] of freq seen as [B*S, V]."""
-        starts = self._counts.offsets[ids]
-        lengths = self._counts.offsets[ids + 1] - starts
-        ends = np.cumsum(lengths)
-        if len(ids) > 1 and ends[-1] > ENTRIES_MAX:
-            half = len(ids) // 2
-            self._add_counts(cells[:half], ids[:half])
-            self._add_counts(cells[half:], ids[half:])
-        elif len(ids):
-            entries = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
-            places = np.repeat(cells * self._counts.vocabulary_size, lengths) + self._counts.tokens[entries]
-            np.add.at(self._freq.reshape(-1), places, self._counts.counts[entries].astype(np.int64))
+
+@numba.njit(nogil=True, cache=True)
+def _add(
+    freq: Int64,
+    neighbors: Int64,
+    order: Int64,
+    offsets: Int64,
+    tokens: NDArray[np.uint16],
+    counts: NDArray[np.uint32],
+    rows: Int64,
+    ids: Int64,
+    levels: Int64,
+) -> None:
+    """Add the counts of each pair at its highest threshold: freq [B, S, V], neighbors [B, S]."""
+    for pair in range(len(ids)):
+        if levels[pair] == 0:
+            continue
+        row, step, substring_id = rows[pair], order[levels[pair] - 1], ids[pair]
+        neighbors[row, step] += 1
+        for entry in range(offsets[substring_id], offsets[substring_id + 1]):
+            freq[row, step, tokens[entry]] += counts[entry]
