@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.predictor import BACKENDS, Prediction, Predictor
-from ffnsearch_indexer.answer.profile import Profile, Step, one_step
+from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, CancelledError, ProfileError, PromptError
 from ffnsearch_indexer.index.base import exact_scores
@@ -45,7 +45,7 @@ def prompts(datastore: Datastore) -> list[Tokens]:
 def ask(
     predictor: Predictor, prompts: list[Tokens], blocks: tuple[tuple[Step, ...], ...], **options: bool
 ) -> list[Prediction]:
-    return predictor.predict(prompts, Profile("", blocks), **options).answers
+    return predictor.predict(prompts, SumProfile("", blocks), **options).answers
 
 
 @some
@@ -140,10 +140,10 @@ def test_only_the_last_window_of_a_prompt_matters(predictor: Predictor, datastor
 def test_the_answer_is_the_combined_sums_and_the_models_own_beside_it(
     predictor: Predictor, datastore: Datastore, prompts: list[Tokens]
 ) -> None:
-    profile = Profile("", ((Step(0.9, 1), Step(0.5, 0.1)), (Step(0.8, 2),)), mass_power=0.5)
+    profile = SumProfile("", ((Step(0.9, 1), Step(0.5, 0.1)), (Step(0.8, 2),)), mass_power=0.5)
     answers = predictor.predict(prompts, profile).answers
     freqs = [np.stack([answer.blocks[block].freq for answer in answers]) for block in range(2)]
-    distributions, has_support = combine(profile, freqs)
+    distributions, has_support = combine(profile, freqs, datastore.unigram)
     model = softmax(run_prompts(datastore.model, prompts, 10).logits)
     for row, answer in enumerate(answers):
         np.testing.assert_array_equal(answer.model, model[row])

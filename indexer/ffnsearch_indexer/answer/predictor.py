@@ -5,10 +5,13 @@ The service, the command line and every measurement call it.
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
@@ -16,7 +19,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, PromptError
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_scores, levels_above, nobody_waits
-from ffnsearch_indexer.models.queries import Queries, run_prompts
+from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
 BACKENDS = ("exact", "faiss")
@@ -58,6 +61,20 @@ class Predictions(NamedTuple):
     combine_ns: int
 
 
+class Found(NamedTuple):
+    """What the search found for B prompts, before a profile makes an answer of it.
+
+    sums: for each block, [B, S, V] and [B, S] at the thresholds that were asked for. logits: [B, V] float32, the
+    model's own. self_ids: for each prompt, the substring equal to its last L tokens, None where there is none.
+    """
+
+    sums: list[RangeSums]
+    logits: NDArray[np.float32]
+    self_ids: list[int | None]
+    model_ns: int
+    search_ns: int
+
+
 class RankedNeighbors(NamedTuple):
     """The neighbors of a prompt in one block, best first (equal scores by id). ids: [M] int64. scores: [M] float64."""
 
@@ -88,20 +105,14 @@ class Predictor:
         With `exclude_self` the substring equal to a prompt's last L tokens does not count, in any block.
         Raises ProfileError for a profile of another number of blocks, PromptError for an empty prompt.
         """
-        profile.require_blocks(len(self._indexes))
+        profile.require_model(len(self._indexes), self.datastore.manifest.vocabulary_size)
         if not prompts:
             return Predictions([], 0, 0, 0)
-        started = time.perf_counter_ns()
-        queries = run_prompts(self.datastore.model, prompts, self.datastore.window_tokens)
-        self_ids = [self.datastore.find(prompt[-self.datastore.window_tokens :]) for prompt in prompts]
-        modelled = time.perf_counter_ns()
-        sums = [
-            self._block_sums(block, queries, profile.thresholds(block), self_ids if exclude_self else None, checkpoint)
-            for block in range(len(self._indexes))
-        ]
+        thresholds = [profile.thresholds(block) for block in range(len(self._indexes))]
+        found = self.search(prompts, thresholds, exclude_self=exclude_self, checkpoint=checkpoint)
         searched = time.perf_counter_ns()
-        distributions, has_support = combine(profile, [block.freq for block in sums])
-        model = softmax(queries.logits)
+        distributions, has_support = combine(profile, [block.freq for block in found.sums], self.datastore.unigram)
+        model = softmax(found.logits)
         distances = hellinger(distributions, model)
         answers = [
             Prediction(
@@ -109,15 +120,39 @@ class Predictor:
                 model=model[row],
                 hellinger=float(distances[row]) if has_support[row] else None,
                 blocks=tuple(
-                    BlockSums(profile.thresholds(block), sums[block].freq[row], sums[block].neighbors[row])
-                    for block in range(len(sums))
+                    BlockSums(of_block, sums.freq[row], sums.neighbors[row])
+                    for of_block, sums in zip(thresholds, found.sums, strict=True)
                 ),
                 used_tokens=min(len(prompt), self.datastore.window_tokens),
-                self_id=self_ids[row],
+                self_id=found.self_ids[row],
             )
             for row, prompt in enumerate(prompts)
         ]
-        return Predictions(answers, modelled - started, searched - modelled, time.perf_counter_ns() - searched)
+        return Predictions(answers, found.model_ns, found.search_ns, time.perf_counter_ns() - searched)
+
+    def search(
+        self,
+        prompts: Sequence[Tokens],
+        thresholds: Sequence[Sequence[float]],
+        *,
+        exclude_self: bool = False,
+        checkpoint: Checkpoint = nobody_waits,
+    ) -> Found:
+        """Run at least one prompt and sum, in each block, the counts above each of its thresholds.
+
+        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
+        """
+        started = time.perf_counter_ns()
+        queries = run_prompts(self.datastore.model, prompts, self.datastore.window_tokens)
+        self_ids = [self.datastore.find(prompt[-self.datastore.window_tokens :]) for prompt in prompts]
+        modelled = time.perf_counter_ns()
+        sums = self._range_sums(queries.vectors, thresholds, checkpoint)
+        if exclude_self:
+            for index, vectors, of_block, block_sums in zip(
+                self._indexes, queries.vectors, thresholds, sums, strict=True
+            ):
+                _subtract(index, vectors, of_block, self_ids, block_sums)
+        return Found(sums, queries.logits, self_ids, modelled - started, time.perf_counter_ns() - modelled)
 
     def neighbors(
         self,
@@ -145,25 +180,29 @@ class Predictor:
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
 
-    def _block_sums(
-        self,
-        block: int,
-        queries: Queries,
-        thresholds: tuple[float, ...],
-        excluded: list[int | None] | None,
-        checkpoint: Checkpoint,
-    ) -> RangeSums:
-        index, vectors = self._indexes[block], queries.vectors[block]
-        sums = index.range_sum(vectors, thresholds, checkpoint=checkpoint)
-        if excluded is not None:
-            _subtract(index, vectors, thresholds, excluded, sums)
+    def _range_sums(
+        self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
+    ) -> list[RangeSums]:
+        """Search the blocks side by side, each with its share of the threads: none waits for another at every tile."""
+        threads = torch.get_num_threads()
+        workers = min(threads, len(self._indexes))
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            work = partial(_range_sum, checkpoint=checkpoint)
+            sums = list(pool.map(work, self._indexes, vectors, thresholds))
+        torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
         return sums
+
+
+def _range_sum(
+    index: Index, queries: NDArray[np.float16], thresholds: Sequence[float], checkpoint: Checkpoint
+) -> RangeSums:
+    return index.range_sum(queries, thresholds, checkpoint=checkpoint)
 
 
 def _subtract(
     index: Index,
     queries: NDArray[np.float16],
-    thresholds: tuple[float, ...],
+    thresholds: Sequence[float],
     excluded: list[int | None],
     sums: RangeSums,
 ) -> None:

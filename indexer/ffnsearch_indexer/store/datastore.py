@@ -1,5 +1,6 @@
 """Keys, counts, model and corpus of one snapshot, opened for reading."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -76,6 +77,13 @@ class Datastore:
     def close(self) -> None:
         """Close the record store; arrays that callers still hold stay valid."""
         self._records.close()
+
+    @cached_property
+    def unigram(self) -> NDArray[np.float64]:
+        """The distribution [V] of all that follows the substrings, every token once more: none has probability 0."""
+        totals = np.bincount(self.counts.tokens, self.counts.counts, minlength=self.manifest.vocabulary_size) + 1.0
+        distribution: NDArray[np.float64] = totals / totals.sum()
+        return distribution
 
     def find(self, tokens: Tokens) -> int | None:
         """The id of the substring with these L tokens; None for other lengths or where the index lacks it."""
