@@ -12,6 +12,7 @@ FfnSearchError
 │   └── DamageError      a file is missing, truncated or altered
 ├── OutputError          a result that cannot be written (exists already, no room)
 ├── BackendError         a search backend that is unknown or not installed
+├── FidelityError        a measurement that a snapshot does not allow
 ├── LimitError           a request beyond a stated limit
 └── CancelledError       the caller no longer wants the answer
 
@@ -100,6 +101,12 @@ class BackendError(FfnSearchError):
     """A search backend that is unknown or not installed."""
 
     default_reason = "BACKEND_UNAVAILABLE"
+
+
+class FidelityError(FfnSearchError):
+    """A measurement of fidelity that a snapshot does not allow, or has no prompts for."""
+
+    default_reason = "INVALID_MEASUREMENT"
 
 
 class LimitError(FfnSearchError):

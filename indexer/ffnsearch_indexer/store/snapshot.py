@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
-from ffnsearch_indexer.files import hash_files, write_whole
+from ffnsearch_indexer.files import disk_errors, hash_files, write_whole
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 FORMAT_VERSION = 1
@@ -95,10 +95,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, sha256)
         for path, sha256 in zip(paths, hash_files(paths), strict=True)
     }
-    whole = replace(manifest, files=files, snapshot_id="")
-    whole = replace(whole, snapshot_id=whole.content_sha256())
-    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, whole.to_json()))
-    return whole
+    return _write_with_id(folder, replace(manifest, files=files))
+
+
+def revise_manifest(folder: Path, **changes: Any) -> Manifest:
+    """Replace fields of a snapshot's manifest that say nothing about its files; write it in one step, and return it.
+
+    changes: `profiles`, `default_profile`, `fidelity`. The snapshot gets a new id; no file is read again. Raises as
+    `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there then.
+    """
+    assert changes.keys() <= {"profiles", "default_profile", "fidelity"}, f"these belong to the files: {changes}"
+    revised = replace(read_manifest(folder), **changes)
+    with disk_errors("the snapshot is as it was; make room, or make it writable"):
+        return _write_with_id(folder, revised)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -165,6 +174,12 @@ def check_content(folder: Path, manifest: Manifest) -> None:
                 "copy the snapshot again, or build it again",
                 file=name,
             )
+
+
+def _write_with_id(folder: Path, manifest: Manifest) -> Manifest:
+    whole = replace(manifest, snapshot_id=manifest.content_sha256())
+    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, whole.to_json()))
+    return whole
 
 
 def _write_text(path: Path, text: str) -> None:

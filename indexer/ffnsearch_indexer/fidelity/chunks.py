@@ -1,0 +1,99 @@
+"""Long work over many items, chunk by chunk: what is done is kept in a folder, and a killed run goes on there.
+
+build.json      what the work is, and the lock of who does it
+chunk-I.npz     the arrays of one chunk, whole or not at all
+"""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.errors import OutputError
+from ffnsearch_indexer.files import disk_errors, write_whole
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.work import Identity, claim
+
+Arrays = dict[str, NDArray[Any]]
+"""The results of a chunk by name; the first axis of each is the chunk's items."""
+
+
+@contextmanager
+def work_in(folder: Path, identity: Identity) -> Iterator[None]:
+    """Claim a folder for this work alone, or go on with what is there; it is deleted when the work is done.
+
+    identity: all that decides the results, in values that survive JSON. After an error or a kill the folder stays,
+    unless nothing is in it. Raises OutputError for a folder in use or with the chunks of other work, and where the
+    disk refuses.
+    """
+    advice = "make room or choose another place; what is done is kept, the same command continues it"
+    with disk_errors(advice), ExitStack() as stack:
+        try:
+            stack.enter_context(claim(folder, identity))
+        except OutputError as error:
+            raise _in_our_words(error, folder) from None
+        yield
+        for path in folder.glob("chunk-*"):  # the folder goes with its lock, last, so that a kill here does no harm
+            path.unlink()
+
+
+def map_chunks(
+    folder: Path,
+    items: int,
+    compute: Callable[[range], Arrays],
+    *,
+    chunk_items: int,
+    stage: str,
+    progress: Progress = silent,
+) -> Iterator[Arrays]:
+    """Yield the arrays of each chunk of `items` in order: those in the folder, or else computed and kept there.
+
+    To be used within `work_in`, and with the same `chunk_items` each time: let it be part of the identity.
+    """
+    progress(stage, 0, items, "")
+    for first in range(0, items, chunk_items):
+        rows = range(first, min(first + chunk_items, items))
+        path = folder / f"chunk-{first // chunk_items:05}.npz"
+        arrays = _load(path)
+        if arrays is None:
+            arrays = compute(rows)
+            _save(path, arrays)
+        progress(stage, rows.stop, items, "")
+        yield arrays
+
+
+def concatenated(chunks: Iterable[Arrays]) -> Arrays:
+    """All chunks, at least one, as one, array by array."""
+    parts = list(chunks)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _load(path: Path) -> Arrays | None:
+    """The arrays of a chunk; None where it is missing, or damaged and to be computed again."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a damaged one open
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # np.savez would change the name of a path
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_whole(path, write)
+
+
+def _in_our_words(error: OutputError, folder: Path) -> OutputError:
+    """What a refusal of the folder means here."""
+    if error.reason == "OUTPUT_BUSY":
+        message = f"the same work is being done in {folder}: wait for it"
+    else:
+        what = error.metadata["different"].removesuffix("_sha256").replace("_", " ")
+        message = f"{folder} holds unfinished work with another {what}: finish that with its own command, or delete it"
+    return OutputError(message, reason=error.reason, **error.metadata)

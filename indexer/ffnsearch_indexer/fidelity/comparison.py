@@ -1,0 +1,128 @@
+"""All answers to a chunk of prompts, each compared with the model's own distribution: one search for all profiles.
+
+Shapes: B prompts of a chunk, n prompts, L window, K block, S steps, V vocabulary.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.answer.prediction import combine, softmax
+from ffnsearch_indexer.answer.predictor import Found, Predictor
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.fidelity.baselines import NAMES, Baselines
+from ffnsearch_indexer.fidelity.chunks import Arrays
+from ffnsearch_indexer.fidelity.evaluation import AnswerKey
+from ffnsearch_indexer.fidelity.metrics import Bools, Float64, measure, normalised
+from ffnsearch_indexer.fidelity.selection import indexed_windows
+from ffnsearch_indexer.fidelity.sisters import Sister
+from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.store.work import Identity
+
+CHUNK_PROMPTS = 512
+"""Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""
+
+CHUNK_SUMS = 1 << 26
+"""Most sums of a chunk, over its prompts, blocks, steps and tokens: half a gigabyte, for large vocabularies."""
+
+Answer = tuple[Float64, Bools]
+"""Distributions [B, V], and whether each has support [B]."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is asked, and whose answers are compared. prompts: [n, L] uint16. default: one of the profiles."""
+
+    predictor: Predictor
+    profiles: Sequence[Profile]
+    default: Profile
+    prompts: NDArray[np.uint16]
+    exclude_self: bool
+    sisters: Sequence[Sister]
+
+    def identity(self) -> Identity:
+        """All that decides what `compute` gives."""
+        files = self.predictor.datastore.manifest.files
+        content = json.dumps({name: entry.sha256 for name, entry in files.items()}, sort_keys=True)
+        return {
+            "snapshot_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "set_of_prompts_sha256": hashlib.sha256(self.prompts.tobytes()).hexdigest(),
+            "exclude_self": self.exclude_self,
+            "set_of_profiles": [profile.to_json() for profile in self.profiles],
+            "default_profile": self.default.name,
+            "set_of_sisters": [sister.facts["model_sha256"] for sister in self.sisters],
+            "backend": self.predictor.backend,
+            "chunk_prompts": self.chunk_prompts,
+        }
+
+    @cached_property
+    def keys(self) -> list[AnswerKey]:
+        """Whose answers are compared, in the order of `measures`."""
+        return [
+            *(("profiles", profile.name) for profile in self.profiles),
+            *(("blocks", str(block)) for block in range(len(self.thresholds))),
+            *(("baselines", name) for name in NAMES),
+            *(("sisters", str(number)) for number in range(len(self.sisters))),
+        ]
+
+    @cached_property
+    def thresholds(self) -> list[list[float]]:
+        """For each block, the thresholds of all profiles, each once."""
+        blocks = range(self.predictor.datastore.manifest.blocks)
+        return [sorted({t for profile in self.profiles for t in profile.thresholds(block)}) for block in blocks]
+
+    @cached_property
+    def chunk_prompts(self) -> int:
+        """How many prompts make a chunk."""
+        sums = sum(map(len, self.thresholds)) * self.predictor.datastore.manifest.vocabulary_size
+        return max(1, min(CHUNK_PROMPTS, CHUNK_SUMS // max(1, sums)))
+
+    @cached_property
+    def _baselines(self) -> Baselines:
+        return Baselines(indexed_windows(self.predictor.datastore), self.predictor.datastore.counts)
+
+    def compute(self, rows: range) -> Arrays:
+        """Compare the answers to a chunk of prompts.
+
+        measures: [B, number of keys, number of measures]. mass: [B] int64, next tokens that were found at the widest
+        step of each block, over all blocks. seconds: [B], a prompt's share of the time.
+        """
+        started = time.monotonic()
+        prompts = self.prompts[rows.start : rows.stop]
+        found = self.predictor.search(list(prompts), self.thresholds, exclude_self=self.exclude_self)
+        of_default = self._freqs(found, self.default)
+        answers = [
+            *(combine(p, self._freqs(found, p), self.predictor.datastore.unigram) for p in self.profiles),
+            *(normalised(freq.sum(axis=1)) for freq in of_default),
+            *self._baseline_answers(found, prompts),
+            *(_ask(sister, prompts) for sister in self.sisters),
+        ]
+        model = softmax(found.logits)
+        return {
+            "measures": np.stack([np.stack(measure(*answer, model), axis=1) for answer in answers], axis=1),
+            "mass": np.sum([freq.sum(axis=2).max(axis=1, initial=0) for freq in of_default], axis=0),
+            "seconds": np.full(len(prompts), (time.monotonic() - started) / len(prompts)),
+        }
+
+    def _freqs(self, found: Found, profile: Profile) -> list[NDArray[np.int64]]:
+        """The sums of one profile's steps, [B, S, V] for each block, out of those of all profiles."""
+        return [
+            sums.freq[:, [searched.index(threshold) for threshold in profile.thresholds(block)]]
+            for block, (sums, searched) in enumerate(zip(found.sums, self.thresholds, strict=True))
+        ]
+
+    def _baseline_answers(self, found: Found, prompts: NDArray[np.uint16]) -> list[Answer]:
+        own_ids = np.array([-1 if own is None else own for own in found.self_ids])
+        freqs = self._baselines.freqs(prompts, own_ids, exclude_self=self.exclude_self)
+        return [normalised(freqs[name]) for name in NAMES]
+
+
+def _ask(sister: Sister, prompts: NDArray[np.uint16]) -> Answer:
+    logits = run_prompts(sister.model, list(prompts), prompts.shape[1]).logits
+    return softmax(logits), np.ones(len(prompts), dtype=np.bool_)

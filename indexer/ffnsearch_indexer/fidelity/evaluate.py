@@ -1,0 +1,162 @@
+"""One measurement of fidelity, top to bottom: prompts, answers compared chunk by chunk, the result kept."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.corpora.tokenizer import Tokens
+from ffnsearch_indexer.errors import ProfileError
+from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, work_in
+from ffnsearch_indexer.fidelity.comparison import Comparison
+from ffnsearch_indexer.fidelity.evaluation import Evaluation
+from ffnsearch_indexer.fidelity.metrics import Measures
+from ffnsearch_indexer.fidelity.protocols import Protocol, require_allowed
+from ffnsearch_indexer.fidelity.selection import SEED, choose_prompts, in_training, training_tokens
+from ffnsearch_indexer.fidelity.sisters import load_sisters
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
+
+PROMPTS = 20_000
+"""How many prompts a measurement takes, where there are so many: the article's number."""
+
+
+def evaluate(
+    predictor: Predictor,
+    protocol: Protocol,
+    profiles: Sequence[Profile],
+    *,
+    prompts: int = PROMPTS,
+    seed: int | None = None,
+    sisters: Sequence[Path] = (),
+    trained_on: Corpus | None = None,
+    save: bool = False,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure how close the answers of some profiles are to the model's own distributions, on seeded prompts.
+
+    The arguments are those of `prepare` and of `Measurement.run`.
+    """
+    measurement = prepare(
+        predictor, protocol, profiles, prompts=prompts, seed=seed, sisters=sisters, trained_on=trained_on
+    )
+    with measurement.run(save=save, progress=progress) as evaluation:
+        return evaluation
+
+
+def prepare(
+    predictor: Predictor,
+    protocol: Protocol,
+    profiles: Sequence[Profile],
+    *,
+    prompts: int = PROMPTS,
+    seed: int | None = None,
+    sisters: Sequence[Path] = (),
+    trained_on: Corpus | None = None,
+) -> "Measurement":
+    """Check all that a measurement needs, and choose its prompts; nothing is written yet.
+
+    profiles: at least one; the snapshot's default profile among them, or else the first, is looked at most closely.
+    prompts: how many at most. sisters: folders of other models. trained_on: the corpus whose first nine tenths the
+    model was trained on, by default the snapshot's.
+
+    Raises FidelityError for a protocol or prompts that the snapshot does not have, ProfileError for a profile of
+    another number of blocks, ModelError for a sister that does not fit, TokenError for a `trained_on` with other
+    characters.
+    """
+    datastore = predictor.datastore
+    manifest = datastore.manifest
+    require_allowed(protocol, manifest.split)
+    for profile in profiles:
+        profile.require_model(manifest.blocks, manifest.vocabulary_size)
+    comparison = Comparison(
+        predictor=predictor,
+        profiles=profiles,
+        default=next((profile for profile in profiles if profile.name == manifest.default_profile), profiles[0]),
+        prompts=choose_prompts(datastore, protocol, prompts, seed),
+        exclude_self=protocol is Protocol.LEAVE_ONE_OUT,
+        sisters=load_sisters(sisters, datastore.tokenizer, datastore.window_tokens),
+    )
+    return Measurement(
+        protocol=protocol,
+        comparison=comparison,
+        seed=SEED if seed is None else seed,
+        trained_on=trained_on.name if trained_on else manifest.corpus_name,
+        training=training_tokens(datastore, trained_on),
+    )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement, ready to run. training: the tokens that the model was trained on, of the corpus `trained_on`."""
+
+    protocol: Protocol
+    comparison: Comparison
+    seed: int
+    trained_on: str
+    training: Tokens
+
+    @contextmanager
+    def run(self, *, save: bool = False, progress: Progress = silent) -> Iterator[Evaluation]:
+        """Measure, and with `save` put the result into the snapshot's manifest.
+
+        It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
+        what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
+        is that of another measurement.
+        """
+        snapshot = self.comparison.predictor.datastore.path
+        folder = work_folder(snapshot, self.protocol)
+        with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
+            evaluation = self._evaluation(folder, progress)
+            if save:
+                earlier = read_manifest(snapshot).fidelity or {}  # another measurement may have ended meanwhile
+                revise_manifest(snapshot, fidelity=earlier | {self.protocol.key: evaluation.document})
+            yield evaluation
+
+    def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:
+        comparison, datastore = self.comparison, self.comparison.predictor.datastore
+        chunks = map_chunks(
+            folder,
+            len(comparison.prompts),
+            comparison.compute,
+            chunk_items=comparison.chunk_prompts,
+            stage=self.protocol.value,
+            progress=progress,
+        )
+        arrays = concatenated(chunks)
+        return Evaluation(
+            protocol=self.protocol,
+            corpus=datastore.manifest.corpus_name,
+            trained_on=self.trained_on,
+            seed=self.seed,
+            profiles=comparison.profiles,
+            default=comparison.default.name,
+            sisters=[sister.facts for sister in comparison.sisters],
+            texts=[datastore.tokenizer.decode(tokens) for tokens in comparison.prompts],
+            measures={key: Measures(*arrays["measures"][:, row].T) for row, key in enumerate(comparison.keys)},
+            mass=arrays["mass"],
+            is_in_training=in_training(comparison.prompts, self.training, datastore.manifest.vocabulary_size),
+            seconds=float(arrays["seconds"].sum()),
+        )
+
+
+def choose_profiles(manifest: Manifest, names: Sequence[str] = ()) -> list[Profile]:
+    """The profiles of a snapshot with these names, all of them without; raises ProfileError for one it lacks."""
+    for name in names:
+        if name not in manifest.profiles:
+            raise ProfileError(
+                f"the snapshot has no profile {name!r}; it has {', '.join(sorted(manifest.profiles))}",
+                reason="UNKNOWN_PROFILE",
+                profile=name,
+            )
+    return [Profile.from_json(manifest.profiles[name]) for name in dict.fromkeys(names or sorted(manifest.profiles))]
+
+
+def work_folder(snapshot: Path, protocol: Protocol) -> Path:
+    """Where a measurement works until it is done, beside the snapshot."""
+    whole = Path(os.path.abspath(snapshot))  # so that `.` has a name too
+    return whole.with_name(f"{whole.name}.evaluate-{protocol}")

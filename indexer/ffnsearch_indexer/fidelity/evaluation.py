@@ -1,0 +1,83 @@
+"""What one measurement found, and how that is told: as a document for programs.
+
+Shapes: n prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.fidelity.metrics import Measures, by_support, summarise, summarise_part
+from ffnsearch_indexer.fidelity.protocols import Protocol
+
+AnswerKey = tuple[str, str]
+"""What was measured: a group (profiles, blocks, baselines, sisters) and a name or number in it."""
+
+Document = dict[str, Any]
+
+EXAMPLES = 8
+"""How many of the nearest and of the farthest answers are told."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measurement under one protocol, prompt by prompt.
+
+    measures: by what was measured, [n] each; a block alone answers with the sums over the steps that the default
+    profile has in it, normalised. mass: [n] int64, next tokens that were found at the widest step of each block, over
+    all blocks. is_in_training: [n]. sisters: the facts about each. seconds: what the search took, over all runs.
+    """
+
+    protocol: Protocol
+    corpus: str
+    trained_on: str
+    seed: int
+    profiles: Sequence[Profile]
+    default: str
+    sisters: Sequence[dict[str, Any]]
+    texts: Sequence[str]
+    measures: dict[AnswerKey, Measures]
+    mass: NDArray[np.int64]
+    is_in_training: NDArray[np.bool_]
+    seconds: float
+
+    @cached_property
+    def document(self) -> Document:
+        """The JSON form of this measurement: the default profile's measures first, then all that is beside it."""
+        distances = self.measures["profiles", self.default].hellinger
+        profiles = self._summaries("profiles")
+        blocks = list(self._summaries("blocks").values())
+        best = min(range(len(blocks)), key=lambda block: blocks[block]["hellinger"]["mean"])
+        descriptions = {profile.name: profile.to_json().get("source", "") for profile in self.profiles}
+        return {
+            "protocol": self.protocol.key,
+            "corpus": self.corpus,
+            "trained_on": self.trained_on,
+            "prompts": len(self.texts),
+            "seed": self.seed,
+            "profile": self.default,
+            **profiles[self.default],
+            "in_training": summarise_part(distances[self.is_in_training]),
+            "not_in_training": summarise_part(distances[~self.is_in_training]),
+            "by_support": by_support(distances, self.mass),
+            "profiles": {name: {"description": descriptions[name], **of} for name, of in profiles.items()},
+            "blocks": blocks,
+            "baselines": {**self._summaries("baselines"), "best_block": {"block": best, **blocks[best]}},
+            "sisters": [
+                {**facts, **of} for facts, of in zip(self.sisters, self._summaries("sisters").values(), strict=True)
+            ],
+            "best": self._examples(distances, np.argsort(distances, kind="stable")[:EXAMPLES]),
+            "worst": self._examples(distances, np.argsort(-distances, kind="stable")[:EXAMPLES]),
+            "seconds": self.seconds,
+        }
+
+    def _summaries(self, group: str) -> dict[str, Document]:
+        return {name: summarise(measures) for (of, name), measures in self.measures.items() if of == group}
+
+    def _examples(self, distances: NDArray[np.float64], rows: NDArray[np.int64]) -> list[Document]:
+        return [{"text": self.texts[row], "hellinger": float(distances[row])} for row in rows]

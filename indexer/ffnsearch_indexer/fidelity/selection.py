@@ -1,0 +1,106 @@
+"""Which prompts a measurement takes: seeded, the article's own for its corpus, none shared with calibration.
+
+Shapes: L window, M prompts, N substrings, T tokens of a text.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.corpora.corpus import TRAIN_FRACTION, Corpus
+from ffnsearch_indexer.corpora.tokenizer import Tokens
+from ffnsearch_indexer.errors import FidelityError
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.windows import SortedWindows, windows_of
+from ffnsearch_indexer.store.datastore import Datastore
+
+SEED = 1337
+"""The article's: with it, the first prompts of TinyShakespeare are the article's own."""
+
+Int64 = NDArray[np.int64]
+
+
+def choose_prompts(datastore: Datastore, protocol: Protocol, count: int, seed: int | None = None) -> NDArray[np.uint16]:
+    """Up to `count` prompts [M, L] for a protocol; raises FidelityError where there is none."""
+    manifest = datastore.manifest
+    if protocol is not Protocol.HELD_OUT:
+        return indexed_windows(datastore)[evaluation_ids(manifest.substrings, count, seed)]
+    prompts = held_out_prompts(
+        datastore.corpus,
+        len(training_tokens(datastore)),
+        datastore.window_tokens,
+        manifest.vocabulary_size,
+        count,
+        seed,
+    )
+    if not len(prompts):
+        raise FidelityError(
+            f"the last tenth of the corpus {manifest.corpus_name} has no window of {datastore.window_tokens} tokens "
+            "that is not in the rest: build a snapshot of a longer text",
+            reason="NO_PROMPTS",
+            protocol=protocol,
+        )
+    return prompts
+
+
+def evaluation_ids(substrings: int, count: int, seed: int | None = None) -> Int64:
+    """Ids of up to `count` substrings to measure with: of the first two thirds of one permutation, the first.
+
+    Another seed than the default shuffles these two thirds again.
+    """
+    pool = _permutation(substrings, SEED)[: _evaluation_size(substrings)]
+    if seed is not None and seed != SEED:
+        pool = pool[_permutation(len(pool), seed)]
+    return pool[:count]
+
+
+def calibration_ids(substrings: int, count: int) -> Int64:
+    """Ids of up to `count` substrings to calibrate with: of the last third of the same permutation, the last."""
+    pool = _permutation(substrings, SEED)[_evaluation_size(substrings) :]
+    return pool[::-1][:count]
+
+
+def held_out_prompts(
+    tokens: Tokens, train_tokens: int, window_tokens: int, vocabulary_size: int, count: int, seed: int | None = None
+) -> NDArray[np.uint16]:
+    """Up to `count` prompts [M, L] of a text [T] that lie wholly behind its training part and do not occur in it.
+
+    Each occurs once, in a seeded order.
+    """
+    windows = windows_of(tokens[train_tokens:], window_tokens)
+    unseen = windows[~in_training(windows, tokens[:train_tokens], vocabulary_size)]
+    unique = np.unique(unseen, axis=0)
+    return unique[_permutation(len(unique), SEED if seed is None else seed)[:count]]
+
+
+def in_training(prompts: NDArray[np.uint16], training: Tokens, vocabulary_size: int) -> NDArray[np.bool_]:
+    """Whether each prompt [M, L] occurs in a training text [T], whose tokens are of the same vocabulary."""
+    windows = SortedWindows(windows_of(training, prompts.shape[1]), vocabulary_size)
+    first, last = windows.beginning_like(prompts)
+    occurs: NDArray[np.bool_] = last[-1] > first[-1]
+    return occurs
+
+
+def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> Tokens:
+    """The training part of a corpus, by default the snapshot's, as tokens [T] of the snapshot's vocabulary.
+
+    Raises TokenError for a corpus with other characters.
+    """
+    if trained_on is None:
+        return datastore.corpus[: int(TRAIN_FRACTION * len(datastore.corpus))]
+    text = trained_on.text[: trained_on.train_tokens()]
+    return datastore.tokenizer.encode(text, where=f"the corpus {trained_on.name}")
+
+
+def indexed_windows(datastore: Datastore) -> NDArray[np.uint16]:
+    """The tokens of all substrings by id, [N, L] uint16."""
+    return windows_of(datastore.corpus, datastore.window_tokens)[datastore.first_positions]
+
+
+def _evaluation_size(substrings: int) -> int:
+    return substrings - substrings // 3
+
+
+def _permutation(size: int, seed: int) -> Int64:
+    permutation: Int64 = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy()
+    return permutation

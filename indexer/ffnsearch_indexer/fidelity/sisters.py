@@ -1,0 +1,56 @@
+"""Other models of the same kind: how far they are from the snapshot's model is the noise floor of its answers."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.errors import ModelError
+from ffnsearch_indexer.models.training import RECORD_FILE
+from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
+
+
+@dataclass(frozen=True)
+class Sister:
+    """A model to compare with. facts: its hash, and its losses (nats a token) and seed where its record says them."""
+
+    model: Transformer = field(repr=False)
+    facts: dict[str, Any]
+
+
+def load_sisters(folders: Sequence[Path], tokenizer: Tokenizer, window_tokens: int) -> list[Sister]:
+    """Load models that can be asked the same prompts; raises ModelError for one that cannot."""
+    return [_load(folder, tokenizer, window_tokens) for folder in folders]
+
+
+def _load(folder: Path, tokenizer: Tokenizer, window_tokens: int) -> Sister:
+    model = Transformer.load(folder)
+    if Tokenizer.load(folder / TOKENIZER_FILE).sha256 != tokenizer.sha256:
+        raise ModelError(
+            f"the model in {folder} has another vocabulary than the snapshot's, so their distributions cannot be "
+            "compared: give a model with the same tokenizer.json",
+            reason="OTHER_TOKENIZER",
+            folder=folder,
+        )
+    if model.config.context_tokens < window_tokens:
+        raise ModelError(
+            f"the model in {folder} reads {model.config.context_tokens} tokens, the snapshot's prompts have "
+            f"{window_tokens}: give a model with a longer context",
+            folder=folder,
+        )
+    return Sister(model, {"model_sha256": model.sha256(), **_recorded(folder / RECORD_FILE)})
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The losses and the seed of a training record, None for what is not there."""
+    try:
+        record = json.loads(path.read_text())
+        seed = record["settings"]["seed"]
+        losses = float(record["final_train_loss"]), float(record["final_validation_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"train_loss": None, "validation_loss": None, "seed": None}
+    train_loss, validation_loss = (loss if math.isfinite(loss) else None for loss in losses)
+    return {"train_loss": train_loss, "validation_loss": validation_loss, "seed": seed}

@@ -1,0 +1,185 @@
+"""The command evaluate: a table or JSON, kept in the manifest; one line with status 2 for what cannot be done."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.console import ProgressDisplay
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_service import cli
+from tiny import files_of, make_model, random_text, save_model
+
+ALPHABET = "abc\n"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; gives its exit status, stdout and stderr."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run_here
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model`, `sister`, and snapshots of both splits, `all` and `train`."""
+    folder = tmp_path_factory.mktemp("built")
+    for seed, name in ((1, "model"), (2, "sister")):
+        save_model(folder / name, make_model(seed=seed, vocabulary_size=4, d_model=8), ALPHABET)
+    for split in ("all", "train"):
+        corpus = Corpus("text", random_text(1, 600, ALPHABET))
+        build(corpus, folder / "model", folder / split, window_tokens=5, split=split)
+    return folder
+
+
+@pytest.fixture
+def folder(built: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+def test_a_table_says_how_near_each_answer_is(run: Run, folder: Path) -> None:
+    code, out, err = run("evaluate", folder / "all", "--prompts", 20, "--sister", folder / "sister")
+    assert (code, err) == (0, "")
+    first, blank, headings, *rows = out.splitlines()
+    assert re.match(
+        r"parity: Hellinger distance to the model on 20 prompts of text, \d+ of them in its training", first
+    )
+    assert (blank, headings.split()) == (
+        "",
+        ["mean", "95", "%", "std", "max", "below", "0.2", "top-1", "no", "support"],
+    )
+    names = [
+        "profile even *",
+        "block 0 alone",
+        "block 1 alone",
+        "own next tokens",
+        "unigram",
+        "backoff ngram",
+        "sister 0",
+    ]
+    assert len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+        assert row.startswith(name)
+        assert re.search(r"0\.\d{4}  0\.\d{4} to \d\.\d{4}  \d\.\d{4}  \d\.\d{4} +\d+\.\d% +\d+\.\d% +\d+\.\d%$", row)
+    assert sum("(best)" in row for row in rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "keys"),
+    [
+        ("all", (), ["parity"]),
+        ("train", (), ["leave_one_out", "held_out"]),
+        ("train", ("--protocol", "held-out"), ["held_out"]),
+        ("train", ("--protocol", "held-out", "--protocol", "leave-one-out"), ["leave_one_out", "held_out"]),
+    ],
+)
+def test_json_says_all_and_is_kept_in_the_manifest(
+    split: str, options: tuple[str, ...], keys: list[str], run: Run, folder: Path
+) -> None:
+    code, out, err = run("evaluate", folder / split, "--prompts", 20, "--json", *options)
+    documents = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(documents) == keys
+    for key, document in documents.items():
+        assert (document["protocol"], document["corpus"], document["prompts"]) == (key, "text", 20)
+        assert (document["seed"], document["profile"], list(document["profiles"])) == (1337, "even", ["even"])
+        assert 0 < document["hellinger"]["mean"] < 1
+        assert document["hellinger"] == document["profiles"]["even"]["hellinger"]
+    assert read_manifest(folder / split).fidelity == documents
+    assert run("verify", folder / split)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["all", "model", "sister", "train"]
+
+
+def test_a_later_measurement_stands_beside_an_earlier_one(run: Run, folder: Path) -> None:
+    snapshot = folder / "train"
+    for protocol in ("held-out", "leave-one-out"):
+        assert run("evaluate", snapshot, "--prompts", 10, "--protocol", protocol)[0] == 0
+    assert run("evaluate", snapshot, "--prompts", 20, "--seed", 5, "--protocol", "held-out")[0] == 0
+    fidelity = read_manifest(snapshot).fidelity
+    assert fidelity is not None
+    assert {key: (of["prompts"], of["seed"]) for key, of in fidelity.items()} == {
+        "held_out": (20, 5),
+        "leave_one_out": (10, 1337),
+    }
+
+
+def test_a_snapshot_may_be_left_as_it_is(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(folder)
+    options = ("--prompts", 10, "--no-save", "--backend", "faiss", "--skip-verify", "--profile", "even")
+    monkeypatch.chdir(folder / "all")
+    assert run("evaluate", ".", *options)[0] == 0
+    assert files_of(folder) == before
+
+
+def test_a_measurement_that_is_interrupted_says_how_it_goes_on_and_does(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("evaluate", folder / "train", "--prompts", 10)
+
+    def interrupt_at(interrupted_stage: str, interrupted_done: int) -> None:
+        def show(_: ProgressDisplay, stage: str, done: int, *__: object) -> None:
+            if (stage, done) == (interrupted_stage, interrupted_done):
+                signal.raise_signal(signal.SIGINT)
+
+        patch.setattr(ProgressDisplay, "__call__", show)
+
+    with monkeypatch.context() as patch:
+        interrupt_at("leave-one-out", 0)
+        assert run(*arguments) == (130, "", "stopped: nothing was written\n")
+        interrupt_at("held-out", 10)
+        code, out, err = run(*arguments)
+    assert (code, out) == (130, "")
+    works = [f"{folder / 'train'}.evaluate-{protocol}" for protocol in ("leave-one-out", "held-out")]
+    assert err == f"stopped: what is done is in {' and '.join(works)}; the same command continues it\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "search", None)
+        assert run(*arguments)[0] == 0, "all was there already"
+    assert sorted(path.name for path in folder.iterdir()) == ["all", "model", "sister", "train"]
+
+
+def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("abc?" * 9)
+    save_model(tmp_path / "stranger", make_model(vocabulary_size=3, d_model=8), "xyz")
+    build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    before = files_of(folder)
+    whole, train = folder / "all", folder / "train"
+    refusals = {
+        (tmp_path / "nothing",): "is no snapshot",
+        (tmp_path / "other.txt",): "is no snapshot",
+        (whole, "--protocol", "held-out"): "build one with --split train",
+        (train, "--protocol", "parity"): "build one with --split all",
+        (train, "--protocol", "held-out", "--protocol", "parity"): "build one with --split all",
+        (folder / "repeats",): "no window of 5 tokens",
+        (whole, "--profile", "article"): "no profile 'article'; it has even",
+        (whole, "--sister", tmp_path): "no model can be loaded",
+        (whole, "--sister", tmp_path / "stranger"): "another vocabulary",
+        (whole, "--trained-on", tmp_path / "nothing"): "no corpus at",
+        (whole, "--trained-on", tmp_path / "other.txt"): "'?' (U+003F) at character 3 of the corpus other",
+        (whole, "--backend", "abacus"): "abacus",
+    }
+    for arguments, expected in refusals.items():
+        code, out, err = run("evaluate", *arguments, "--prompts", 10)
+        assert (code, out) == (2, ""), arguments
+        assert re.fullmatch(r"error: .*\n", err), arguments
+        assert expected in err
+        assert files_of(folder) == before
+    assert run("evaluate", whole, "--prompts", 0)[0] == 2
+    assert run("evaluate", whole, "--protocol", "guessing")[0] == 2
