@@ -1,0 +1,297 @@
+"""Finds the profiles of a snapshot: search once, fit profiles of growing size, judge them, keep the cheapest.
+
+Shapes: n prompts.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.answer.prediction import combine, support
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import Expectation, Profile
+from ffnsearch_indexer.errors import FidelityError
+from ffnsearch_indexer.fidelity import fitting
+from ffnsearch_indexer.fidelity.bands import CHUNK_PROMPTS, GRID, Bands, collect
+from ffnsearch_indexer.fidelity.chunks import work_in
+from ffnsearch_indexer.fidelity.metrics import Float64, confidence_interval, measure, normalised
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
+
+PROMPTS = 8000
+"""How many prompts a calibration takes, where there are so many."""
+
+PROMPTS_MIN = 50
+"""Fewer prompts would be learned by heart."""
+
+BYTES_MAX = 4 << 30
+"""Most memory for the sums of all prompts; fitting takes half as much again."""
+
+JUDGED_SHARE = 0.2
+"""Share of the prompts that no weight is fitted to: they judge."""
+
+GAIN_MIN = 0.0005
+"""Least gain for which more steps are tried."""
+
+SLACK = {"fast": 0.02, "balanced": 0.004, "best": 0.0}
+"""How much farther than the nearest a profile of this name may be: it is the one with the fewest neighbors of those."""
+
+DEFAULT = "balanced"
+
+STAIRCASES: dict[int, tuple[float, ...]] = {
+    1: (0.88,),
+    2: (0.8, 0.92),
+    4: (0.7, 0.8, 0.88, 0.94),
+    8: (0.6, 0.7, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96),
+    12: (0.6, 0.64, 0.7, 0.74, 0.78, 0.8, 0.84, 0.88, 0.9, 0.92, 0.95, 0.98),
+}
+"""Thresholds of every block, by their number."""
+
+COST_PROMPTS, COST_REPEATS = 32, 3
+"""How many prompts are searched at once, and how often, to know what a profile costs."""
+
+CLASSES_MAX, CLASS_PROMPTS = 10, 30
+"""Most classes of support for the expected distance, and the least judging prompts in one."""
+
+
+class Rung(NamedTuple):
+    """One profile that was tried.
+
+    distances: [n] of the judging prompts. neighbors: how many substrings are above its lowest thresholds, a prompt on
+    average, over all blocks: what a search must touch, on any machine. search_ms: what it took a prompt here.
+    """
+
+    profile: Profile
+    distances: Float64
+    neighbors: float
+    search_ms: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found. profiles: those to keep, by name. document: the JSON form of all figures."""
+
+    profiles: dict[str, Profile]
+    default: str
+    document: dict[str, Any]
+
+
+def calibrate(
+    predictor: Predictor, *, prompts: int = PROMPTS, seed: int = 0, save: bool = False, progress: Progress = silent
+) -> Calibration:
+    """Find profiles whose answers are near the model's own, on prompts that no evaluation looks at.
+
+    prompts: how many at most. seed: of the order in which prompts are fitted. save: write profiles and figures into
+    the snapshot's manifest; evaluations of earlier profiles go. It works in a folder beside the snapshot
+    (`work_folder`): what is killed is continued there. A snapshot of the training split is calibrated without each
+    prompt's own row (leave-one-out), so that prompts from elsewhere find the same; one of the whole text with it.
+
+    Raises FidelityError where there are too few prompts.
+    """
+    started = time.monotonic()
+    datastore = predictor.datastore
+    ids = calibration_ids(datastore.manifest.substrings, min(prompts, most_prompts(datastore.manifest)))
+    if len(ids) < PROMPTS_MIN:
+        raise FidelityError(
+            f"{len(ids)} prompts are too few to calibrate with; it takes {PROMPTS_MIN}: allow more, or build a "
+            "snapshot of a longer text or with a smaller vocabulary",
+            reason="TOO_FEW_PROMPTS",
+            prompts=len(ids),
+        )
+    protocol = Protocol.PARITY if datastore.manifest.split == "all" else Protocol.LEAVE_ONE_OUT
+    folder = work_folder(datastore.path)
+    chosen = indexed_windows(datastore)[ids]
+    with work_in(folder, _identity(predictor, chosen)):
+        bands = collect(predictor, chosen, folder, exclude_self=protocol is Protocol.LEAVE_ONE_OUT, progress=progress)
+        run = _Run(predictor, bands, chosen, seed, progress)
+        kept = _keep(run.ladder())
+        calibration = Calibration(
+            profiles={name: _named(rung, name, run.judged, datastore.manifest) for name, rung in kept.items()},
+            default=DEFAULT,
+            document={
+                "protocol": protocol.key,
+                "prompts": len(ids),
+                "judged_prompts": len(run.judged.model),
+                "seed": seed,
+                "default": DEFAULT,
+                "curves": _curves(bands),
+                "ladder": [_describe(rung, kept) for rung in run.rungs],
+                "seconds": time.monotonic() - started,
+            },
+        )
+        if save:
+            _save(datastore.path, calibration)
+    return calibration
+
+
+def most_prompts(manifest: Manifest) -> int:
+    """How many prompts a calibration can take: what the snapshot has for it, and what fits into memory."""
+    bytes_of_prompt = 4 * manifest.blocks * len(GRID) * manifest.vocabulary_size
+    return min(BYTES_MAX // bytes_of_prompt, len(calibration_ids(manifest.substrings, manifest.substrings)))
+
+
+def work_folder(snapshot: Path) -> Path:
+    """Where a calibration works until it is done, beside the snapshot."""
+    whole = Path(os.path.abspath(snapshot))
+    return whole.with_name(f"{whole.name}.calibrate")
+
+
+class _Run:
+    """One calibration's prompts, parted into those that are fitted to and those that judge, and the rungs so far."""
+
+    def __init__(
+        self, predictor: Predictor, bands: Bands, prompts: NDArray[np.uint16], seed: int, progress: Progress
+    ) -> None:
+        judged = int(JUDGED_SHARE * len(prompts))
+        self.judged, self.fitted = bands.take(np.arange(judged)), bands.take(np.arange(judged, len(prompts)))
+        self.rungs: list[Rung] = []
+        self._predictor, self._prompts, self._seed, self._progress = predictor, prompts[:COST_PROMPTS], seed, progress
+
+    def ladder(self) -> list[Rung]:
+        """Fit profiles of growing size, of each kind as long as more steps bring something."""
+        blocks = range(self.fitted.freq.shape[1])
+        self._try("one-step", fitting.fit_sum, fitting.choose_one_step(self.fitted))
+        steps = self._climb("sum", fitting.fit_sum, (4, 8))
+        thresholds = [STAIRCASES[steps] for _ in blocks]
+        self._try(f"sum-{steps}-mass-power", fitting.fit_sum, thresholds, mass_power=True)
+        self._try(f"sum-{steps}-by-support", fitting.fit_sum, thresholds, by_support=True)
+        self._climb("product", fitting.fit_product, (1, 2, 4, 8, 12))
+        return self.rungs
+
+    def _climb(self, name: str, fit: Callable[..., Profile], numbers: Sequence[int]) -> int:
+        """Try staircases of growing length until one brings nothing, and return the length of the best."""
+        best, nearest = numbers[0], np.inf
+        for steps in numbers:
+            rung = self._try(f"{name}-{steps}", fit, [STAIRCASES[steps] for _ in range(self.fitted.freq.shape[1])])
+            if rung.distances.mean() > nearest - GAIN_MIN:
+                break
+            best, nearest = steps, rung.distances.mean()
+        return best
+
+    def _try(self, name: str, fit: Callable[..., Profile], thresholds: fitting.Thresholds, **options: bool) -> Rung:
+        def show(iteration: int) -> None:
+            self._progress(f"fit {name}", iteration, fitting.ITERATIONS, "")
+
+        profile = fit(self.fitted, thresholds, seed=self._seed, progress=show, **options)
+        rung = Rung(
+            profile=replace(profile, name=name),
+            distances=_distances(profile, self.judged),
+            neighbors=_neighbors(self.judged, thresholds),
+            search_ms=self._search_ms(thresholds),
+        )
+        self._progress(f"fit {name}", fitting.ITERATIONS, fitting.ITERATIONS, f"distance {rung.distances.mean():.4f}")
+        self.rungs.append(rung)
+        return rung
+
+    def _search_ms(self, thresholds: fitting.Thresholds) -> float:
+        searches = [self._predictor.search(list(self._prompts), thresholds) for _ in range(COST_REPEATS)]
+        return float(np.median([found.search_ns for found in searches])) / len(self._prompts) / 1e6
+
+
+def _keep(rungs: Sequence[Rung]) -> dict[str, Rung]:
+    """The rungs that become profiles, by the name they get: the simplest, the nearest sum, and those within SLACK."""
+    nearest = min(rung.distances.mean() for rung in rungs)
+    within = {
+        name: [rung for rung in rungs if rung.distances.mean() <= nearest + slack] for name, slack in SLACK.items()
+    }
+    return {
+        "one-step": rungs[0],
+        "sum": min((rung for rung in rungs if rung.profile.kind == "sum"), key=lambda rung: rung.distances.mean()),
+        **{
+            name: min(allowed, key=lambda rung: (rung.neighbors, rung.distances.mean()))
+            for name, allowed in within.items()
+        },
+    }
+
+
+def _named(rung: Rung, name: str, judged: Bands, manifest: Manifest) -> Profile:
+    """The profile of a rung under its name, with where it comes from and what distance to expect of it."""
+    source = f"{rung.profile.name}, calibrated on {manifest.corpus_name}, {len(judged.model):,} judging prompts"
+    return replace(rung.profile, name=name, source=source, expectation=_expectation(rung, judged))
+
+
+def _expectation(rung: Rung, judged: Bands) -> Expectation:
+    """The mean distance by support, in classes of equally many judging prompts."""
+    found = support(judged.at([rung.profile.thresholds(block) for block in range(len(rung.profile.blocks))]))
+    classes = max(1, min(CLASSES_MAX, len(found) // CLASS_PROMPTS))
+    edges = np.unique([0.0, *np.quantile(found, np.arange(1, classes) / classes)])
+    of_class = np.searchsorted(edges, found, side="right") - 1
+    is_used = np.bincount(of_class, minlength=len(edges)) > 0
+    is_used[0] = True
+    means = [float(rung.distances[of_class == i].mean()) if (of_class == i).any() else 1.0 for i in range(len(edges))]
+    return Expectation(tuple(float(edge) for edge in edges[is_used]), tuple(np.array(means)[is_used].tolist()))
+
+
+def _distances(profile: Profile, bands: Bands) -> Float64:
+    """The distances [n] of a profile's answers, computed as the service does."""
+    freqs = bands.at([profile.thresholds(block) for block in range(len(profile.blocks))])
+    answers, has_support = combine(profile, freqs, bands.unigram)
+    return measure(answers, has_support, bands.model).hellinger
+
+
+def _neighbors(bands: Bands, thresholds: fitting.Thresholds) -> float:
+    lowest = [bands.thresholds.index(min(of_block)) for of_block in thresholds]
+    return float(sum(bands.neighbors[:, block, step].mean() for block, step in enumerate(lowest)))
+
+
+def _curves(bands: Bands) -> list[dict[str, Any]]:
+    """For each block alone: the mean distance and the mean number of neighbors at every threshold of the grid."""
+
+    def distances(block: int) -> Iterator[float]:
+        for step in range(len(bands.thresholds)):
+            answers, has_support = normalised(bands.freq[:, block, step].astype(np.int64))
+            yield float(measure(answers, has_support, bands.model).hellinger.mean())
+
+    return [
+        {
+            "thresholds": list(bands.thresholds),
+            "hellinger": list(distances(block)),
+            "neighbors": bands.neighbors[:, block].mean(axis=0).tolist(),
+        }
+        for block in range(bands.freq.shape[1])
+    ]
+
+
+def _describe(rung: Rung, kept: dict[str, Rung]) -> dict[str, Any]:
+    return {
+        "name": rung.profile.name,
+        "kind": rung.profile.kind,
+        "steps": max(len(steps) for steps in rung.profile.blocks),
+        "hellinger": float(rung.distances.mean()),
+        "ci95": list(confidence_interval(rung.distances)),
+        "neighbors": rung.neighbors,
+        "search_ms": rung.search_ms,
+        "profiles": [name for name, other in kept.items() if other is rung],
+    }
+
+
+def _save(snapshot: Path, calibration: Calibration) -> None:
+    manifest = read_manifest(snapshot)
+    profiles = {name: profile.to_json() for name, profile in calibration.profiles.items()}
+    revise_manifest(
+        snapshot,
+        profiles=manifest.profiles | profiles,
+        default_profile=calibration.default,
+        fidelity={"calibration": calibration.document},
+    )
+
+
+def _identity(predictor: Predictor, prompts: NDArray[np.uint16]) -> dict[str, object]:
+    manifest = predictor.datastore.manifest
+    return {
+        "model_sha256": manifest.model_sha256,
+        "corpus_sha256": manifest.corpus_sha256,
+        "split": manifest.split,
+        "set_of_prompts_sha256": hashlib.sha256(prompts.tobytes()).hexdigest(),
+        "grid": list(GRID),
+        "chunk_prompts": CHUNK_PROMPTS,
+    }

@@ -1,0 +1,164 @@
+"""A calibration gives a snapshot nearer profiles, on prompts that no evaluation looks at; killed, it goes on."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import ARTICLE, Profile
+from ffnsearch_indexer.errors import FidelityError
+from ffnsearch_indexer.fidelity import fitting
+from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, work_folder
+from ffnsearch_indexer.fidelity.evaluate import choose_profiles, evaluate
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_prompts, indexed_windows
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_service import cli
+
+NAMES = {"one-step", "sum", "fast", "balanced", "best"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "ITERATIONS", 60)
+
+
+@pytest.fixture
+def snapshot(tiny_snapshot: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(tiny_snapshot, tmp_path / "copy.ffn"))
+
+
+@pytest.fixture
+def predictor(snapshot: Path) -> Iterator[Predictor]:
+    with Datastore.open(snapshot, check="sizes") as datastore:
+        yield Predictor(datastore)
+
+
+def without_times(found: Calibration) -> dict[str, Any]:
+    document = json.loads(json.dumps(found.document))
+    ladder = [{name: value for name, value in rung.items() if name != "search_ms"} for rung in document["ladder"]]
+    return {**document, "ladder": ladder, "seconds": None}
+
+
+def test_the_profiles_are_the_snapshots_own_from_then_on(snapshot: Path, predictor: Predictor) -> None:
+    before = read_manifest(snapshot)
+    revise_manifest(snapshot, fidelity={"parity": {"of": "earlier profiles"}})
+    found = calibrate(predictor, prompts=200, save=True)
+    after = read_manifest(snapshot)
+    assert after.snapshot_id != before.snapshot_id
+    assert after.files == before.files
+    assert after.profiles.keys() == before.profiles.keys() | NAMES
+    assert after.default_profile == "balanced"
+    assert after.fidelity == {"calibration": json.loads(json.dumps(found.document))}
+    assert {name: Profile.from_json(after.profiles[name]) for name in NAMES} == found.profiles
+    assert not work_folder(snapshot).exists()
+    with Datastore.open(snapshot) as reopened:
+        assert reopened.manifest == after
+
+
+def test_what_is_found_is_nearer_than_what_was_there(snapshot: Path, predictor: Predictor) -> None:
+    calibrate(predictor, prompts=400, save=True)
+    profiles = choose_profiles(read_manifest(snapshot))
+    document = evaluate(predictor, Protocol.PARITY, profiles, prompts=200).document
+    means = {name: measures["hellinger"]["mean"] for name, measures in document["profiles"].items()}
+    assert means["best"] < means["one-step"] < means["even"]
+    assert means["balanced"] <= means["fast"] + 0.01
+
+
+def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
+    datastore = predictor.datastore
+    calibrated = indexed_windows(datastore)[calibration_ids(datastore.manifest.substrings, 10**9)]
+    evaluated = choose_prompts(datastore, Protocol.PARITY, 10**9)
+    assert not {tuple(prompt) for prompt in calibrated} & {tuple(prompt) for prompt in evaluated}
+    assert len(calibrated) + len(evaluated) == datastore.manifest.substrings
+
+
+def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: Predictor) -> None:
+    found = calibrate(predictor, prompts=200)
+    ids = calibration_ids(predictor.datastore.manifest.substrings, 200)[: found.document["judged_prompts"]]
+    prompts = list(indexed_windows(predictor.datastore)[ids])
+    for rung in found.document["ladder"]:
+        for name in rung["profiles"]:
+            answers = predictor.predict(prompts, found.profiles[name]).answers
+            assert np.mean([answer.hellinger for answer in answers]) == pytest.approx(rung["hellinger"], abs=1e-9)
+            expectation = found.profiles[name].expectation
+            assert expectation is not None
+            assert np.mean(expectation.distance) == pytest.approx(rung["hellinger"], abs=0.05)
+
+
+def test_a_killed_calibration_goes_on_with_the_same_result(
+    snapshot: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = calibrate(predictor, prompts=60)
+    monkeypatch.setattr(fitting, "choose_one_step", lambda bands: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(predictor, prompts=60, save=True)
+    assert list(work_folder(snapshot).glob("chunk-*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(fitting, "ITERATIONS", 60)
+    search = Predictor.search
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        Predictor, "search", lambda self, prompts, *rest, **named: sizes.append(len(prompts)) or search(self, prompts, *rest, **named)
+    )
+    again = calibrate(predictor, prompts=60)
+    assert 60 not in sizes, "what was searched is not searched again"
+    assert without_times(again) == without_times(whole)
+    assert again.profiles == whole.profiles
+
+
+def test_other_work_in_the_folder_is_refused(snapshot: Path, predictor: Predictor, run: Any) -> None:
+    folder = work_folder(snapshot)
+    folder.mkdir()
+    (folder / "build.json").write_text('{"split": "train"}')
+    (folder / "chunk-00000.npz").write_bytes(b"")
+    code, out, err = run("calibrate", snapshot, "--prompts", 60)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "unfinished work" in err
+
+
+def test_too_few_prompts_are_refused(predictor: Predictor) -> None:
+    with pytest.raises(FidelityError) as refused:
+        calibrate(predictor, prompts=49)
+    assert refused.value.reason == "TOO_FEW_PROMPTS"
+
+
+def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_asked(snapshot: Path, run: Any) -> None:
+    before = read_manifest(snapshot)
+    code, out, _ = run("calibrate", snapshot, "--prompts", 60, "--no-save")
+    assert code == 0
+    assert "one-step" in out
+    assert "balanced *" in out
+    assert read_manifest(snapshot) == before
+    code, out, _ = run("calibrate", snapshot, "--prompts", 60, "--json")
+    assert code == 0
+    assert NAMES <= json.loads(out)["profiles"].keys()
+    assert read_manifest(snapshot).default_profile == "balanced"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in this process; gives its exit status, stdout and stderr."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run_here
+
+
+def test_the_article_profile_stays(snapshot: Path, predictor: Predictor) -> None:
+    revise_manifest(snapshot, profiles={"article": ARTICLE.to_json()}, default_profile="article")
+    calibrate(predictor, prompts=60, save=True)
+    assert read_manifest(snapshot).profiles["article"] == ARTICLE.to_json()
