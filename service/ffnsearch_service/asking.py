@@ -20,6 +20,7 @@ class PredictOptions(TypedDict, total=False):
     profile: name of one of the snapshot's profiles, or a Profile. exclude_self: leave the prompt's own substring out.
     top_n: most tokens listed. min_prob: least probability listed. dense: add whole distributions as arrays.
     include_model: add the model's own distribution and the Hellinger distance. include_frequencies: add the sums.
+    include_contributions: add to each listed token of the answer what each block contributes.
     """
 
     profile: str | Profile | None
@@ -29,6 +30,7 @@ class PredictOptions(TypedDict, total=False):
     dense: bool
     include_model: bool
     include_frequencies: bool
+    include_contributions: bool
 
 
 class NeighborsOptions(TypedDict, total=False):

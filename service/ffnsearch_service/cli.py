@@ -61,6 +61,8 @@ def make_app() -> typer.Typer:
         predict,
         "shakespeare.ffn 'And only l'",
         "127.0.0.1:50051 'hing tremb' 'my most gr' --top-n 5 --json",
+        "shakespeare.ffn 'my most gr' --profile article --explain",
+        "shakespeare.ffn 'my most gr' --profile-file mine.json",
         "two-blocks.ffn 'O Romeo, R' --threshold 0.9 --weight 1 --threshold 0.8 --weight 2",
     )
     add_command(
@@ -74,12 +76,13 @@ def make_app() -> typer.Typer:
 
 
 def info(target: Target, as_json: AsJson = False, skip_verify: SkipVerify = False, timeout_s: TimeoutS = 30) -> None:
-    """Tell what a snapshot or a server holds: corpus, model, profiles, limits."""
+    """Tell what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
     with _open(target, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
-        from ffnsearch_service import show
+        from ffnsearch_service.show import print_json
+        from ffnsearch_service.show_info import print_info
 
         found = calls.info()
-        (show.print_json if as_json else show.print_info)(found)
+        (print_json if as_json else print_info)(found)
 
 
 def serve(
@@ -113,6 +116,10 @@ def predict(
         list[str], typer.Argument(help="Text to continue; several are answered together.", metavar="PROMPT")
     ],
     profile: ProfileName = None,
+    profile_file: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with a profile, as `info --json` prints them.", metavar="FILE.json"),
+    ] = None,
     threshold: Annotated[
         list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
     ] = None,
@@ -120,23 +127,30 @@ def predict(
     exclude_self: ExcludeSelf = False,
     top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
     min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
     as_json: AsJson = False,
     backend: Backend = "exact",
     skip_verify: SkipVerify = False,
     timeout_s: TimeoutS = 30,
 ) -> None:
     """Predict the next token: the model's own distribution and the approximation, side by side."""
-    chosen = _profile(profile, threshold or [], weight or [])
+    chosen = _profile(profile, profile_file, threshold or [], weight or [])
     with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
         from ffnsearch_service import show
 
         answer = calls.predict(
-            prompts, profile=chosen, exclude_self=exclude_self, top_n=top_n, min_prob=min_prob, include_model=True
+            prompts,
+            profile=chosen,
+            exclude_self=exclude_self,
+            top_n=top_n,
+            min_prob=min_prob,
+            include_model=True,
+            include_contributions=explain,
         )
         if as_json:
             show.print_json(answer)
         else:
-            show.print_prediction(prompts, answer)
+            show.print_prediction(prompts, answer, explain=explain)
     failures = [result.error for result in answer.results if result.error is not None]
     for failure in failures:
         _complain(failure.message)
@@ -200,14 +214,27 @@ def _open(target: str, *, timeout_s: float, skip_verify: bool, backend: str = "e
     return Client(target, timeout_s=timeout_s)
 
 
-def _profile(name: str | None, thresholds: Sequence[float], weights: Sequence[float]) -> "Profile | str | None":
-    from ffnsearch_indexer.answer.profile import one_step
+def _profile(
+    name: str | None, file: Path | None, thresholds: Sequence[float], weights: Sequence[float]
+) -> "Profile | str | None":
+    """The profile that the options choose, None for the default one."""
+    given = {
+        "--profile": name is not None,
+        "--profile-file": file is not None,
+        "--threshold or --weight": bool(thresholds or weights),
+    }
+    ways = [way for way, is_given in given.items() if is_given]
+    if len(ways) > 1:
+        raise ProfileError(f"{ways[0]} is given, and {ways[1]} too: choose one way")
+    if file is not None:
+        from ffnsearch_service.profiles import load_profile
 
-    if not thresholds and not weights:
-        return name
-    if name is not None:
-        raise ProfileError("--profile is given, and --threshold or --weight too: choose one way")
-    return one_step("", thresholds, weights)
+        return load_profile(file)
+    if thresholds or weights:
+        from ffnsearch_indexer.answer.profile import one_step
+
+        return one_step("", thresholds, weights)
+    return name
 
 
 def _check(skip_verify: bool) -> Check:

@@ -83,7 +83,7 @@ def _address(line: str) -> str:
 
 
 def _ask(calls: Calls) -> None:
-    answer = calls.predict(PROMPTS, top_n=TOP_N, include_model=True)
+    answer = calls.predict(PROMPTS, top_n=TOP_N, include_model=True, include_contributions=True)
     show.print_prediction(PROMPTS, answer)
     for prompt, result in zip(PROMPTS, answer.results, strict=True):
         block = _weightiest_block(result)
@@ -93,9 +93,12 @@ def _ask(calls: Calls) -> None:
 
 
 def _weightiest_block(result: PromptResult) -> int:
-    """The block that adds most to an answer of raw counts: the largest weight times mass."""
-    shares = [sum(step.weight * step.mass for step in steps) for steps in result.blocks]
-    return shares.index(max(shares))
+    """The block with evidence that contributes most to the likeliest token, or the first where there is no answer."""
+    searched = [block for block, steps in enumerate(result.blocks) if steps]
+    if result.distribution is None:
+        return searched[0]
+    contributions = result.distribution.tokens[0].block_contributions
+    return max(searched, key=lambda block: contributions[block])
 
 
 def _say(line: str) -> None:

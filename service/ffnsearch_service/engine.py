@@ -20,6 +20,7 @@ from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
 from ffnsearch_service.pages import page_token
+from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.ranked import RankedCache
 from ffnsearch_service.replies import info_message, neighbor_message, prompt_results
 from ffnsearch_service.requests import NeighborsJob, PredictJob, RequestReader
@@ -96,7 +97,14 @@ class Engine:
                 search_ns=found.search_ns,
                 combine_ns=found.combine_ns,
             ),
-            results=prompt_results(job, found.answers, self._datastore.tokenizer.characters, manifest.window_tokens),
+            results=prompt_results(
+                job,
+                found.answers,
+                self._datastore.tokenizer.characters,
+                manifest.window_tokens,
+                self._datastore.unigram,
+            ),
+            profile_kind=kind_number(job.profile),
         )
         response.timings.total_ns = time.perf_counter_ns() - arrived_ns
         return response

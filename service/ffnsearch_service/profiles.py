@@ -1,19 +1,148 @@
-"""How profiles travel: messages to profiles and back."""
+"""How profiles travel: messages and files to profiles, and profiles to messages."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.answer.profile import Profile, Step
+from ffnsearch_indexer.answer.profile import Expectation, ProductProfile, ProductStep, Profile, Step, SumProfile
+from ffnsearch_indexer.errors import ProfileError
+
+Kind = Literal["sum", "product"]
+KINDS: dict[int, Kind] = {
+    pb.PROFILE_KIND_UNSPECIFIED: "sum",
+    pb.PROFILE_KIND_SUM: "sum",
+    pb.PROFILE_KIND_PRODUCT: "product",
+}
+
+PROFILE_FILE_BYTES_MAX = 4 << 20
+"""Largest file with a profile: no larger one could be sent."""
+
+_OF_A_SUM = ("mass_power",)
+_OF_A_PRODUCT = ("prior_weight", "token_bias")
+_STEP_OF_A_PRODUCT = ("prior_mass",)
+
+
+def kind_number(profile: Profile) -> pb.ProfileKind:
+    """How the wire names the kind of a profile."""
+    return pb.PROFILE_KIND_PRODUCT if isinstance(profile, ProductProfile) else pb.PROFILE_KIND_SUM
 
 
 def profile_message(profile: Profile, name: str) -> pb.Profile:
     """Write a profile, under the name that it is known by."""
-    blocks = [
-        pb.ProfileBlock(steps=[pb.ProfileStep(threshold=step.threshold, weight=step.weight) for step in steps])
-        for steps in profile.blocks
-    ]
-    return pb.Profile(name=name, blocks=blocks, mass_power=profile.mass_power, source=profile.source)
+    message = pb.Profile(name=name, kind=kind_number(profile), source=profile.source)
+    if profile.expectation is not None:
+        message.expectation.support.extend(profile.expectation.support)
+        message.expectation.distance.extend(profile.expectation.distance)
+    if isinstance(profile, ProductProfile):
+        message.prior_weight = profile.prior_weight
+        message.token_bias.extend(profile.token_bias)
+    if isinstance(profile, SumProfile):
+        message.mass_power = profile.mass_power
+    message.blocks.extend(pb.ProfileBlock(steps=[_step_message(step) for step in steps]) for steps in profile.blocks)
+    return message
 
 
 def read_profile(message: pb.Profile) -> Profile:
     """Read a profile. Raises ProfileError, which names the field, for values that make no answer."""
-    blocks = tuple(tuple(Step(step.threshold, step.weight) for step in block.steps) for block in message.blocks)
-    return Profile(message.name, blocks, message.mass_power, message.source)
+    kind = KINDS.get(message.kind)
+    if kind is None:
+        raise ProfileError(
+            f"profile.kind: {message.kind} is no kind that this version knows: it knows sums and products",
+            reason="UNKNOWN_PROFILE_KIND",
+            field="profile.kind",
+        )
+    return _read_product(message) if kind == "product" else _read_sum(message)
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile from a JSON file in the form that a manifest stores. Raises ProfileError, which names the file.
+
+    A request has no use for a name and a source: they are not looked at.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(PROFILE_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error.strerror}; give a JSON file with a profile") from None
+    if len(text) > PROFILE_FILE_BYTES_MAX:
+        raise ProfileError(f"{path} has more than {PROFILE_FILE_BYTES_MAX} bytes: no profile is so large")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{path} is no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ProfileError(f"{path} holds no JSON object: `ffnsearch info --json` shows how profiles look")
+    try:
+        return Profile.from_json({**document, "name": "", "source": ""})
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error.message}", reason=error.reason) from None
+
+
+def _read_sum(message: pb.Profile) -> SumProfile:
+    _require_unset(message, _OF_A_PRODUCT, "profile", "sum")
+    for block, of_block in enumerate(message.blocks):
+        for number, step in enumerate(of_block.steps):
+            _require_unset(step, _STEP_OF_A_PRODUCT, f"profile.blocks[{block}].steps[{number}]", "sum")
+    return SumProfile(
+        message.name,
+        tuple(tuple(Step(**_step_fields(step)) for step in block.steps) for block in message.blocks),
+        message.mass_power,
+        source=message.source,
+        expectation=_read_expectation(message),
+    )
+
+
+def _read_product(message: pb.Profile) -> ProductProfile:
+    _require_unset(message, _OF_A_SUM, "profile", "product")
+    return ProductProfile(
+        message.name,
+        tuple(
+            tuple(ProductStep(**_step_fields(step), prior_mass=step.prior_mass) for step in block.steps)
+            for block in message.blocks
+        ),
+        message.prior_weight if message.HasField("prior_weight") else 1.0,
+        tuple(message.token_bias),
+        source=message.source,
+        expectation=_read_expectation(message),
+    )
+
+
+def _require_unset(message: Any, names: Sequence[str], path: str, kind: Kind) -> None:
+    """Refuse fields of the other kind: what would have no effect was hardly meant."""
+    for field, _ in message.ListFields():
+        if field.name in names:
+            raise ProfileError(
+                f"{path}.{field.name}: a {kind} has no {field.name}: leave it out, or set the profile's kind",
+                reason="FIELD_OF_ANOTHER_KIND",
+                field=f"{path}.{field.name}",
+            )
+
+
+def _read_expectation(message: pb.Profile) -> Expectation | None:
+    if not message.HasField("expectation"):
+        return None
+    return Expectation(tuple(message.expectation.support), tuple(message.expectation.distance))
+
+
+def _step_message(step: Step) -> pb.ProfileStep:
+    message = pb.ProfileStep(
+        threshold=step.threshold,
+        weight=step.weight,
+        support_weight=step.support_weight,
+        block_support_weights=step.block_support_weights,
+    )
+    if isinstance(step, ProductStep):
+        message.prior_mass = step.prior_mass
+    return message
+
+
+def _step_fields(message: pb.ProfileStep) -> dict[str, Any]:
+    """The fields of a step of either kind, by name."""
+    return {
+        "threshold": message.threshold,
+        "weight": message.weight,
+        "support_weight": message.support_weight,
+        "block_support_weights": tuple(message.block_support_weights),
+    }

@@ -15,8 +15,11 @@ from ffnsearch_service.errors import RequestError
 from ffnsearch_service.pages import Page, read_page_token
 from ffnsearch_service.profiles import read_profile
 
-_PROMPT_BYTES_MAX, _STEP_BYTES_MAX, _LISTED_BYTES_MAX, _REFUSAL_BYTES_MAX = 128, 64, 32, 8192
-"""Upper bounds of what a prompt, a step of a block, a listed token and a refused prompt add to a response."""
+_PROMPT_BYTES_MAX, _BLOCK_BYTES_MAX, _STEP_BYTES_MAX, _LISTED_BYTES_MAX, _REFUSAL_BYTES_MAX = 128, 8, 64, 32, 8192
+"""Upper bounds of what a prompt, a block, a step of it, a listed token and a refused prompt add to a response."""
+
+_EXPLAINED_BYTES_MAX = 16
+"""Upper bound of what a token's contributions add beside the 8 bytes of each block."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class PredictJob:
     dense: bool
     include_model: bool
     include_frequencies: bool
+    include_contributions: bool
 
     @property
     def runnable(self) -> list[Tokens]:
@@ -93,6 +97,7 @@ class RequestReader:
             dense=request.dense,
             include_model=request.include_model,
             include_frequencies=request.include_frequencies,
+            include_contributions=request.include_contributions,
         )
         if not job.runnable:
             raise next(prompt for prompt in job.prompts if isinstance(prompt, FfnSearchError))
@@ -134,7 +139,7 @@ class RequestReader:
         if request.WhichOneof("profile_choice") != "profile":
             return self._named_profile(request.profile_name)
         profile = read_profile(request.profile)
-        profile.require_blocks(self.blocks)
+        profile.require_model(self.blocks, self.tokenizer.vocabulary_size)
         return "", profile
 
     def _named_profile(self, name: str) -> tuple[str, Profile]:
@@ -214,12 +219,20 @@ class RequestReader:
         array_bytes = 8 * self.tokenizer.vocabulary_size
         step_bytes = _STEP_BYTES_MAX + job.include_frequencies * array_bytes
         distribution_bytes = job.top_n * _LISTED_BYTES_MAX + job.dense * array_bytes
-        prompt_bytes = _PROMPT_BYTES_MAX + job.steps * step_bytes + (1 + job.include_model) * distribution_bytes
+        explained_bytes = job.include_contributions * job.top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
+        prompt_bytes = (
+            _PROMPT_BYTES_MAX
+            + self.blocks * _BLOCK_BYTES_MAX
+            + job.steps * step_bytes
+            + (1 + job.include_model) * distribution_bytes
+            + explained_bytes
+        )
         bytes_max = runnable * prompt_bytes + (len(job.prompts) - runnable) * _REFUSAL_BYTES_MAX
         if bytes_max > self.limits.response_bytes_max:
             raise LimitError(
                 f"prompts: the response to {len(job.prompts)} prompts may take {bytes_max} bytes; the limit is "
-                f"{self.limits.response_bytes_max}: send fewer, lower top_n, or leave out dense or include_frequencies",
+                f"{self.limits.response_bytes_max}: send fewer, lower top_n, or leave out dense, "
+                "include_frequencies or include_contributions",
                 reason="RESPONSE_TOO_LARGE",
                 field="prompts",
                 given_bytes=bytes_max,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_service.profiles import read_profile
+from ffnsearch_service.profiles import KINDS, Kind, read_profile
 
 Status = Literal["OK", "NO_SUPPORT", "INVALID"]
 
@@ -38,11 +38,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class TokenProbability:
-    """The probability of one token, in (0, 1]."""
+    """The probability of one token, in (0, 1].
+
+    block_contributions: on request, for tokens of an answer, what each block contributes; of a sum, shares that add up
+    to the probability; of a product, nats, less their mean over the answer. prior_contribution: of a product, the same
+    for its prior; all together are the log probability plus the answer's entropy.
+    """
 
     id: int
     text: str
     probability: float
+    block_contributions: tuple[float, ...]
+    prior_contribution: float | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class PromptResult:
     """The answer to one prompt; with status INVALID there is an error and nothing else.
 
     distribution: None without support. model: None unless requested. hellinger: distance between the two, in [0, 1].
+    expected_hellinger: the mean distance among calibration prompts with similar support, None without a calibration or
+    support. support: how much was found, the mean of log(1 + mass) over all steps, None for status INVALID.
     used_tokens: how many of its last tokens were used. short_prompt: fewer than a window. self_id: the substring equal
     to its last window. blocks: for each block, its steps.
     """
@@ -81,6 +90,8 @@ class PromptResult:
     distribution: Distribution | None
     model: Distribution | None
     hellinger: float | None
+    expected_hellinger: float | None
+    support: float | None
     used_tokens: int
     short_prompt: bool
     self_id: int | None
@@ -105,6 +116,7 @@ class PredictResult:
 
     snapshot_id: str
     profile_name: str
+    profile_kind: Kind
     backend: str
     approximate: bool
     timings: Timings
@@ -154,8 +166,31 @@ class NeighborPage:
 
 
 @dataclass(frozen=True)
+class FidelitySummary:
+    """What one measurement found: Hellinger distances between answers and the model, and shares of the prompts.
+
+    protocol: parity, leave_one_out or held_out. noise_floor_hellinger_mean: the distance of models trained from other
+    seeds, None where none was compared.
+    """
+
+    protocol: str
+    prompts: int
+    profile_name: str
+    hellinger_mean: float
+    hellinger_ci95_low: float
+    hellinger_ci95_high: float
+    hellinger_max: float
+    top1_agreement: float
+    no_support_share: float
+    noise_floor_hellinger_mean: float | None
+
+
+@dataclass(frozen=True)
 class Info:
-    """What a server serves. snapshot, model, limits: the fields of the messages of these names, by name."""
+    """What a server serves. snapshot, model, limits: the fields of the messages of these names, by name.
+
+    fidelity: one summary for each protocol that was measured.
+    """
 
     snapshot: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -166,6 +201,7 @@ class Info:
     approximate: bool
     limits: Mapping[str, int]
     server_version: str
+    fidelity: tuple[FidelitySummary, ...]
 
 
 def predict_result(message: pb.PredictResponse) -> PredictResult:
@@ -173,6 +209,7 @@ def predict_result(message: pb.PredictResponse) -> PredictResult:
     return PredictResult(
         snapshot_id=message.snapshot_id,
         profile_name=message.profile_name,
+        profile_kind=KINDS[message.profile_kind],
         backend=message.backend,
         approximate=message.approximate,
         timings=Timings(**_scalars(message.timings)),
@@ -203,11 +240,17 @@ def info(message: pb.GetInfoResponse) -> Info:
         approximate=message.approximate,
         limits=_scalars(message.limits),
         server_version=message.server_version,
+        fidelity=tuple(FidelitySummary(**_scalars(summary)) for summary in message.fidelity),
     )
 
 
 def plain(value: Any) -> Any:
-    """Turn a result into what JSON can hold: dataclasses into objects by field name, arrays into lists."""
+    """Turn a result into what JSON can hold: dataclasses into objects by field name, arrays into lists.
+
+    A profile takes the form that a manifest stores.
+    """
+    if isinstance(value, Profile):
+        return value.to_json()
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -223,10 +266,12 @@ def _prompt_result(message: pb.PromptResult) -> PromptResult:
         error=_failure(message.error) if message.HasField("error") else None,
         distribution=_distribution(message.distribution) if message.HasField("distribution") else None,
         model=_distribution(message.model_distribution) if message.HasField("model_distribution") else None,
-        hellinger=message.hellinger if message.HasField("hellinger") else None,
+        hellinger=_optional(message, "hellinger"),
+        expected_hellinger=_optional(message, "expected_hellinger"),
+        support=_optional(message, "support"),
         used_tokens=message.used_tokens,
         short_prompt=message.short_prompt,
-        self_id=message.self_id if message.HasField("self_id") else None,
+        self_id=_optional(message, "self_id"),
         blocks=tuple(tuple(_step(step) for step in block.steps) for block in message.blocks),
     )
 
@@ -237,8 +282,20 @@ def _failure(message: pb.PromptError) -> Failure:
 
 
 def _distribution(message: pb.Distribution) -> Distribution:
-    tokens = tuple(TokenProbability(token.id, token.text, token.probability) for token in message.tokens)
-    return Distribution(tokens, np.frombuffer(message.dense, dtype="<f8") if message.dense else None)
+    return Distribution(
+        tuple(_token(token) for token in message.tokens),
+        np.frombuffer(message.dense, dtype="<f8") if message.dense else None,
+    )
+
+
+def _token(message: pb.TokenProbability) -> TokenProbability:
+    return TokenProbability(
+        id=message.id,
+        text=message.text,
+        probability=message.probability,
+        block_contributions=tuple(message.block_contributions),
+        prior_contribution=_optional(message, "prior_contribution"),
+    )
 
 
 def _step(message: pb.StepResult) -> StepResult:
@@ -259,4 +316,11 @@ def _neighbor(message: pb.Neighbor) -> Neighbor:
 
 
 def _scalars(message: Any) -> dict[str, Any]:
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {
+        field.name: _optional(message, field.name) if field.has_presence else getattr(message, field.name)
+        for field in message.DESCRIPTOR.fields
+    }
+
+
+def _optional(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None

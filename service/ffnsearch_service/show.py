@@ -1,36 +1,43 @@
-"""How results look: tables with bars on a terminal, aligned text elsewhere, JSON on request."""
+"""How answers and evidence look to a person, and any result as JSON."""
 
 import itertools
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ffnsearch_service.evidence import Evidence
-from ffnsearch_service.results import Distribution, Info, Neighbor, PredictResult, PromptResult, Timings, plain
+from ffnsearch_service.profiles import Kind
+from ffnsearch_service.results import (
+    Distribution,
+    Neighbor,
+    PredictResult,
+    PromptResult,
+    StepResult,
+    Timings,
+    TokenProbability,
+    plain,
+)
+from ffnsearch_service.tables import Table, print_table
 
 BAR_CHARACTERS = 24
+EXPLAINED_TOKENS_MAX = 7
+"""Most tokens in a table of contributions: so many columns fit a terminal."""
+
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings. right: the columns that align right. bars: columns for a terminal alone."""
+def print_prediction(prompts: Sequence[str], prediction: PredictResult, *, explain: bool = False) -> None:
+    """Print the answers that could be given, model and approximation side by side, with what each block found.
 
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: frozenset[int] = frozenset()
-    bars: frozenset[int] = frozenset()
-
-
-def print_prediction(prompts: Sequence[str], prediction: PredictResult) -> None:
-    """Print the answers that could be given, model and approximation side by side, with what each block found."""
+    explain: what each block contributes too, which the prediction must have.
+    """
     for prompt, result in zip(prompts, prediction.results, strict=True):
         if result.status != "INVALID":
             _print_answer(prompt, result)
+            if explain and result.distribution and result.distribution.tokens:
+                _print_contributions(result.distribution.tokens[:EXPLAINED_TOKENS_MAX], prediction.profile_kind)
     profile = prediction.profile_name or "the given one"
-    backend = _backend(prediction.backend, prediction.approximate)
+    backend = backend_line(prediction.backend, prediction.approximate)
     print(f"snapshot {prediction.snapshot_id[:12]}, profile {profile}, backend {backend}")
     print(_timing_line(prediction.timings))
 
@@ -48,38 +55,9 @@ def print_evidence(found: Evidence) -> None:
     print_table(Table(("score", "id", "substring", "followed by", "first place"), rows, right=frozenset({0, 1})))
 
 
-def print_info(info: Info) -> None:
-    """Print what is served."""
-    for title, values in (("snapshot", info.snapshot), ("model", info.model), ("limits", info.limits)):
-        print_table(Table((title, ""), [(name, _number(value)) for name, value in values.items()]))
-        print()
-    steps = [
-        (
-            _marked(name, info.default_profile_name),
-            str(block),
-            f"{step.threshold:g}",
-            f"{step.weight:g}",
-            profile.source,
-        )
-        for name, profile in info.profiles.items()
-        for block, block_steps in enumerate(profile.blocks)
-        for step in block_steps
-    ]
-    print_table(Table(("profile", "block", "threshold", "weight", "source"), steps, right=frozenset({1, 2, 3})))
-    print(f"\nbackend {_backend(info.backend, info.approximate)}, version {info.server_version}")
-
-
 def print_json(value: Any) -> None:
     """Print a result as JSON; its keys are the names of the result's fields."""
     print(json.dumps(plain(value), indent=2))
-
-
-def print_table(table: Table) -> None:
-    """Print a table: with rich on a terminal, as aligned text elsewhere."""
-    if sys.stdout.isatty():
-        _print_rich(table)
-    else:
-        _print_plain(table)
 
 
 def visible(text: str) -> str:
@@ -106,9 +84,34 @@ def _print_answer(prompt: str, result: PromptResult) -> None:
         print("\nno support: no substring above the thresholds has a successor; lower them, or use a larger corpus")
     if result.hellinger is not None:
         print(f"\nHellinger distance {result.hellinger:.4f} (0: the same distribution, 1: nothing in common)")
+    if result.expected_hellinger is not None:
+        print(f"expected           {result.expected_hellinger:.4f} (calibration's mean where as much was found)")
     print()
     print_table(_block_table(result))
     print()
+
+
+def _print_contributions(tokens: Sequence[TokenProbability], kind: Kind) -> None:
+    if kind == "sum":
+        print("Shares of the blocks in the probability of each token:\n")
+    else:
+        print("What speaks for each token (+) or against it (-), in nats; 0.69 is a factor of two:\n")
+    print_table(_contribution_table(tokens, kind))
+    print()
+
+
+def _contribution_table(tokens: Sequence[TokenProbability], kind: Kind) -> Table:
+    """Blocks by tokens; of a product with its prior, of a sum with the probability that the shares add up to."""
+    shown = "{:.2%}" if kind == "sum" else "{:+.2f}"
+    rows = [
+        (f"block {block}", *map(shown.format, of_block))
+        for block, of_block in enumerate(zip(*(token.block_contributions for token in tokens), strict=True))
+    ]
+    if kind == "product":
+        rows.append(("prior", *(shown.format(token.prior_contribution) for token in tokens)))
+    totals = [sum(token.block_contributions) + (token.prior_contribution or 0) for token in tokens]
+    rows.append(("together", *map(shown.format, totals)))
+    return Table(("", *(visible(token.text) for token in tokens)), rows, right=frozenset(range(1, len(tokens) + 1)))
 
 
 def _remark(result: PromptResult) -> str:
@@ -132,6 +135,9 @@ def _token_cells(token: Any) -> tuple[str, str, str]:
 
 
 def _block_table(result: PromptResult) -> Table:
+    if any(len(steps) > 1 for steps in result.blocks):
+        rows = [_range_cells(block, steps) for block, steps in enumerate(result.blocks)]
+        return Table(("block", "steps", "thresholds", "neighbors", "mass"), rows, right=frozenset(range(5)))
     rows = [
         (str(block), f"{step.threshold:g}", f"{step.weight:g}", f"{step.neighbors:,}", f"{step.mass:,}")
         for block, steps in enumerate(result.blocks)
@@ -139,6 +145,18 @@ def _block_table(result: PromptResult) -> Table:
     ]
     headings = ("block", "threshold", "weight", "neighbors", "mass")
     return Table(headings, rows, right=frozenset(range(len(headings))))
+
+
+def _range_cells(block: int, steps: Sequence[StepResult]) -> tuple[str, str, str, str, str]:
+    """A row for a block of several steps: what is above the lowest threshold, and above the highest."""
+    ends = sorted(steps, key=lambda step: step.threshold)[:: max(1, len(steps) - 1)]
+    return (
+        str(block),
+        str(len(steps)),
+        " to ".join(f"{step.threshold:.4g}" for step in ends),
+        " to ".join(f"{step.neighbors:,}" for step in ends),
+        " to ".join(f"{step.mass:,}" for step in ends),
+    )
 
 
 def _followers(neighbor: Neighbor) -> str:
@@ -161,42 +179,6 @@ def _timing_line(timings: Timings) -> str:
     return f"{total_ms:.1f} ms: " + ", ".join(f"{name} {value:.1f}" for name, value in parts)
 
 
-def _backend(name: str, approximate: bool) -> str:
+def backend_line(name: str, approximate: bool) -> str:
+    """Name a backend, and say so where it may miss neighbors."""
     return f"{name} (approximate: it may miss neighbors)" if approximate else name
-
-
-def _marked(name: str, default: str) -> str:
-    return f"{name} (default)" if name == default else name
-
-
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _print_rich(table: Table) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, heading in enumerate(table.headings):
-        style = "cyan" if column in table.bars else ""
-        justify: Literal["right", "left"] = "right" if column in table.right else "left"
-        last = column == len(table.headings) - 1  # the one to give way where the terminal is narrow
-        shown.add_column(heading, justify=justify, style=style, no_wrap=not last, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    Console().print(shown)
-
-
-def _print_plain(table: Table) -> None:
-    columns = [column for column in range(len(table.headings)) if column not in table.bars]
-    lines = [table.headings, *table.rows]
-    widths = {column: max(len(line[column]) for line in lines) for column in columns}
-    for line in lines:
-        print("  ".join(_align(line[column], widths[column], column in table.right) for column in columns).rstrip())
-
-
-def _align(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)

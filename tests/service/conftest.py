@@ -1,9 +1,10 @@
-"""What the tests of the service share: an engine for the tiny snapshot and a server for it."""
+"""What the tests of the service share: engines and servers for the tiny snapshot, as built and calibrated."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calibrated import calibrate
 from serving import SlowPredictor, serving
 
 from ffnsearch_indexer.store.datastore import Datastore
@@ -20,6 +21,23 @@ def engine(tiny_snapshot: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def address(engine: Engine) -> Iterator[str]:
     with serving(engine) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def calibrated_snapshot(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calibrate(tiny_snapshot, tmp_path_factory.mktemp("calibrated") / "tiny.ffn")
+
+
+@pytest.fixture(scope="session")
+def calibrated_engine(calibrated_snapshot: Path) -> Iterator[Engine]:
+    with Engine.open(calibrated_snapshot) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def calibrated_address(calibrated_engine: Engine) -> Iterator[str]:
+    with serving(calibrated_engine) as served:
         yield served
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 from serving import WAIT_S
 
+from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_service import cli, show
 from ffnsearch_service.client import Client
 
@@ -47,13 +48,22 @@ def test_predict_gives_json_from_a_directory_and_from_a_server(run, tiny_snapsho
         documents.append(json.loads(out))
         assert set(documents[-1].pop("timings")) >= {"model_ns", "search_ns", "total_ns"}
     assert documents[0] == documents[1]
-    assert documents[0].keys() == {"snapshot_id", "profile_name", "backend", "approximate", "results"}
+    assert documents[0].keys() == {
+        "snapshot_id",
+        "profile_name",
+        "profile_kind",
+        "backend",
+        "approximate",
+        "results",
+    }
     assert documents[0]["results"][0].keys() == {
         "status",
         "error",
         "distribution",
         "model",
         "hellinger",
+        "expected_hellinger",
+        "support",
         "used_tokens",
         "short_prompt",
         "self_id",
@@ -67,6 +77,54 @@ def test_predict_takes_thresholds_and_weights(run, address):
     steps = [block[0] for block in json.loads(out)["results"][0]["blocks"]]
     assert code == 0
     assert [(step["threshold"], step["weight"]) for step in steps] == [(0.5, 1.0), (0.6, 0.0)]
+
+
+def test_predict_prints_the_expected_distance_next_to_the_measured_one(run, calibrated_address):
+    code, out, err = run("predict", calibrated_address, "the people")
+    assert (code, err) == (0, "")
+    assert re.search(r"Hellinger distance 0\.\d{4} .*\nexpected           0\.[631]000 ", out)
+    assert re.search(r"block +steps +thresholds +neighbors +mass\n +0 +3 +0\.5 to 0\.95 ", out)
+
+
+def test_predict_explains_a_sum_in_shares(run, calibrated_snapshot):
+    code, out, err = run("predict", calibrated_snapshot, "the people", "--profile", "added", "--explain", "--top-n", 3)
+    assert (code, err) == (0, "")
+    assert re.search(r"Shares of the blocks.*\n\n.*\nblock 0( +\d+\.\d\d%){3}\nblock 1( +\d+\.\d\d%){3}\ntogether", out)
+    assert "nats" not in out
+
+
+def test_predict_explains_a_product_in_nats(run, calibrated_address):
+    code, out, err = run("predict", calibrated_address, "the people", "--explain", "--top-n", 20)
+    assert (code, err) == (0, "")
+    nats = r"( +[+-]\d+\.\d\d){7}\n"
+    assert re.search(rf"in nats.*\n\n.*\nblock 0{nats}block 1{nats}prior{nats}together{nats}", out)
+
+
+def test_predict_explains_nothing_where_no_token_is_listed(run, calibrated_address):
+    code, out, err = run("predict", calibrated_address, "the people", "--explain", "--min-prob", 1)
+    assert (code, err) == (0, "")
+    assert "nats" not in out
+
+
+def test_predict_gives_contributions_as_json(run, calibrated_address):
+    code, out, _ = run("predict", calibrated_address, "the people", "--explain", "--json")
+    token = json.loads(out)["results"][0]["distribution"]["tokens"][0]
+    assert code == 0
+    assert len(token["block_contributions"]) == 2
+    assert token["prior_contribution"] is not None
+
+
+def test_predict_takes_a_profile_from_a_file_as_info_prints_it(run, calibrated_address, tmp_path):
+    _, out, _ = run("info", calibrated_address, "--json")
+    for name, document in json.loads(out)["profiles"].items():
+        (tmp_path / "mine.json").write_text(json.dumps(document))
+        _, by_name, _ = run("predict", calibrated_address, "the people", "--profile", name, "--json")
+        code, by_file, err = run(
+            "predict", calibrated_address, "the people", "--profile-file", tmp_path / "mine.json", "--json"
+        )
+        assert (code, err) == (0, "")
+        assert json.loads(by_file)["profile_name"] == ""
+        assert json.loads(by_file)["results"] == json.loads(by_name)["results"]
 
 
 def test_a_bad_prompt_among_good_ones_is_told_after_their_answers(run, address):
@@ -101,13 +159,32 @@ def test_info_prints_what_is_there(run, tiny_snapshot, address):
     assert (code, err) == (0, "")
     assert re.search(r"corpus_name +tiny", out)
     assert "even (default)" in out
+    assert "fidelity: not measured" in out
     code, out, _ = run("info", address, "--json")
     assert (code, json.loads(out)["snapshot"]["window_tokens"]) == (0, 10)
+
+
+def test_info_prints_profiles_of_both_kinds_and_the_fidelity(run, calibrated_snapshot):
+    code, out, err = run("info", calibrated_snapshot)
+    assert (code, err) == (0, "")
+    assert re.search(r"\nadded +sum +made up, mass power 0\.5, expected distance 0\.2000 to 0\.7000\n", out)
+    assert re.search(
+        r"\nmultiplied \(default\) +product +made up, prior weight 0\.7, 65 token biases, expected distance", out
+    )
+    assert re.search(r"\nadded +0 +0\.6: 0\.5, 0\.9: 2\n", out)
+    assert re.search(r"\nmultiplied +1 +0\.7: 0\.8, 0\.9: -0\.2\n", out)
+    assert re.search(r"\nfidelity +leave-one-out +held-out\nprofile +added +multiplied\nprompts +20,000 +2,000\n", out)
+    assert re.search(r"\nmean Hellinger distance +0\.1500 +0\.2500\n95 % interval +0\.1400 to 0\.1700 +0\.24", out)
+    assert re.search(r"\nlargest +0\.4500 +0\.5500\nnoise floor +0\.0700 +not measured\nsame top token +80\.0%", out)
+    assert re.search(r"\nno support +1\.5% +1\.5%\n", out)
 
 
 def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp_path, engine):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy_port = taken.getsockname()[1]
+        nothing, one_block = tmp_path / "nothing.json", tmp_path / "one.json"
+        nothing.write_text("{}")
+        one_block.write_text(json.dumps(one_step("", [0.5], [1.0]).to_json()))
         cases = {
             ("predict", tmp_path / "missing", "a"): "no snapshot",
             ("predict", tmp_path, "a"): "manifest.json",
@@ -125,7 +202,12 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", address, "a", "--threshold", "0.5"): "thresholds",
             ("predict", address, "a", "--threshold", "2", "--weight", "1"): "cosine",
             ("predict", address, "a", "--threshold", "0.5", "--weight", "1"): "2",
-            ("predict", address, "a", "--profile", "even", "--weight", "1"): "--profile",
+            ("predict", address, "a", "--profile", "even", "--weight", "1"): "--profile .*--weight",
+            ("predict", address, "a", "--profile", "", "--profile-file", nothing): "--profile .*--profile-file",
+            ("predict", address, "a", "--profile-file", nothing, "--threshold", "1"): "--profile-file .*--threshold",
+            ("predict", address, "a", "--profile-file", tmp_path / "none.json"): "none.json cannot be read",
+            ("predict", address, "a", "--profile-file", nothing): "nothing.json.*kind",
+            ("predict", address, "a", "--profile-file", one_block): "1 blocks, the model 2",
             ("neighbors", address, "a", "--block", 9): "blocks 0 to 1",
             ("neighbors", address, "a", "--block", 0, "--threshold", "nan"): "threshold",
             ("info", "127.0.0.1:1", "--timeout-s", 5): "UNAVAILABLE",
@@ -151,11 +233,15 @@ def test_tokens_are_visible():
     assert show.bar(0.0) == ""
 
 
-def test_a_terminal_gets_bars(run, address, monkeypatch):
-    monkeypatch.setattr(show.sys.stdout.__class__, "isatty", lambda self: True, raising=False)
-    code, out, _ = run("predict", address, "the people")
+def test_a_terminal_gets_bars(run, calibrated_address, monkeypatch):
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: True, raising=False)
+    code, out, _ = run("predict", calibrated_address, "the people", "--explain")
     assert code == 0
     assert "█" in out
+    assert "block 1" in out
+    code, out, _ = run("info", calibrated_address)
+    assert code == 0
+    assert "0.7: 0.8, 0.9: -0.2" in out
 
 
 def test_help_lists_the_subcommands(run):

@@ -14,6 +14,7 @@ from ffnsearch_service.pages import page_token, read_page_token
 from ffnsearch_service.requests import RequestReader
 
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window")
+FLAGS = ("dense", "include_model", "include_frequencies", "include_contributions")
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
@@ -113,24 +114,23 @@ def test_a_response_names_snapshot_profile_and_backend(engine):
 @RELAXED
 @given(
     texts=st.lists(st.text("abc \u00e9\u20ac", max_size=12), min_size=1, max_size=8),
-    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    flags=st.fixed_dictionaries({name: st.booleans() for name in FLAGS}),
     top_n=st.integers(0, 70),
     steps=st.integers(1, 5),
+    is_product=st.booleans(),
 )
-def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts, flags, top_n, steps):
+def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts, flags, top_n, steps, is_product):
     """A call that is let in never gives a response beyond the bound: tighten the limit until it is refused."""
-    dense, include_model, include_frequencies = flags
     profile = profile_message(0.1, 0.2)
+    if is_product:
+        profile.kind = pb.PROFILE_KIND_PRODUCT
+        profile.expectation.MergeFrom(pb.ProfileExpectation(support=[0], distance=[0.5]))
     for block in profile.blocks:
         block.steps.extend([block.steps[0]] * (steps - 1))
-    request = pb.PredictRequest(
-        prompts=prompts(*texts),
-        profile=profile,
-        dense=dense,
-        include_model=include_model,
-        include_frequencies=include_frequencies,
-        top_n=top_n,
-    )
+        for number, step in enumerate(block.steps if is_product else ()):
+            step.threshold += number / 100
+            step.prior_mass = 1
+    request = pb.PredictRequest(prompts=prompts(*texts), profile=profile, top_n=top_n, **flags)
     try:
         size = engine.predict(request).ByteSize()
     except FfnSearchError:
@@ -269,4 +269,5 @@ def test_info_tells_what_is_there(engine):
     assert (info.model.blocks, info.model.d_model, info.model.vocabulary_size) == (2, 32, 65)
     assert "".join(info.vocabulary) == engine._datastore.tokenizer.characters
     assert [profile.name for profile in info.profiles] == [info.default_profile_name] == ["even"]
+    assert list(info.fidelity) == []
     assert (info.limits.prompts_max, info.limits.request_bytes_max) == (1024, 4 << 20)

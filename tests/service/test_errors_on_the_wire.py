@@ -22,6 +22,20 @@ def profile(*blocks, mass_power=0.0):
     return pb.Profile(blocks=steps, mass_power=mass_power)
 
 
+def changed(message, **fields):
+    """A profile with other fields set too."""
+    message.MergeFrom(pb.Profile(**fields))
+    return message
+
+
+def product(*blocks, expectation=None, **fields):
+    """A product whose steps are given as dictionaries; what they leave out is valid."""
+    usual = {"threshold": 0.5, "weight": 1, "prior_mass": 2}
+    steps = [pb.ProfileBlock(steps=[pb.ProfileStep(**{**usual, **step}) for step in block]) for block in blocks]
+    found = pb.ProfileExpectation(support=expectation[0], distance=expectation[1]) if expectation else None
+    return pb.Profile(blocks=steps, expectation=found, **{"kind": pb.PROFILE_KIND_PRODUCT, **fields})
+
+
 def predict(*prompts, **fields):
     return pb.PredictRequest(prompts=prompts or [PROMPT], **fields)
 
@@ -82,6 +96,116 @@ INVALID_PREDICTIONS = {
         predict(profile=profile([(0.9, 1)], [], mass_power=2)),
         "MASS_POWER_OUT_OF_RANGE",
         "profile.mass_power",
+    ),
+    "a sum with a prior weight": (
+        predict(profile=changed(profile([(0.9, 1)], []), prior_weight=0.0)),
+        "FIELD_OF_ANOTHER_KIND",
+        "profile.prior_weight",
+    ),
+    "a sum with token biases": (
+        predict(profile=changed(profile([(0.9, 1)], []), kind=pb.PROFILE_KIND_SUM, token_bias=[0.0] * 65)),
+        "FIELD_OF_ANOTHER_KIND",
+        "profile.token_bias",
+    ),
+    "a sum with a prior mass": (
+        predict(profile=pb.Profile(blocks=product([], [{}]).blocks)),
+        "FIELD_OF_ANOTHER_KIND",
+        "profile.blocks[1].steps[0].prior_mass",
+    ),
+    "a product with a mass power": (
+        predict(profile=product([{}], [], mass_power=0.5)),
+        "FIELD_OF_ANOTHER_KIND",
+        "profile.mass_power",
+    ),
+    "kind 7": (predict(profile=product([{}], [], kind=7)), "UNKNOWN_PROFILE_KIND", "profile.kind"),
+    "product of one block": (predict(profile=product([{}])), "WRONG_BLOCK_COUNT", "profile.blocks"),
+    "product without steps": (predict(profile=product([], [])), "NO_STEP", "profile.blocks"),
+    "product of 65 steps": (predict(profile=product([], [{}] * 65)), "TOO_MANY_STEPS", "profile.blocks[1].steps"),
+    "product threshold -2": (
+        predict(profile=product([{"threshold": -2}], [])),
+        "THRESHOLD_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].threshold",
+    ),
+    "product thresholds that descend": (
+        predict(profile=product([], [{"threshold": 0.5}, {"threshold": 0.7}, {"threshold": 0.6}])),
+        "THRESHOLDS_NOT_ASCENDING",
+        "profile.blocks[1].steps[2].threshold",
+    ),
+    "product thresholds that are equal": (
+        predict(profile=product([{}, {}], [])),
+        "THRESHOLDS_NOT_ASCENDING",
+        "profile.blocks[0].steps[1].threshold",
+    ),
+    "product weight inf": (
+        predict(profile=product([{"weight": math.inf}], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].weight",
+    ),
+    "product weight 2e6": (
+        predict(profile=product([{"weight": -2e6}], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].weight",
+    ),
+    "support weight NaN": (
+        predict(profile=product([{"support_weight": math.nan}], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].support_weight",
+    ),
+    "block support weight inf": (
+        predict(profile=product([{"block_support_weights": [0, math.inf]}], [])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].block_support_weights",
+    ),
+    "block support weights of three blocks": (
+        predict(profile=product([{"block_support_weights": [1, 2, 3]}], [])),
+        "WRONG_BLOCK_COUNT",
+        "profile.blocks[0].steps[0].block_support_weights",
+    ),
+    "no prior mass": (
+        predict(profile=product([{"prior_mass": 0}], [])),
+        "PRIOR_MASS_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].prior_mass",
+    ),
+    "prior mass NaN": (
+        predict(profile=product([{"prior_mass": math.nan}], [])),
+        "PRIOR_MASS_OUT_OF_RANGE",
+        "profile.blocks[0].steps[0].prior_mass",
+    ),
+    "prior weight NaN": (
+        predict(profile=product([{}], [], prior_weight=math.nan)),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.prior_weight",
+    ),
+    "token bias inf": (
+        predict(profile=product([{}], [], token_bias=[0.0] * 64 + [math.inf])),
+        "WEIGHT_OUT_OF_RANGE",
+        "profile.token_bias",
+    ),
+    "one token bias": (predict(profile=product([{}], [], token_bias=[1.0])), "WRONG_TOKEN_COUNT", "profile.token_bias"),
+    "expectation without classes": (
+        predict(profile=product([{}], [], expectation=([], []))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
+    "expectation from 1": (
+        predict(profile=changed(profile([(0.9, 1)], []), expectation=pb.ProfileExpectation(support=[1], distance=[0]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
+    "expectation that descends": (
+        predict(profile=product([{}], [], expectation=([0, 2, 1], [0, 0, 0]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
+    "expectation of too few distances": (
+        predict(profile=product([{}], [], expectation=([0, 1], [0.5]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
+    "expectation NaN": (
+        predict(profile=product([{}], [], expectation=([0, 1], [0.5, math.nan]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
     ),
     "min_prob 1.5": (predict(min_prob=1.5), "MIN_PROB_OUT_OF_RANGE", "min_prob"),
     "min_prob NaN": (predict(min_prob=math.nan), "MIN_PROB_OUT_OF_RANGE", "min_prob"),

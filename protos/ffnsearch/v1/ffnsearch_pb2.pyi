@@ -7,12 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ProfileKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROFILE_KIND_UNSPECIFIED: _ClassVar[ProfileKind]
+    PROFILE_KIND_SUM: _ClassVar[ProfileKind]
+    PROFILE_KIND_PRODUCT: _ClassVar[ProfileKind]
+
 class PromptStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROMPT_STATUS_UNSPECIFIED: _ClassVar[PromptStatus]
     PROMPT_STATUS_OK: _ClassVar[PromptStatus]
     PROMPT_STATUS_NO_SUPPORT: _ClassVar[PromptStatus]
     PROMPT_STATUS_INVALID: _ClassVar[PromptStatus]
+PROFILE_KIND_UNSPECIFIED: ProfileKind
+PROFILE_KIND_SUM: ProfileKind
+PROFILE_KIND_PRODUCT: ProfileKind
 PROMPT_STATUS_UNSPECIFIED: PromptStatus
 PROMPT_STATUS_OK: PromptStatus
 PROMPT_STATUS_NO_SUPPORT: PromptStatus
@@ -33,16 +42,24 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Profile(_message.Message):
-    __slots__ = ("name", "blocks", "mass_power", "source")
+    __slots__ = ("name", "blocks", "mass_power", "source", "kind", "prior_weight", "token_bias", "expectation")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     MASS_POWER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BIAS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     blocks: _containers.RepeatedCompositeFieldContainer[ProfileBlock]
     mass_power: float
     source: str
-    def __init__(self, name: _Optional[str] = ..., blocks: _Optional[_Iterable[_Union[ProfileBlock, _Mapping]]] = ..., mass_power: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+    kind: ProfileKind
+    prior_weight: float
+    token_bias: _containers.RepeatedScalarFieldContainer[float]
+    expectation: ProfileExpectation
+    def __init__(self, name: _Optional[str] = ..., blocks: _Optional[_Iterable[_Union[ProfileBlock, _Mapping]]] = ..., mass_power: _Optional[float] = ..., source: _Optional[str] = ..., kind: _Optional[_Union[ProfileKind, str]] = ..., prior_weight: _Optional[float] = ..., token_bias: _Optional[_Iterable[float]] = ..., expectation: _Optional[_Union[ProfileExpectation, _Mapping]] = ...) -> None: ...
 
 class ProfileBlock(_message.Message):
     __slots__ = ("steps",)
@@ -51,15 +68,29 @@ class ProfileBlock(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[ProfileStep, _Mapping]]] = ...) -> None: ...
 
 class ProfileStep(_message.Message):
-    __slots__ = ("threshold", "weight")
+    __slots__ = ("threshold", "weight", "prior_mass", "support_weight", "block_support_weights")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_MASS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORT_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_SUPPORT_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     weight: float
-    def __init__(self, threshold: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
+    prior_mass: float
+    support_weight: float
+    block_support_weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, threshold: _Optional[float] = ..., weight: _Optional[float] = ..., prior_mass: _Optional[float] = ..., support_weight: _Optional[float] = ..., block_support_weights: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ProfileExpectation(_message.Message):
+    __slots__ = ("support", "distance")
+    SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    support: _containers.RepeatedScalarFieldContainer[float]
+    distance: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, support: _Optional[_Iterable[float]] = ..., distance: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies")
+    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies", "include_contributions")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +100,7 @@ class PredictRequest(_message.Message):
     DENSE_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_MODEL_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     profile_name: str
     profile: Profile
@@ -78,23 +110,26 @@ class PredictRequest(_message.Message):
     dense: bool
     include_model: bool
     include_frequencies: bool
-    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ...) -> None: ...
+    include_contributions: bool
+    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results")
+    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind")
     SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     APPROXIMATE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_KIND_FIELD_NUMBER: _ClassVar[int]
     snapshot_id: str
     profile_name: str
     backend: str
     approximate: bool
     timings: Timings
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
-    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ...) -> None: ...
+    profile_kind: ProfileKind
+    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., profile_kind: _Optional[_Union[ProfileKind, str]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenize_ns", "queue_ns", "model_ns", "search_ns", "combine_ns", "total_ns")
@@ -113,7 +148,7 @@ class Timings(_message.Message):
     def __init__(self, tokenize_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., model_ns: _Optional[int] = ..., search_ns: _Optional[int] = ..., combine_ns: _Optional[int] = ..., total_ns: _Optional[int] = ...) -> None: ...
 
 class PromptResult(_message.Message):
-    __slots__ = ("status", "error", "distribution", "model_distribution", "hellinger", "used_tokens", "short_prompt", "self_id", "blocks")
+    __slots__ = ("status", "error", "distribution", "model_distribution", "hellinger", "used_tokens", "short_prompt", "self_id", "blocks", "expected_hellinger", "support")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +158,8 @@ class PromptResult(_message.Message):
     SHORT_PROMPT_FIELD_NUMBER: _ClassVar[int]
     SELF_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_HELLINGER_FIELD_NUMBER: _ClassVar[int]
+    SUPPORT_FIELD_NUMBER: _ClassVar[int]
     status: PromptStatus
     error: PromptError
     distribution: Distribution
@@ -132,7 +169,9 @@ class PromptResult(_message.Message):
     short_prompt: bool
     self_id: int
     blocks: _containers.RepeatedCompositeFieldContainer[BlockResult]
-    def __init__(self, status: _Optional[_Union[PromptStatus, str]] = ..., error: _Optional[_Union[PromptError, _Mapping]] = ..., distribution: _Optional[_Union[Distribution, _Mapping]] = ..., model_distribution: _Optional[_Union[Distribution, _Mapping]] = ..., hellinger: _Optional[float] = ..., used_tokens: _Optional[int] = ..., short_prompt: _Optional[bool] = ..., self_id: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockResult, _Mapping]]] = ...) -> None: ...
+    expected_hellinger: float
+    support: float
+    def __init__(self, status: _Optional[_Union[PromptStatus, str]] = ..., error: _Optional[_Union[PromptError, _Mapping]] = ..., distribution: _Optional[_Union[Distribution, _Mapping]] = ..., model_distribution: _Optional[_Union[Distribution, _Mapping]] = ..., hellinger: _Optional[float] = ..., used_tokens: _Optional[int] = ..., short_prompt: _Optional[bool] = ..., self_id: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockResult, _Mapping]]] = ..., expected_hellinger: _Optional[float] = ..., support: _Optional[float] = ...) -> None: ...
 
 class PromptError(_message.Message):
     __slots__ = ("code", "reason", "message", "field", "metadata")
@@ -164,14 +203,18 @@ class Distribution(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[_Union[TokenProbability, _Mapping]]] = ..., dense: _Optional[bytes] = ...) -> None: ...
 
 class TokenProbability(_message.Message):
-    __slots__ = ("id", "text", "probability")
+    __slots__ = ("id", "text", "probability", "block_contributions", "prior_contribution")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
     probability: float
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+    block_contributions: _containers.RepeatedScalarFieldContainer[float]
+    prior_contribution: float
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., probability: _Optional[float] = ..., block_contributions: _Optional[_Iterable[float]] = ..., prior_contribution: _Optional[float] = ...) -> None: ...
 
 class BlockResult(_message.Message):
     __slots__ = ("steps",)
@@ -272,7 +315,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version")
+    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +325,7 @@ class GetInfoResponse(_message.Message):
     APPROXIMATE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
     snapshot: SnapshotInfo
     model: ModelInfo
     vocabulary: _containers.RepeatedScalarFieldContainer[str]
@@ -291,7 +335,32 @@ class GetInfoResponse(_message.Message):
     approximate: bool
     limits: Limits
     server_version: str
-    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ...) -> None: ...
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelitySummary]
+    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelitySummary, _Mapping]]] = ...) -> None: ...
+
+class FidelitySummary(_message.Message):
+    __slots__ = ("protocol", "prompts", "profile_name", "hellinger_mean", "hellinger_ci95_low", "hellinger_ci95_high", "hellinger_max", "top1_agreement", "no_support_share", "noise_floor_hellinger_mean")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    HELLINGER_MEAN_FIELD_NUMBER: _ClassVar[int]
+    HELLINGER_CI95_LOW_FIELD_NUMBER: _ClassVar[int]
+    HELLINGER_CI95_HIGH_FIELD_NUMBER: _ClassVar[int]
+    HELLINGER_MAX_FIELD_NUMBER: _ClassVar[int]
+    TOP1_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    NO_SUPPORT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FLOOR_HELLINGER_MEAN_FIELD_NUMBER: _ClassVar[int]
+    protocol: str
+    prompts: int
+    profile_name: str
+    hellinger_mean: float
+    hellinger_ci95_low: float
+    hellinger_ci95_high: float
+    hellinger_max: float
+    top1_agreement: float
+    no_support_share: float
+    noise_floor_hellinger_mean: float
+    def __init__(self, protocol: _Optional[str] = ..., prompts: _Optional[int] = ..., profile_name: _Optional[str] = ..., hellinger_mean: _Optional[float] = ..., hellinger_ci95_low: _Optional[float] = ..., hellinger_ci95_high: _Optional[float] = ..., hellinger_max: _Optional[float] = ..., top1_agreement: _Optional[float] = ..., no_support_share: _Optional[float] = ..., noise_floor_hellinger_mean: _Optional[float] = ...) -> None: ...
 
 class SnapshotInfo(_message.Message):
     __slots__ = ("id", "format_version", "corpus_name", "corpus_sha256", "corpus_characters", "split", "substrings", "window_tokens", "key_dtype")

@@ -79,7 +79,8 @@ class PredictionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """GetInfo describes the snapshot, its model, vocabulary and profiles, and the server's limits.
+        """GetInfo describes the snapshot, its model, vocabulary and profiles, how near to the model its answers
+        were measured to be, and the server's limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,31 @@
+"""What a manifest's measurements of fidelity say in short: a document becomes a message."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+
+PROTOCOLS = ("parity", "leave_one_out", "held_out")
+
+
+def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySummary]:
+    """One summary for each protocol that was measured; what else stands beside them is no measurement."""
+    return [_summary(protocol, fidelity[protocol]) for protocol in PROTOCOLS if fidelity and protocol in fidelity]
+
+
+def _summary(protocol: str, document: Mapping[str, Any]) -> pb.FidelitySummary:
+    distance = document["hellinger"]
+    low, high = distance["ci95"]
+    sisters = [sister["hellinger"]["mean"] for sister in document["sisters"]]
+    return pb.FidelitySummary(
+        protocol=protocol,
+        prompts=document["prompts"],
+        profile_name=document["profile"],
+        hellinger_mean=distance["mean"],
+        hellinger_ci95_low=low,
+        hellinger_ci95_high=high,
+        hellinger_max=distance["max"],
+        top1_agreement=document["top1_agreement"],
+        no_support_share=document["no_support"],
+        noise_floor_hellinger_mean=sum(sisters) / len(sisters) if sisters else None,
+    )
