@@ -1,6 +1,8 @@
 """What all tests share: a tiny model, a snapshot built with it, and where the reference corpus is."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: spinning threads make tiny work ten times slower
@@ -10,6 +12,7 @@ import pytest
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_service import cli
 from tiny import make_model, save_model
 
 TINY_SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
@@ -41,3 +44,17 @@ def tinyshakespeare() -> Path:
     if not TINY_SHAKESPEARE.exists():
         pytest.skip(f"the reference corpus is not at {TINY_SHAKESPEARE}")
     return TINY_SHAKESPEARE
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; gives its exit status, stdout and stderr."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run_here

@@ -150,7 +150,7 @@ def test_what_is_left_of_another_build_is_refused_and_kept(job: BuildJob, model:
 
 
 def test_a_folder_that_is_no_leftover_is_refused_and_kept(model: Path, tmp_path: Path) -> None:
-    for name, content in {"build.json": "[1]", "letter.txt": "dear"}.items():
+    for name, content in {"work.json": "[1]", "letter.txt": "dear"}.items():
         (tmp_path / "out.partial").mkdir(exist_ok=True)
         (tmp_path / "out.partial" / name).write_text(content)
     before = files_of(tmp_path)

@@ -13,27 +13,12 @@ import pytest
 
 from ffnsearch_indexer.build import Plan
 from ffnsearch_indexer.console import ProgressDisplay
-from ffnsearch_service import cli
 from tiny import files_of, make_model, random_text, save_model
 
 ALPHABET = "abc\n"
 MODEL_SIZES = ("--blocks", 1, "--heads", 1, "--d-model", 8, "--context-tokens", 8)
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; gives its exit status, stdout and stderr."""
-
-    def run_here(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run_here
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_prompts, indexed_windows
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from ffnsearch_service import cli
 
 NAMES = {"one-step", "sum", "fast", "balanced", "best"}
 
@@ -44,8 +42,7 @@ def predictor(snapshot: Path) -> Iterator[Predictor]:
 
 def without_times(found: Calibration) -> dict[str, Any]:
     document = json.loads(json.dumps(found.document))
-    ladder = [{name: value for name, value in rung.items() if name != "search_ms"} for rung in document["ladder"]]
-    return {**document, "ladder": ladder, "seconds": None}
+    return {**document, "seconds": None}
 
 
 def test_the_profiles_are_the_snapshots_own_from_then_on(snapshot: Path, predictor: Predictor) -> None:
@@ -104,11 +101,14 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
     assert list(work_folder(snapshot).glob("chunk-*"))
     monkeypatch.undo()
     monkeypatch.setattr(fitting, "ITERATIONS", 60)
-    search = Predictor.search
     sizes: list[int] = []
-    monkeypatch.setattr(
-        Predictor, "search", lambda self, prompts, *rest, **named: sizes.append(len(prompts)) or search(self, prompts, *rest, **named)
-    )
+    search = Predictor.search
+
+    def counted(self: Predictor, prompts: Any, *rest: Any, **named: Any) -> Any:
+        sizes.append(len(prompts))
+        return search(self, prompts, *rest, **named)
+
+    monkeypatch.setattr(Predictor, "search", counted)
     again = calibrate(predictor, prompts=60)
     assert 60 not in sizes, "what was searched is not searched again"
     assert without_times(again) == without_times(whole)
@@ -118,7 +118,7 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
 def test_other_work_in_the_folder_is_refused(snapshot: Path, predictor: Predictor, run: Any) -> None:
     folder = work_folder(snapshot)
     folder.mkdir()
-    (folder / "build.json").write_text('{"split": "train"}')
+    (folder / "work.json").write_text('{"split": "train"}')
     (folder / "chunk-00000.npz").write_bytes(b"")
     code, out, err = run("calibrate", snapshot, "--prompts", 60)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -140,22 +140,8 @@ def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_aske
     assert read_manifest(snapshot) == before
     code, out, _ = run("calibrate", snapshot, "--prompts", 60, "--json")
     assert code == 0
-    assert NAMES <= json.loads(out)["profiles"].keys()
+    assert json.loads(out)["profiles"].keys() >= NAMES
     assert read_manifest(snapshot).default_profile == "balanced"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line in this process; gives its exit status, stdout and stderr."""
-
-    def run_here(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run_here
 
 
 def test_the_article_profile_stays(snapshot: Path, predictor: Predictor) -> None:

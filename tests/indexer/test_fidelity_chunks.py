@@ -113,7 +113,7 @@ def test_work_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_same_work_twice_at_once_is_refused(tmp_path: Path) -> None:
     stop(tmp_path / "work", fail_at=5)
-    with (tmp_path / "work" / "build.json").open("a") as file:
+    with (tmp_path / "work" / "work.json").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(OutputError) as caught:
             run(tmp_path / "work", Squares())

@@ -358,7 +358,7 @@ def test_the_result_does_not_depend_on_chunks_or_interruptions(
     with pytest.raises(KeyboardInterrupt):
         measure(predictors, protocol, progress=interrupt)
     work = work_folder(folder / protocol.indexed_split, protocol)
-    assert sorted(path.name for path in work.iterdir()) == ["build.json", "chunk-00000.npz", "chunk-00001.npz"]
+    assert sorted(path.name for path in work.iterdir()) == ["work.json", "chunk-00000.npz", "chunk-00001.npz"]
     assert without_time(measure(predictors, protocol)) == whole
     assert files_of(folder) == before, "nothing is left behind"
 

@@ -7,28 +7,13 @@ import socket
 import subprocess
 import sys
 
-import pytest
 from serving import WAIT_S
 
 from ffnsearch_indexer.answer.profile import one_step
-from ffnsearch_service import cli, show
+from ffnsearch_service import show
 from ffnsearch_service.client import Client
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; gives its exit status, stdout and stderr."""
-
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run_here
 
 
 def test_predict_prints_both_distributions_and_the_matches(run, tiny_snapshot):

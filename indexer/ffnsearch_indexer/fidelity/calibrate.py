@@ -56,9 +56,6 @@ STAIRCASES: dict[int, tuple[float, ...]] = {
 }
 """Thresholds of every block, by their number."""
 
-COST_PROMPTS, COST_REPEATS = 32, 3
-"""How many prompts are searched at once, and how often, to know what a profile costs."""
-
 CLASSES_MAX, CLASS_PROMPTS = 10, 30
 """Most classes of support for the expected distance, and the least judging prompts in one."""
 
@@ -67,13 +64,12 @@ class Rung(NamedTuple):
     """One profile that was tried.
 
     distances: [n] of the judging prompts. neighbors: how many substrings are above its lowest thresholds, a prompt on
-    average, over all blocks: what a search must touch, on any machine. search_ms: what it took a prompt here.
+    average, over all blocks: what any exact search must touch.
     """
 
     profile: Profile
     distances: Float64
     neighbors: float
-    search_ms: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def calibrate(
     chosen = indexed_windows(datastore)[ids]
     with work_in(folder, _identity(predictor, chosen)):
         bands = collect(predictor, chosen, folder, exclude_self=protocol is Protocol.LEAVE_ONE_OUT, progress=progress)
-        run = _Run(predictor, bands, chosen, seed, progress)
+        run = _Run(bands, seed, progress)
         kept = _keep(run.ladder())
         calibration = Calibration(
             profiles={name: _named(rung, name, run.judged, datastore.manifest) for name, rung in kept.items()},
@@ -148,13 +144,12 @@ def work_folder(snapshot: Path) -> Path:
 class _Run:
     """One calibration's prompts, parted into those that are fitted to and those that judge, and the rungs so far."""
 
-    def __init__(
-        self, predictor: Predictor, bands: Bands, prompts: NDArray[np.uint16], seed: int, progress: Progress
-    ) -> None:
-        judged = int(JUDGED_SHARE * len(prompts))
-        self.judged, self.fitted = bands.take(np.arange(judged)), bands.take(np.arange(judged, len(prompts)))
+    def __init__(self, bands: Bands, seed: int, progress: Progress) -> None:
+        prompts = len(bands.model)
+        judged = int(JUDGED_SHARE * prompts)
+        self.judged, self.fitted = bands.take(np.arange(judged)), bands.take(np.arange(judged, prompts))
         self.rungs: list[Rung] = []
-        self._predictor, self._prompts, self._seed, self._progress = predictor, prompts[:COST_PROMPTS], seed, progress
+        self._seed, self._progress = seed, progress
 
     def ladder(self) -> list[Rung]:
         """Fit profiles of growing size, of each kind as long as more steps bring something."""
@@ -186,15 +181,10 @@ class _Run:
             profile=replace(profile, name=name),
             distances=_distances(profile, self.judged),
             neighbors=_neighbors(self.judged, thresholds),
-            search_ms=self._search_ms(thresholds),
         )
         self._progress(f"fit {name}", fitting.ITERATIONS, fitting.ITERATIONS, f"distance {rung.distances.mean():.4f}")
         self.rungs.append(rung)
         return rung
-
-    def _search_ms(self, thresholds: fitting.Thresholds) -> float:
-        searches = [self._predictor.search(list(self._prompts), thresholds) for _ in range(COST_REPEATS)]
-        return float(np.median([found.search_ns for found in searches])) / len(self._prompts) / 1e6
 
 
 def _keep(rungs: Sequence[Rung]) -> dict[str, Rung]:
@@ -269,7 +259,6 @@ def _describe(rung: Rung, kept: dict[str, Rung]) -> dict[str, Any]:
         "hellinger": float(rung.distances.mean()),
         "ci95": list(confidence_interval(rung.distances)),
         "neighbors": rung.neighbors,
-        "search_ms": rung.search_ms,
         "profiles": [name for name, other in kept.items() if other is rung],
     }
 

@@ -1,19 +1,18 @@
 """Long work over many items, chunk by chunk: what is done is kept in a folder, and a killed run goes on there.
 
-build.json      what the work is, and the lock of who does it
+work.json       what the work is, and the lock of who does it
 chunk-I.npz     the arrays of one chunk, whole or not at all
 """
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import OutputError
 from ffnsearch_indexer.files import disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.work import Identity, claim
@@ -31,11 +30,7 @@ def work_in(folder: Path, identity: Identity) -> Iterator[None]:
     disk refuses.
     """
     advice = "make room or choose another place; what is done is kept, the same command continues it"
-    with disk_errors(advice), ExitStack() as stack:
-        try:
-            stack.enter_context(claim(folder, identity))
-        except OutputError as error:
-            raise _in_our_words(error, folder) from None
+    with disk_errors(advice), claim(folder, identity):
         yield
         for path in folder.glob("chunk-*"):  # the folder goes with its lock, last, so that a kill here does no harm
             path.unlink()
@@ -87,13 +82,3 @@ def _save(path: Path, arrays: Arrays) -> None:
             np.savez(file, allow_pickle=False, **arrays)
 
     write_whole(path, write)
-
-
-def _in_our_words(error: OutputError, folder: Path) -> OutputError:
-    """What a refusal of the folder means here."""
-    if error.reason == "OUTPUT_BUSY":
-        message = f"the same work is being done in {folder}: wait for it"
-    else:
-        what = error.metadata["different"].removesuffix("_sha256").replace("_", " ")
-        message = f"{folder} holds unfinished work with another {what}: finish that with its own command, or delete it"
-    return OutputError(message, reason=error.reason, **error.metadata)

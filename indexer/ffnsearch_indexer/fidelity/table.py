@@ -23,14 +23,13 @@ def table_lines(document: Document) -> list[str]:
 def ladder_lines(document: Document) -> list[str]:
     """The lines of a calibration's document: what was tried, how near it came, what it costs, and what is kept."""
     rows = [
-        ("tried", "distance", "95 %", "neighbors", "ms a prompt", "kept as"),
+        ("tried", "distance", "95 %", "neighbors", "kept as"),
         *(
             (
                 rung["name"],
                 f"{rung['hellinger']:.4f}",
                 "{:.4f} to {:.4f}".format(*rung["ci95"]),
                 f"{rung['neighbors']:,.0f}",
-                f"{rung['search_ms']:.1f}",
                 ", ".join(f"{name} *" if name == document["default"] else name for name in rung["profiles"]),
             )
             for rung in document["ladder"]

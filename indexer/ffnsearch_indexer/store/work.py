@@ -1,4 +1,4 @@
-"""Who works on a snapshot that is not whole yet: one build at a time, and only the one that began it."""
+"""Who works in a folder of unfinished work: one process at a time, and only on what was begun there."""
 
 import fcntl
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 from ffnsearch_indexer.errors import OutputError
 from ffnsearch_indexer.files import PARTIAL
 
-IDENTITY_FILE = "build.json"
+IDENTITY_FILE = "work.json"
 
 Identity = dict[str, object]
-"""What must be the same for a killed build to be continued, by name; it survives JSON."""
+"""What must be the same for killed work to be continued, by name; it survives JSON."""
 
 
 def work_folder(out: Path) -> Path:
@@ -23,7 +23,10 @@ def work_folder(out: Path) -> Path:
 
 @contextmanager
 def claim(work: Path, identity: Identity) -> Iterator[None]:
-    """Make or reopen the work folder for this build alone; a folder in which nothing was built goes again."""
+    """Make or reopen a work folder for this process alone; a folder in which nothing was done goes again.
+
+    Raises OutputError for a folder in use, or with other work begun in it.
+    """
     work.mkdir(parents=True, exist_ok=True)
     path = work / IDENTITY_FILE
     with path.open("a") as file:
@@ -31,7 +34,7 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
-                f"another build is writing {work}: wait for it, or choose another name", reason="OUTPUT_BUSY", path=work
+                f"{work} is in use, the same work is being done: wait for it", reason="OUTPUT_BUSY", path=work
             ) from None
         try:
             require_own(work, identity)
@@ -45,7 +48,7 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
 
 
 def require_own(work: Path, identity: Identity) -> None:
-    """Refuse a work folder with something in it that this very build would not continue."""
+    """Refuse a work folder with something in it that the work of this identity would not continue."""
     if not _is_begun(work):
         return
     found = _identity_in(work)
@@ -53,7 +56,7 @@ def require_own(work: Path, identity: Identity) -> None:
         if found.get(name) != value:
             what = name.removesuffix("_sha256").replace("_", " ")
             raise OutputError(
-                f"{work} is what is left of a build with another {what}: delete it, or choose another name",
+                f"{work} holds unfinished work with another {what}: finish that with its own command, or delete it",
                 reason="OUTPUT_EXISTS",
                 path=work,
                 different=name,

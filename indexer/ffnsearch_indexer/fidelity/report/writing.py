@@ -1,0 +1,122 @@
+"""A report, top to bottom: what the snapshot's manifest says, drawn and explained, written into a folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.errors import FidelityError, OutputError
+from ffnsearch_indexer.fidelity.evaluation import Document
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
+from ffnsearch_indexer.fidelity.report.classes import classes
+from ffnsearch_indexer.fidelity.report.explained import explain, typical_weights
+from ffnsearch_indexer.fidelity.report.measured import comparison, histogram, retrained_mean
+from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, render
+from ffnsearch_indexer.fidelity.report.steps import profile_picture
+from ffnsearch_indexer.files import disk_errors, write_whole
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import Manifest
+
+PAGE_FILE = "report.html"
+FIGURE_PREFIX = "figure-"
+
+CALIBRATION = "calibration"
+"""Where a calibration stands beside the measurements."""
+
+TYPICAL_PROMPTS = 16
+"""How many prompts show what a step's weight is where it depends on the prompt: one batch of the model."""
+
+
+def default_folder(snapshot: Path) -> Path:
+    """Where a report goes, beside the snapshot."""
+    whole = Path(os.path.abspath(snapshot))  # so that `.` has a name too
+    return whole.with_name(f"{whole.name}-report")
+
+
+def require_measured(snapshot: Path, manifest: Manifest) -> None:
+    """Refuse (FidelityError) a snapshot that has nothing to tell."""
+    if not manifest.fidelity:
+        raise FidelityError(
+            f"{snapshot} has no measurement to report: run `ffnsearch evaluate {snapshot}` first",
+            reason="NOT_MEASURED",
+            snapshot=snapshot,
+        )
+
+
+def require_free(folder: Path) -> None:
+    """Refuse (OutputError) a folder that holds something else than an earlier report."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    page = folder / PAGE_FILE
+    if not (page.is_file() and GENERATOR.encode() in page.read_bytes()[:2000]):
+        raise OutputError(
+            f"{folder} exists and is no earlier report: delete it, or choose another folder with --out",
+            reason="OUTPUT_EXISTS",
+            folder=folder,
+        )
+
+
+def write_report(predictor: Predictor, folder: Path, *, progress: Progress = silent) -> list[Path]:
+    """Write a snapshot's report into a folder, and return its files: the page, then the figures as PNG.
+
+    What an earlier report left there is replaced; other files stay. Raises FidelityError for a snapshot without a
+    measurement, OutputError where the folder is another's or the disk refuses.
+    """
+    require_measured(predictor.datastore.path, predictor.datastore.manifest)
+    require_free(folder)
+    content = gather(predictor, progress)
+    pages = {folder / f"{FIGURE_PREFIX}{drawn.name}.png": drawn.png for drawn in content.all_pictures}
+    with disk_errors("make room, or choose another folder with --out"):
+        for path, data in pages.items():
+            write_whole(path, lambda partial, data=data: partial.write_bytes(data))  # type: ignore[misc]
+        for stale in set(folder.glob(f"{FIGURE_PREFIX}*.png")) - pages.keys():
+            stale.unlink()
+        page = render(content)
+        write_whole(folder / PAGE_FILE, lambda partial: partial.write_text(page, encoding="utf-8"))
+    return [folder / PAGE_FILE, *pages]
+
+
+def gather(predictor: Predictor, progress: Progress = silent) -> Content:
+    """Read what was measured, draw it, and explain the best and the worst prompts."""
+    manifest = predictor.datastore.manifest
+    fidelity = manifest.fidelity or {}
+    documents: dict[Protocol, Document] = {each: fidelity[each.key] for each in Protocol if each.key in fidelity}
+    calibration: Document = fidelity.get(CALIBRATION) or {}
+    profiles = {name: Profile.from_json(document) for name, document in manifest.profiles.items()}
+    default = profiles[manifest.default_profile]
+    # A measurement was made with the profile that was the default then, if the snapshot still has it.
+    explained_by = {protocol: profiles.get(of["profile"], default) for protocol, of in documents.items()}
+    floors = {each.key: retrained_mean(document) for each, document in documents.items()}
+    is_typical, weights = _weights(predictor, default)
+    return Content(
+        snapshot=Path(os.path.abspath(predictor.datastore.path)).name,
+        manifest=manifest,
+        documents=documents,
+        pictures={each: (histogram(of), comparison(of), classes(of)) for each, of in documents.items()},
+        explained={
+            protocol: explain(predictor, document, explained_by[protocol], progress)
+            for protocol, document in documents.items()
+        },
+        explained_by=explained_by,
+        calibration=calibration,
+        calibrated=calibration_pictures(calibration, floors.get(calibration.get("protocol", ""))),
+        profiles=profiles,
+        drawn=profile_picture(default, weights, is_typical),
+    )
+
+
+def _weights(predictor: Predictor, profile: Profile) -> tuple[bool, list[list[float]]]:
+    """Whether the weights of a profile depend on the prompt, and what they are, in the middle of a few prompts."""
+    steps = [step for of_block in profile.blocks for step in of_block]
+    if not any(step.support_weight or any(step.block_support_weights) for step in steps):
+        return False, [[step.weight for step in of_block] for of_block in profile.blocks]
+    datastore: Datastore = predictor.datastore
+    ids = np.unique(np.linspace(0, datastore.manifest.substrings - 1, TYPICAL_PROMPTS).astype(np.int64))
+    prompts = [datastore.substring(int(number)) for number in ids]
+    thresholds = [profile.thresholds(block) for block in range(len(profile.blocks))]
+    found = predictor.search(prompts, thresholds, exclude_self=True)
+    return True, typical_weights(profile, [sums.freq for sums in found.sums])

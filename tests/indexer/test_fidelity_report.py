@@ -1,0 +1,319 @@
+"""The command report: one page with every part there is data for, by itself, safe, and the figures beside it."""
+
+import base64
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ffnsearch_indexer.answer.prediction import combine
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, Profile, Step, SumProfile, one_step
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.fidelity.evaluate import evaluate
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
+from ffnsearch_indexer.fidelity.report.classes import support_classes
+from ffnsearch_indexer.fidelity.report.explained import BEST, WORST, explain, typical_weights
+from ffnsearch_indexer.fidelity.report.markup import inline, signed, visible
+from ffnsearch_indexer.fidelity.report.writing import write_report
+from ffnsearch_indexer.progress import silent
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_service import cli
+from tiny import files_of, make_model, save_model
+
+PIECES = ["<script>", "a", "b", "&", " ", "\n"]
+TEXT = "".join(np.random.default_rng(1).choice(PIECES, 400))
+ALPHABET = "".join(sorted(set(TEXT)))
+PROFILES = (
+    ProductProfile(
+        "<best>",
+        (
+            (ProductStep(0.2, 0.5, prior_mass=1.0), ProductStep(0.8, -0.2, 0.1, prior_mass=1.0)),
+            (ProductStep(0.5, 0.3, 0.1, (0.1, 0.2), prior_mass=2.0),),
+        ),
+    ),
+    one_step("article", (0.6, 0.7), (1, 2), source="by hand"),
+)
+CALIBRATION = {
+    "protocol": "leave_one_out",
+    "prompts": 60,
+    "default": "<best>",
+    "curves": [{"thresholds": [0.6, 0.9], "hellinger": [0.4, 0.3], "neighbors": [20.0, 0.0]}] * 2,
+    "ladder": [
+        {
+            "name": name,
+            "kind": kind,
+            "steps": 2,
+            "hellinger": 0.25,
+            "ci95": [0.24, 0.26],
+            "neighbors": 30.0,
+            "profiles": profiles,
+        }
+        for name, kind, profiles in (("one-step", "sum", []), ("product-2", "product", ["<best>"]))
+    ],
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; gives its exit status, stdout and stderr."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run_here
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measured snapshots: `train`, with a sister and a calibration, and `all`, with neither."""
+    folder = tmp_path_factory.mktemp("built")
+    for seed, name in ((1, "model"), (2, "sister")):
+        save_model(folder / name, make_model(seed=seed, vocabulary_size=len(ALPHABET), d_model=8), ALPHABET)
+    for split, sisters in (("all", []), ("train", [folder / "sister"])):
+        build(Corpus("te<xt", TEXT), folder / "model", folder / split, split=split)
+        profiles = {profile.name: profile.to_json() for profile in PROFILES}
+        revise_manifest(folder / split, profiles=profiles, default_profile="<best>")
+        with Datastore.open(folder / split, check="sizes") as datastore:
+            for protocol in Protocol:
+                if protocol.indexed_split == split:
+                    evaluate(Predictor(datastore), protocol, PROFILES, prompts=20, sisters=sisters, save=True)
+    fidelity = read_manifest(folder / "train").fidelity or {}
+    revise_manifest(folder / "train", fidelity={**fidelity, "calibration": CALIBRATION})
+    return folder
+
+
+@pytest.fixture
+def folder(built: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+class Page(HTMLParser):
+    """A page, read: its tags, attributes and text; every tag that is opened is closed."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self._open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def values(self, wanted_tag: str, wanted_name: str) -> list[str]:
+        return [value for tag, name, value in self.attributes if (tag, name) == (wanted_tag, wanted_name)]
+
+
+@pytest.fixture(scope="module")
+def report(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report with every part."""
+    folder = tmp_path_factory.mktemp("report") / "report"
+    with Datastore.open(built / "train", check="sizes") as datastore:
+        write_report(Predictor(datastore), folder)
+    return folder
+
+
+def test_a_full_report_has_every_part(report: Path, built: Path) -> None:
+    page = Page(report / "report.html")
+    assert page.values("section", "id") == [
+        *("leave-one-out", "held-out", "calibration", "profile"),
+        *("examples-leave-one-out", "examples-held-out", "words"),
+    ]
+    measured = [
+        f"{figure}-{key}" for key in ("leave_one_out", "held_out") for figure in ("histogram", "comparison", "classes")
+    ]
+    figures = {f"figure-{name}.png" for name in (*measured, "curves", "ladder", "profile")}
+    assert {path.name for path in report.iterdir()} == {"report.html"} | figures
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.glob("*.png"))
+    assert page.tags["figure"] == page.tags["figcaption"] == page.tags["img"] == len(figures)
+    assert all(len(alt) > 20 for alt in page.values("img", "alt"))
+    fidelity = read_manifest(built / "train").fidelity or {}
+    for key in ("leave_one_out", "held_out"):
+        assert page.text.count(f"{fidelity[key]['hellinger']['mean']:.3f}") >= 2, "in the summary and in the table"
+        told = {name: fidelity[key]["profiles"][name]["hellinger"]["mean"] for name in ("<best>", "article")}
+        sister = fidelity[key]["sisters"][0]["hellinger"]["mean"]
+        assert f"on {fidelity[key]['prompts']} prompts, the answer (profile <best>) differs" in page.text
+        assert (
+            f"a retrained model differs by {sister:.3f}; the article's constants by {told['article']:.3f}." in page.text
+        )
+    for word in ("back-off n-gram", "own next tokens", "unigram", "best block alone", "product-2", "by hand", "nats"):
+        assert word in page.text
+    assert page.tags["article"] == sum(
+        min(n, fidelity[key]["prompts"]) for key in ("leave_one_out", "held_out") for n in (BEST, WORST)
+    )
+
+
+def test_a_report_is_one_file_without_links_to_others(report: Path) -> None:
+    page = Page(report / "report.html")
+    sources, links = page.values("img", "src"), page.values("a", "href")
+    assert links
+    assert all(link.removeprefix("#") in page.values("section", "id") for link in links)
+    prefix = "data:image/svg+xml;base64,"
+    assert all(source.startswith(prefix) for source in sources)
+    for source in sources:
+        assert not re.search(rb"(href|src)=\"(?!#)|<script|@import", base64.b64decode(source.removeprefix(prefix)))
+    rest = re.sub(r"base64,[\w+/=]+", "", page.source)
+    assert not re.search(r"https?:|//|url\(|@import", rest.replace("</", ""))
+    assert page.tags.keys().isdisjoint({"script", "link", "iframe", "object"})
+
+
+def test_text_of_the_corpus_is_never_markup(report: Path) -> None:
+    page = Page(report / "report.html")
+    assert "<script" not in page.source
+    assert "&lt;script&gt;" in page.source
+    assert page.tags.keys().isdisjoint({"script", "best", "xt"})
+    assert "te&lt;xt" in page.source
+    assert "⏎" in page.text
+
+
+def test_without_data_a_part_is_left_out(run: Run, folder: Path) -> None:
+    code, out, err = run("report", folder / "all", "--json", "--skip-verify")
+    written = folder / "all-report"
+    page = Page(written / "report.html")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["report"] == str(written / "report.html")
+    assert sorted(json.loads(out)["figures"]) == sorted(map(str, written.glob("*.png")))
+    assert page.values("section", "id") == ["parity", "profile", "examples-parity", "words"]
+    assert page.tags["figure"] == len(list(written.glob("*.png"))) == 4
+    assert "a retrained model" not in page.text
+    assert "the article's constants by" in page.text
+
+
+def test_a_report_replaces_an_earlier_one_and_nothing_else(run: Run, folder: Path, report: Path) -> None:
+    written = Path(shutil.copytree(report, folder / "all-report"))
+    (written / "notes.txt").write_text("mine")
+    revise_manifest(folder / "all", fidelity={"calibration": {**CALIBRATION, "curves": []}})
+    assert run("report", folder / "all")[0] == 0
+    page = Page(written / "report.html")
+    assert page.values("section", "id") == ["calibration", "profile", "words"]
+    assert {path.name for path in written.iterdir()} == {
+        *("figure-ladder.png", "figure-profile.png"),
+        *("report.html", "notes.txt"),
+    }
+
+
+def test_the_same_figure_is_the_same_file() -> None:
+    document = {**CALIBRATION, "curves": []}
+    assert calibration_pictures(document, None) == calibration_pictures(document, None)
+
+
+def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, folder: Path, tmp_path: Path) -> None:
+    revise_manifest(folder / "all", fidelity=None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "report.html").write_text("somebody else's")
+    (tmp_path / "file").write_text("")
+    before = files_of(tmp_path)
+    refusals = {
+        (folder / "all",): f"run `ffnsearch evaluate {folder / 'all'}` first",
+        (tmp_path / "nothing",): "is no snapshot",
+        (folder / "train", "--out", tmp_path / "other"): "is no earlier report",
+        (folder / "train", "--out", tmp_path / "file"): "is no earlier report",
+        (folder / "train", "--backend", "abacus"): "abacus",
+    }
+    for arguments, expected in refusals.items():
+        code, out, err = run("report", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert re.fullmatch(r"error: .*\n", err), arguments
+        assert expected in err
+        assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(("split", "protocol"), [("all", Protocol.PARITY), ("train", Protocol.LEAVE_ONE_OUT)])
+def test_examples_are_answered_as_they_were_measured(built: Path, split: str, protocol: Protocol) -> None:
+    with Datastore.open(built / split, check="sizes") as datastore:
+        document = (datastore.manifest.fidelity or {})[protocol.key]
+        examples = explain(Predictor(datastore), document, PROFILES[0], silent)
+    expected = [*document["best"][:BEST], *document["worst"][:WORST]]
+    assert [example.text for example in examples] == [each["text"] for each in expected]
+    assert [example.hellinger for example in examples] == pytest.approx([each["hellinger"] for each in expected])
+    for example in examples:
+        probabilities = [row.model for row in example.tokens]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(evidence.score > example.threshold for evidence in example.evidence)
+        finds_itself = any(evidence.is_self and evidence.text == example.text for evidence in example.evidence)
+        assert finds_itself is (protocol is Protocol.PARITY)
+
+
+def test_typical_weights_are_those_that_answers_are_made_with() -> None:
+    random = np.random.default_rng(0)
+    freqs = [random.integers(0, 9, (1, steps, 4)) for steps in (2, 0, 1)]
+    unigram = np.full(4, 0.25)
+    supported: tuple[tuple[Any, ...], ...]
+    supported = ((Step(0.1, 2.0, 0.3), Step(0.5, 1.0, 0.0, (0.2, 0.5, -0.1))), (), (Step(0.3, 1.5, -0.2),))
+    products = tuple(
+        tuple(
+            ProductStep(s.threshold, s.weight, s.support_weight, s.block_support_weights, prior_mass=1.0) for s in steps
+        )
+        for steps in supported
+    )
+    for profile in (SumProfile("sum", supported, 0.5), ProductProfile("product", products)):
+        weights = typical_weights(profile, freqs)
+        fixed: Profile = type(profile).from_json(
+            profile.to_json()
+            | {
+                "blocks": [
+                    [
+                        {**step, "weight": weight, "support_weight": 0.0, "block_support_weights": []}
+                        for step, weight in zip(steps, of_block, strict=True)
+                    ]
+                    for steps, of_block in zip(profile.to_json()["blocks"], weights, strict=True)
+                ]
+            }
+        )
+        np.testing.assert_allclose(combine(fixed, freqs, unigram)[0], combine(profile, freqs, unigram)[0], rtol=1e-12)
+
+
+def test_groups_by_support_are_named_and_joined() -> None:
+    few = [{"support_from": support, "count": 1, "mean": 0.5} for support in (0, 1, 2, 1024)]
+    assert [name for name, _ in support_classes(few)] == ["none", "1+", "2+", "1k+"]
+    many = [
+        {"support_from": 2**power if power >= 0 else 0, "count": power + 2, "mean": 0.1 * (power + 1)}
+        for power in range(-1, 10)
+    ]
+    joined = support_classes(many)
+    assert [name for name, _ in joined] == ["none", "1+", "4+", "16+", "64+", "256+"]
+    assert joined[1][1] == {"count": 5, "mean": pytest.approx((2 * 0.1 + 3 * 0.2) / 5)}
+
+
+def test_text_and_numbers_can_be_read() -> None:
+    assert visible(" a b\n<&") == "␣a b⏎&lt;&amp;"
+    assert visible("ab ") == "ab␣"
+    assert visible("   ") == "␣␣␣"
+    assert visible("\x00\ud800\t") == "\\x00\\ud800⇥"
+    assert inline(" a ") == " a "
+    assert [signed(value) for value in (1.234, -0.5, -0.001)] == ["+1.23", "\N{MINUS SIGN}0.50", "+0.00"]
