@@ -1,0 +1,183 @@
+"""The subcommands that make and check things: build, verify, train."""
+
+import time
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson, Corpus, Out, Snapshot, print_result, resumable
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.store.snapshot import Manifest
+
+
+class SplitName(StrEnum):
+    """Which part of a corpus is indexed."""
+
+    ALL = "all"
+    TRAIN = "train"
+
+
+def build(
+    corpus: Corpus,
+    out: Out,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
+    window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
+    calibration_prompts: Annotated[
+        int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
+    ] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
+
+    Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` does so with more prompts. A
+    build that was stopped is continued by the same command.
+    """
+    from ffnsearch_indexer import build as building
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.corpora.corpus import read_corpus
+    from ffnsearch_indexer.fidelity import calibrate as calibrating
+    from ffnsearch_indexer.models import reference_folder
+    from ffnsearch_indexer.store.work import work_folder
+
+    started = time.monotonic()
+    with resumable(work_folder(out)), ProgressDisplay() as display:
+        text, folder = read_corpus(corpus), model or reference_folder()
+        if estimate:
+            plan = building.estimate(
+                text, folder, out, window_tokens=window_tokens, split=split.value, progress=display
+            )
+            return print_result(as_json, vars(plan), _plan_lines(plan))
+        manifest = building.build(
+            text,
+            folder,
+            out,
+            window_tokens=window_tokens,
+            split=split.value,
+            announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
+            progress=display,
+        )
+    if min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN:
+        manifest = _calibrate_new(out, calibration_prompts)
+    seconds = time.monotonic() - started
+    result = {
+        "snapshot": str(out),
+        "snapshot_id": manifest.snapshot_id,
+        "substrings": manifest.substrings,
+        "seconds": seconds,
+    }
+    line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
+    print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
+
+
+def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
+    """Read every byte of a snapshot and compare it with its manifest."""
+    from ffnsearch_indexer.store.datastore import Datastore
+
+    started = time.monotonic()
+    with Datastore.open(snapshot, check="all") as datastore:
+        manifest = datastore.manifest
+    seconds = time.monotonic() - started
+    result = {
+        "snapshot": str(snapshot),
+        "snapshot_id": manifest.snapshot_id,
+        "files": len(manifest.files),
+        "bytes": manifest.total_bytes(),
+        "seconds": seconds,
+    }
+    line = f"{snapshot} is whole: {len(manifest.files)} files, {manifest.total_bytes():,} bytes, {seconds:.1f} s"
+    print_result(as_json, result, [line, f"snapshot id {manifest.snapshot_id}"])
+
+
+def train(
+    corpus: Corpus,
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0)] = 1,
+    iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
+    batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
+    rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    blocks: Annotated[int, typer.Option(help="Blocks of the model.", min=1)] = 6,
+    heads: Annotated[int, typer.Option(help="Attention heads of a block.", min=1)] = 6,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.", min=1)] = 384,
+    context_tokens: Annotated[int, typer.Option(help="Longest input, and length of a training window.", min=1)] = 256,
+    dropout: Annotated[float, typer.Option(help="Share of values dropped, outside attention.")] = 0.1,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters"),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A model to train further; sizes and characters are its own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on the first nine tenths of a corpus; the rest measures it.
+
+    A training run that was stopped is continued by the same command, with the same result.
+    """
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.corpora.corpus import read_corpus
+    from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
+    from ffnsearch_indexer.models.training import TrainingSettings
+    from ffnsearch_indexer.models.training import train as run_training
+    from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+
+    text = read_corpus(corpus)
+    if start:
+        vocabulary = start / TOKENIZER_FILE
+    if vocabulary:
+        tokenizer = Tokenizer.load(vocabulary)
+    else:
+        tokenizer = Tokenizer(TINY_SHAKESPEARE) if corpus == "shakespeare" else Tokenizer.of_text(text.text)
+    if start:
+        config = replace(Transformer.load(start).config, dropout=dropout)
+    else:
+        config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
+    settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
+    with resumable(out), ProgressDisplay() as display:
+        record = run_training(text, tokenizer, config, settings, out, start=start, device=device, progress=display)
+    result = {
+        "model": str(out),
+        "train_loss": record.final_train_loss,
+        "validation_loss": record.final_validation_loss,
+        "seconds": record.seconds,
+    }
+    losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
+    print_result(
+        as_json,
+        result,
+        [f"trained {out}: {losses}", f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"],
+    )
+
+
+def _calibrate_new(snapshot: Path, prompts: int) -> "Manifest":
+    """Calibrate a snapshot that was just built, and return its new manifest; stopped, it is whole all the same."""
+    from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.fidelity.calibrate import calibrate as run_calibration
+    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    try:
+        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay() as display:
+            run_calibration(Predictor(datastore), prompts=prompts, save=True, progress=display)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    return read_manifest(snapshot)
+
+
+def _plan_lines(plan: Any) -> list[str]:
+    resumed = f", {plan.shards_done} of {plan.shards} shards are there already" if plan.shards_done else ""
+    return [
+        f"{plan.substrings:,} substrings with {plan.distinct_prefixes:,} distinct prefixes{resumed}",
+        f"about {plan.seconds / 60:.1f} minutes, {plan.memory_bytes / 1e9:.1f} GB of memory, "
+        f"{plan.disk_bytes / 1e9:.2f} GB of disk while building, {plan.snapshot_bytes / 1e9:.2f} GB in the end",
+    ]

@@ -1,0 +1,48 @@
+"""What the subcommands share: options, how a result is printed, and what an interrupted one says."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Corpus = Annotated[
+    str,
+    typer.Option(
+        "--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
+Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
+Backend = Annotated[str, typer.Option(help="What searches: exact, or faiss.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NoSave = Annotated[bool, typer.Option("--no-save", help="Leave the snapshot's manifest as it is.")]
+SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+
+
+def add_command(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
+    """Add a subcommand; its help ends in examples, whose lines stay as they are."""
+    lines = (f"  ffnsearch {command.__name__} {example}".rstrip() for example in examples)
+    app.command(epilog="\n".join(("\b", "Examples:", *lines)))(command)  # \b: do not fill these lines
+
+
+@contextmanager
+def resumable(*kept: Path) -> Iterator[None]:
+    """Say, when the user stops the work, what is left of it, and where, and how it is continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = " and ".join(str(path) for path in kept if path.exists())
+        left = f"what is done is in {begun}; the same command continues it" if begun else "nothing was written"
+        typer.echo(f"stopped: {left}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def print_result(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:
+    """Print a result for a program, or lines for a person."""
+    typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
