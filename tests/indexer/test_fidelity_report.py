@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -29,7 +28,6 @@ from ffnsearch_indexer.fidelity.report.writing import write_report
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from ffnsearch_service import cli
 from tiny import files_of, make_model, save_model
 
 PIECES = ["<script>", "a", "b", "&", " ", "\n"]
@@ -65,20 +63,6 @@ CALIBRATION = {
 }
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; gives its exit status, stdout and stderr."""
-
-    def run_here(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ffnsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run_here
 
 
 @pytest.fixture(scope="module")
