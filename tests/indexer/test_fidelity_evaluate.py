@@ -22,7 +22,7 @@ import torch
 import naive
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Profile, Step, one_step
+from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import FidelityError, ModelError, OutputError, ProfileError, TokenError
@@ -41,7 +41,7 @@ WINDOW = 5
 TEXT = random_text(1, 600, ALPHABET)
 TRAIN = TEXT[:540]
 EVEN = one_step("even", (0.9999, 0.999), (1, 2), source="high, so that some prompts find nothing")
-STEPS = Profile(
+STEPS = SumProfile(
     "steps", ((Step(0.98, 2.0), Step(0.9, 0.5), Step(0.85, 0.1)), (Step(0.95, 1.0),)), 0.5, source="by hand"
 )
 PROFILES = (EVEN, STEPS)
@@ -358,7 +358,7 @@ def test_the_result_does_not_depend_on_chunks_or_interruptions(
     with pytest.raises(KeyboardInterrupt):
         measure(predictors, protocol, progress=interrupt)
     work = work_folder(folder / protocol.indexed_split, protocol)
-    assert sorted(path.name for path in work.iterdir()) == ["work.json", "chunk-00000.npz", "chunk-00001.npz"]
+    assert sorted(path.name for path in work.iterdir()) == ["chunk-00000.npz", "chunk-00001.npz", "work.json"]
     assert without_time(measure(predictors, protocol)) == whole
     assert files_of(folder) == before, "nothing is left behind"
 
