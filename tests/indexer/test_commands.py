@@ -13,12 +13,20 @@ import pytest
 
 from ffnsearch_indexer.build import Plan
 from ffnsearch_indexer.console import ProgressDisplay
+from ffnsearch_indexer.fidelity import fitting
+from ffnsearch_indexer.store.snapshot import read_manifest
 from tiny import files_of, make_model, random_text, save_model
 
 ALPHABET = "abc\n"
 MODEL_SIZES = ("--blocks", 1, "--heads", 1, "--d-model", 8, "--context-tokens", 8)
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the calibration after a build be a short one."""
+    monkeypatch.setattr(fitting, "ITERATIONS", 10)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,34 @@ def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model
     assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* minutes, .* memory, .* disk", err)
     assert out.startswith(f"built {tmp_path / 'out'}: ")
     assert f"next: ffnsearch info {tmp_path / 'out'}" in out
+
+
+def test_a_build_ends_with_a_calibration_unless_told_otherwise(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    for name, options, profiles, default in (
+        ("calibrated", (), {"even", "one-step", "sum", "fast", "balanced", "best"}, "balanced"),
+        ("plain", ("--calibration-prompts", 0), {"even"}, "even"),
+        ("few", ("--calibration-prompts", 49), {"even"}, "even"),
+    ):
+        code, out, _ = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options)
+        manifest = read_manifest(tmp_path / name)
+        assert (code, json.loads(out)["snapshot_id"]) == (0, manifest.snapshot_id)
+        assert (manifest.profiles.keys(), manifest.default_profile) == (profiles, default)
+
+
+def test_a_calibration_that_is_interrupted_leaves_a_whole_snapshot(
+    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_at("search", patched)
+        code, out, err = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
+    assert (code, out) == (130, "")
+    assert err.endswith(
+        f"stopped: {tmp_path / 'out'} is whole, but not calibrated: ffnsearch calibrate {tmp_path / 'out'}\n"
+    )
+    assert run("verify", tmp_path / "out")[0] == 0
+    assert run("calibrate", tmp_path / "out")[0] == 0
 
 
 def test_build_and_verify_give_json(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
