@@ -16,7 +16,6 @@ def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySum
 def _summary(protocol: str, document: Mapping[str, Any]) -> pb.FidelitySummary:
     distance = document["hellinger"]
     low, high = distance["ci95"]
-    sisters = [sister["hellinger"]["mean"] for sister in document["sisters"]]
     return pb.FidelitySummary(
         protocol=protocol,
         prompts=document["prompts"],
@@ -27,5 +26,5 @@ def _summary(protocol: str, document: Mapping[str, Any]) -> pb.FidelitySummary:
         hellinger_max=distance["max"],
         top1_agreement=document["top1_agreement"],
         no_support_share=document["no_support"],
-        noise_floor_hellinger_mean=sum(sisters) / len(sisters) if sisters else None,
+        noise_floor_hellinger_mean=document["noise_floor"],
     )

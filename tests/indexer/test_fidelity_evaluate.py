@@ -222,6 +222,7 @@ def test_a_measurement_is_what_plain_loops_give(
     for name in ("own_next_tokens", "unigram", "backoff_ngram"):
         check(document["baselines"][name], [of["baselines", name] for of in answers], models)
     check(document["sisters"][0], [of["sisters", "0"] for of in answers], models)
+    assert document["noise_floor"] == document["sisters"][0]["hellinger"]["mean"]
 
     means = [statistics.fmean(distance(of["blocks", str(k)], m) for of, m in zip(answers, models, strict=True))
              for k in range(2)]  # fmt: skip

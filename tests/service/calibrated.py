@@ -39,13 +39,21 @@ def measures(mean: float) -> dict[str, object]:
 
 
 FIDELITY = {
-    "held_out": {"prompts": 2000, "profile": "multiplied", **measures(0.25), "baselines": {}, "sisters": []},
+    "held_out": {
+        "prompts": 2000,
+        "profile": "multiplied",
+        **measures(0.25),
+        "baselines": {},
+        "sisters": [],
+        "noise_floor": None,
+    },
     "leave_one_out": {
         "prompts": 20000,
         "profile": "added",
         **measures(0.15),
         "baselines": {},
         "sisters": [measures(0.06), measures(0.08)],
+        "noise_floor": 0.07,
     },
     "calibration": {"anything": 1},
 }

@@ -48,11 +48,15 @@ class Evaluation:
 
     @cached_property
     def document(self) -> Document:
-        """The JSON form of this measurement: the default profile's measures first, then all that is beside it."""
+        """The JSON form of this measurement: the default profile's measures first, then all that is beside it.
+
+        `noise_floor` is the mean Hellinger distance of the sisters, null where there is none.
+        """
         distances = self.measures["profiles", self.default].hellinger
         profiles = self._summaries("profiles")
         blocks = list(self._summaries("blocks").values())
         best = min(range(len(blocks)), key=lambda block: blocks[block]["hellinger"]["mean"])
+        sisters = list(self._summaries("sisters").values())
         descriptions = {profile.name: profile.to_json().get("source", "") for profile in self.profiles}
         return {
             "protocol": self.protocol.key,
@@ -68,9 +72,8 @@ class Evaluation:
             "profiles": {name: {"description": descriptions[name], **of} for name, of in profiles.items()},
             "blocks": blocks,
             "baselines": {**self._summaries("baselines"), "best_block": {"block": best, **blocks[best]}},
-            "sisters": [
-                {**facts, **of} for facts, of in zip(self.sisters, self._summaries("sisters").values(), strict=True)
-            ],
+            "sisters": [{**facts, **of} for facts, of in zip(self.sisters, sisters, strict=True)],
+            "noise_floor": float(np.mean([of["hellinger"]["mean"] for of in sisters])) if sisters else None,
             "best": self._examples(distances, np.argsort(distances, kind="stable")[:EXAMPLES]),
             "worst": self._examples(distances, np.argsort(-distances, kind="stable")[:EXAMPLES]),
             "seconds": self.seconds,

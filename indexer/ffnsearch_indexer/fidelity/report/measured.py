@@ -47,12 +47,6 @@ def compared(document: Document) -> list[tuple[str, str, dict[str, Any]]]:
     return sorted(rows, key=lambda row: float(row[2]["hellinger"]["mean"]))
 
 
-def retrained_mean(document: Document) -> float | None:
-    """The mean distance of retrained models, over all of them; None where there is none."""
-    means = [sister["hellinger"]["mean"] for sister in document["sisters"]]
-    return float(np.mean(means)) if means else None
-
-
 def histogram(document: Document) -> Picture:
     """How many prompts are answered how far from the model, beside retrained models and the article's constants."""
     of_default = document["profiles"][document["profile"]]["hellinger"]
@@ -83,7 +77,7 @@ def histogram(document: Document) -> Picture:
         3.9,
         f"Bars are the answers, the further left the closer to the model; upright lines are means.{floor}",
         f"Histogram of Hellinger distances: answers have a mean of {mean}"
-        + (f", {retrained} {retrained_mean(document):.3f}." if sisters else "."),
+        + (f", {retrained} {document['noise_floor']:.3f}." if sisters else "."),
         paint,
     )
 

@@ -13,7 +13,7 @@ from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
 from ffnsearch_indexer.fidelity.report.classes import classes
 from ffnsearch_indexer.fidelity.report.explained import explain, typical_weights
-from ffnsearch_indexer.fidelity.report.measured import comparison, histogram, retrained_mean
+from ffnsearch_indexer.fidelity.report.measured import comparison, histogram
 from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, render
 from ffnsearch_indexer.fidelity.report.steps import profile_picture
 from ffnsearch_indexer.files import disk_errors, write_whole
@@ -90,7 +90,7 @@ def gather(predictor: Predictor, progress: Progress = silent) -> Content:
     default = profiles[manifest.default_profile]
     # A measurement was made with the profile that was the default then, if the snapshot still has it.
     explained_by = {protocol: profiles.get(of["profile"], default) for protocol, of in documents.items()}
-    floors = {each.key: retrained_mean(document) for each, document in documents.items()}
+    floors = {each.key: document["noise_floor"] for each, document in documents.items()}
     is_typical, weights = _weights(predictor, default)
     return Content(
         snapshot=Path(os.path.abspath(predictor.datastore.path)).name,
