@@ -1,8 +1,9 @@
-"""What all tests share: a tiny model, a snapshot built with it, and where the reference corpus is."""
+"""What all tests share: a tiny model, a snapshot built with it, the command line, and where the reference corpus is."""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: spinning threads make tiny work ten times slower
@@ -12,6 +13,7 @@ import pytest
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service import cli
 from tiny import make_model, save_model
 
@@ -36,6 +38,19 @@ def tiny_snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, ti
     snapshot = tmp_path_factory.mktemp("snapshots") / "tiny.ffn"
     build(tiny_corpus, tiny_model, snapshot)
     return snapshot
+
+
+@pytest.fixture
+def tiny_copy(tiny_snapshot: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny snapshot that a test may change."""
+    return Path(shutil.copytree(tiny_snapshot, tmp_path / "copy.ffn"))
+
+
+@pytest.fixture(scope="session")
+def datastore(tiny_snapshot: Path) -> Iterator[Datastore]:
+    """The tiny snapshot, open."""
+    with Datastore.open(tiny_snapshot) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

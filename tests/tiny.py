@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
@@ -25,6 +27,15 @@ def save_model(folder: Path, model: Transformer, characters: str = TINY_SHAKESPE
     folder.mkdir(parents=True)
     model.save(folder)
     Tokenizer(characters).save(folder / TOKENIZER_FILE)
+    return folder
+
+
+def build_splits(folder: Path, corpus: Corpus, alphabet: str, *, window_tokens: int = 10) -> Path:
+    """Write two models into a folder, `model` and `sister`, and snapshots of both splits, `all` and `train`."""
+    for seed, name in ((1, "model"), (2, "sister")):
+        save_model(folder / name, make_model(seed=seed, vocabulary_size=len(alphabet), d_model=8), alphabet)
+    for split in ("all", "train"):
+        build(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split)
     return folder
 
 

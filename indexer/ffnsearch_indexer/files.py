@@ -1,4 +1,4 @@
-"""How files are made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
+"""How files are named, made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
 
 import errno
 import hashlib
@@ -20,6 +20,12 @@ PARTIAL = ".partial"
 
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A path in the same folder, with the same name and a suffix; `.` has a name too."""
+    whole = Path(os.path.abspath(path))
+    return whole.with_name(whole.name + suffix)
 
 
 def sync(path: Path) -> None:

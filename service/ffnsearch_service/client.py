@@ -15,7 +15,7 @@ import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
-from ffnsearch_service import results
+from ffnsearch_service import reading
 from ffnsearch_service.asking import NeighborsOptions, PredictOptions, PromptLike, neighbors_request, predict_request
 from ffnsearch_service.config import Limits
 from ffnsearch_service.results import Info, Neighbor, NeighborPage, PredictResult
@@ -40,7 +40,7 @@ class Calls(ABC):
         **options: Unpack[PredictOptions],
     ) -> PredictResult:
         """Answer one prompt or several, each text or token ids; one result for each, in their order."""
-        return results.predict_result(self._send("Predict", predict_request(prompts, options), timeout_s))
+        return reading.predict_result(self._send("Predict", predict_request(prompts, options), timeout_s))
 
     def neighbor_pages(
         self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[NeighborsOptions]
@@ -48,7 +48,7 @@ class Calls(ABC):
         """Page through the neighbors of a prompt in one block, a call a page, at least one page."""
         request = neighbors_request(prompt, block, options)
         while True:
-            page = results.neighbor_page(self._send("ListNeighbors", request, timeout_s))
+            page = reading.neighbor_page(self._send("ListNeighbors", request, timeout_s))
             yield page
             if not page.next_page_token:
                 return
@@ -63,7 +63,7 @@ class Calls(ABC):
 
     def info(self, *, timeout_s: float | None = None) -> Info:
         """Tell what is served, and within which limits."""
-        return results.info(self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
+        return reading.info(self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
 
     @abstractmethod
     def close(self) -> None:
@@ -122,7 +122,7 @@ class AsyncClient:
         **options: Unpack[PredictOptions],
     ) -> PredictResult:
         """Answer one prompt or several, each text or token ids; one result for each, in their order."""
-        return results.predict_result(await self._send("Predict", predict_request(prompts, options), timeout_s))
+        return reading.predict_result(await self._send("Predict", predict_request(prompts, options), timeout_s))
 
     async def neighbor_pages(
         self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[NeighborsOptions]
@@ -130,7 +130,7 @@ class AsyncClient:
         """Page through the neighbors of a prompt in one block, a call a page, at least one page."""
         request = neighbors_request(prompt, block, options)
         while True:
-            page = results.neighbor_page(await self._send("ListNeighbors", request, timeout_s))
+            page = reading.neighbor_page(await self._send("ListNeighbors", request, timeout_s))
             yield page
             if not page.next_page_token:
                 return
@@ -146,7 +146,7 @@ class AsyncClient:
 
     async def info(self, *, timeout_s: float | None = None) -> Info:
         """Tell what is served, and within which limits."""
-        return results.info(await self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
+        return reading.info(await self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -66,7 +66,6 @@ def neighbor_message(
     vocabulary = datastore.tokenizer.characters
     tokens = datastore.substring(substring_id)
     record = datastore.record(substring_id)
-    order = np.lexsort((record.tokens, -record.counts.astype(np.int64)))
     places = [datastore.place(position, context_tokens) for position in record.places[:places_max].tolist()]
     return pb.Neighbor(
         id=substring_id,
@@ -74,8 +73,7 @@ def neighbor_message(
         tokens=tokens.tolist(),
         score=score,
         next_tokens=[
-            pb.TokenCount(id=token, text=vocabulary[token], count=count)
-            for token, count in zip(record.tokens[order].tolist(), record.counts[order].tolist(), strict=True)
+            pb.TokenCount(id=token, text=vocabulary[token], count=count) for token, count in record.followers()
         ],
         places=[pb.Place(position=place.position, before=place.before, after=place.after) for place in places],
         total_places=len(record.places),

@@ -1,4 +1,4 @@
-"""What a call gives: frozen results with NumPy arrays, made from response messages.
+"""What a call gives: frozen results with NumPy arrays, and how they become JSON.
 
 Shapes: V vocabulary.
 """
@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from google.rpc import code_pb2
 from numpy.typing import NDArray
 
-from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_service.profiles import KINDS, Kind, read_profile
+from ffnsearch_service.profiles import Kind
 
 Status = Literal["OK", "NO_SUPPORT", "INVALID"]
-
-_STATUS: dict[int, Status] = {
-    pb.PROMPT_STATUS_OK: "OK",
-    pb.PROMPT_STATUS_NO_SUPPORT: "NO_SUPPORT",
-    pb.PROMPT_STATUS_INVALID: "INVALID",
-}
 
 
 @dataclass(frozen=True)
@@ -204,46 +196,6 @@ class Info:
     fidelity: tuple[FidelitySummary, ...]
 
 
-def predict_result(message: pb.PredictResponse) -> PredictResult:
-    """Read the response to a PredictRequest."""
-    return PredictResult(
-        snapshot_id=message.snapshot_id,
-        profile_name=message.profile_name,
-        profile_kind=KINDS[message.profile_kind],
-        backend=message.backend,
-        approximate=message.approximate,
-        timings=Timings(**_scalars(message.timings)),
-        results=tuple(_prompt_result(result) for result in message.results),
-    )
-
-
-def neighbor_page(message: pb.ListNeighborsResponse) -> NeighborPage:
-    """Read one page of neighbors."""
-    return NeighborPage(
-        neighbors=tuple(_neighbor(neighbor) for neighbor in message.neighbors),
-        next_page_token=message.next_page_token,
-        total_neighbors=message.total_neighbors,
-        threshold=message.threshold,
-        snapshot_id=message.snapshot_id,
-    )
-
-
-def info(message: pb.GetInfoResponse) -> Info:
-    """Read the response to a GetInfoRequest."""
-    return Info(
-        snapshot=_scalars(message.snapshot),
-        model=_scalars(message.model),
-        vocabulary=tuple(message.vocabulary),
-        profiles={profile.name: read_profile(profile) for profile in message.profiles},
-        default_profile_name=message.default_profile_name,
-        backend=message.backend,
-        approximate=message.approximate,
-        limits=_scalars(message.limits),
-        server_version=message.server_version,
-        fidelity=tuple(FidelitySummary(**_scalars(summary)) for summary in message.fidelity),
-    )
-
-
 def plain(value: Any) -> Any:
     """Turn a result into what JSON can hold: dataclasses into objects by field name, arrays into lists.
 
@@ -258,69 +210,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _prompt_result(message: pb.PromptResult) -> PromptResult:
-    return PromptResult(
-        status=_STATUS[message.status],
-        error=_failure(message.error) if message.HasField("error") else None,
-        distribution=_distribution(message.distribution) if message.HasField("distribution") else None,
-        model=_distribution(message.model_distribution) if message.HasField("model_distribution") else None,
-        hellinger=_optional(message, "hellinger"),
-        expected_hellinger=_optional(message, "expected_hellinger"),
-        support=_optional(message, "support"),
-        used_tokens=message.used_tokens,
-        short_prompt=message.short_prompt,
-        self_id=_optional(message, "self_id"),
-        blocks=tuple(tuple(_step(step) for step in block.steps) for block in message.blocks),
-    )
-
-
-def _failure(message: pb.PromptError) -> Failure:
-    code = code_pb2.Code.Name(message.code)
-    return Failure(code, message.reason, message.message, message.field, dict(message.metadata))
-
-
-def _distribution(message: pb.Distribution) -> Distribution:
-    return Distribution(
-        tuple(_token(token) for token in message.tokens),
-        np.frombuffer(message.dense, dtype="<f8") if message.dense else None,
-    )
-
-
-def _token(message: pb.TokenProbability) -> TokenProbability:
-    return TokenProbability(
-        id=message.id,
-        text=message.text,
-        probability=message.probability,
-        block_contributions=tuple(message.block_contributions),
-        prior_contribution=_optional(message, "prior_contribution"),
-    )
-
-
-def _step(message: pb.StepResult) -> StepResult:
-    frequencies = np.frombuffer(message.frequencies, dtype="<i8") if message.frequencies else None
-    return StepResult(message.threshold, message.weight, message.neighbors, message.mass, frequencies)
-
-
-def _neighbor(message: pb.Neighbor) -> Neighbor:
-    return Neighbor(
-        id=message.id,
-        text=message.text,
-        tokens=tuple(message.tokens),
-        score=message.score,
-        next_tokens=tuple(TokenCount(token.id, token.text, token.count) for token in message.next_tokens),
-        places=tuple(Place(place.position, place.before, place.after) for place in message.places),
-        total_places=message.total_places,
-    )
-
-
-def _scalars(message: Any) -> dict[str, Any]:
-    return {
-        field.name: _optional(message, field.name) if field.has_presence else getattr(message, field.name)
-        for field in message.DESCRIPTOR.fields
-    }
-
-
-def _optional(message: Any, name: str) -> Any:
-    return getattr(message, name) if message.HasField(name) else None

@@ -47,6 +47,7 @@ def require_records_of(path: Path, corpus: np.ndarray, window_tokens: int) -> No
         assert record is not None
         assert record.id == number
         assert list(zip(record.tokens.tolist(), record.counts.tolist(), strict=True)) == sorted(counter.items())
+        assert record.followers() == sorted(counter.items(), key=lambda item: (-item[1], item[0]))
         assert record.places.tolist() == places[window]
     store.close()
 

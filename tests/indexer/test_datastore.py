@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,6 @@ from ffnsearch_indexer.store.datastore import Datastore
 some = settings(
     max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module")
-def datastore(tiny_snapshot: Path) -> Datastore:
-    with Datastore.open(tiny_snapshot) as opened:
-        yield opened
 
 
 def test_every_substring_is_found_by_its_tokens(datastore: Datastore, tiny_corpus: Corpus) -> None:
@@ -86,10 +79,9 @@ def test_a_snapshot_can_be_open_twice(tiny_snapshot: Path) -> None:
     first.close()
 
 
-def test_a_closed_snapshot_leaves_no_file_open_or_mapped(tiny_snapshot: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_snapshot, tmp_path / "copy")
+def test_a_closed_snapshot_leaves_no_file_open_or_mapped(tiny_copy: Path, tmp_path: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    with Datastore.open(tmp_path / "copy") as datastore:
+    with Datastore.open(tiny_copy) as datastore:
         datastore.record(0)
     del datastore
     gc.collect()

@@ -1,22 +1,26 @@
 """A calibration gives a snapshot nearer profiles, on prompts that no evaluation looks at; killed, it goes on."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from measuring import evaluate
 
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import ARTICLE, Profile
 from ffnsearch_indexer.errors import FidelityError
+from ffnsearch_indexer.fidelity import calibrate as calibrating
 from ffnsearch_indexer.fidelity import fitting
+from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
 from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, work_folder
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, evaluate
+from ffnsearch_indexer.fidelity.chunks import work_in
+from ffnsearch_indexer.fidelity.evaluate import choose_profiles
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_prompts, indexed_windows
+from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
 
@@ -29,14 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def snapshot(tiny_snapshot: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(tiny_snapshot, tmp_path / "copy.ffn"))
-
-
-@pytest.fixture
-def predictor(snapshot: Path) -> Iterator[Predictor]:
-    with Datastore.open(snapshot, check="sizes") as datastore:
+def predictor(tiny_copy: Path) -> Iterator[Predictor]:
+    with Datastore.open(tiny_copy, check="sizes") as datastore:
         yield Predictor(datastore)
 
 
@@ -45,25 +43,25 @@ def without_times(found: Calibration) -> dict[str, Any]:
     return {**document, "seconds": None}
 
 
-def test_the_profiles_are_the_snapshots_own_from_then_on(snapshot: Path, predictor: Predictor) -> None:
-    before = read_manifest(snapshot)
-    revise_manifest(snapshot, fidelity={"parity": {"of": "earlier profiles"}})
+def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predictor: Predictor) -> None:
+    before = read_manifest(tiny_copy)
+    revise_manifest(tiny_copy, fidelity={"parity": {"of": "earlier profiles"}})
     found = calibrate(predictor, prompts=200, save=True)
-    after = read_manifest(snapshot)
+    after = read_manifest(tiny_copy)
     assert after.snapshot_id != before.snapshot_id
     assert after.files == before.files
     assert after.profiles.keys() == before.profiles.keys() | NAMES
     assert after.default_profile == "balanced"
     assert after.fidelity == {"calibration": json.loads(json.dumps(found.document))}
     assert {name: Profile.from_json(after.profiles[name]) for name in NAMES} == found.profiles
-    assert not work_folder(snapshot).exists()
-    with Datastore.open(snapshot) as reopened:
+    assert not work_folder(tiny_copy).exists()
+    with Datastore.open(tiny_copy) as reopened:
         assert reopened.manifest == after
 
 
-def test_what_is_found_is_nearer_than_what_was_there(snapshot: Path, predictor: Predictor) -> None:
+def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor: Predictor) -> None:
     calibrate(predictor, prompts=400, save=True)
-    profiles = choose_profiles(read_manifest(snapshot))
+    profiles = choose_profiles(read_manifest(tiny_copy))
     document = evaluate(predictor, Protocol.PARITY, profiles, prompts=200).document
     means = {name: measures["hellinger"]["mean"] for name, measures in document["profiles"].items()}
     assert means["best"] < means["one-step"] < means["even"]
@@ -92,13 +90,13 @@ def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: 
 
 
 def test_a_killed_calibration_goes_on_with_the_same_result(
-    snapshot: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    tiny_copy: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = calibrate(predictor, prompts=60)
     monkeypatch.setattr(fitting, "choose_one_step", lambda bands: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         calibrate(predictor, prompts=60, save=True)
-    assert list(work_folder(snapshot).glob("chunk-*"))
+    assert list(work_folder(tiny_copy).glob("chunk-*"))
     monkeypatch.undo()
     monkeypatch.setattr(fitting, "ITERATIONS", 60)
     sizes: list[int] = []
@@ -115,14 +113,31 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
     assert again.profiles == whole.profiles
 
 
-def test_other_work_in_the_folder_is_refused(snapshot: Path, predictor: Predictor, run: Any) -> None:
-    folder = work_folder(snapshot)
+def test_other_work_in_the_folder_is_refused(tiny_copy: Path, predictor: Predictor, run: Any) -> None:
+    folder = work_folder(tiny_copy)
     folder.mkdir()
     (folder / "work.json").write_text('{"split": "train"}')
     (folder / "chunk-00000.npz").write_bytes(b"")
-    code, out, err = run("calibrate", snapshot, "--prompts", 60)
+    code, out, err = run("calibrate", tiny_copy, "--prompts", 60)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "unfinished work" in err
+
+
+def test_no_more_prompts_are_taken_than_fit_into_memory(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "BYTES_MAX", 61 * bytes_of_prompt(predictor.datastore.manifest) - 1)
+    assert calibrate(predictor, prompts=200).document["prompts"] == 60
+
+
+def test_what_is_found_takes_the_memory_that_it_is_said_to_and_parts_of_it_none(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    prompts = indexed_windows(predictor.datastore)[:20]
+    with work_in(tmp_path / "work", {}):
+        bands = collect(predictor, prompts, tmp_path / "work", exclude_self=False, progress=silent)
+    arrays = (bands.freq, bands.neighbors, bands.model)
+    assert sum(array.nbytes for array in arrays) == 20 * bytes_of_prompt(predictor.datastore.manifest)
+    part = bands.take(slice(5, None))
+    assert all(map(np.may_share_memory, (part.freq, part.neighbors, part.model), arrays))
 
 
 def test_too_few_prompts_are_refused(predictor: Predictor) -> None:
@@ -131,20 +146,20 @@ def test_too_few_prompts_are_refused(predictor: Predictor) -> None:
     assert refused.value.reason == "TOO_FEW_PROMPTS"
 
 
-def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_asked(snapshot: Path, run: Any) -> None:
-    before = read_manifest(snapshot)
-    code, out, _ = run("calibrate", snapshot, "--prompts", 60, "--no-save")
+def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_asked(tiny_copy: Path, run: Any) -> None:
+    before = read_manifest(tiny_copy)
+    code, out, _ = run("calibrate", tiny_copy, "--prompts", 60, "--no-save")
     assert code == 0
     assert "one-step" in out
     assert "balanced *" in out
-    assert read_manifest(snapshot) == before
-    code, out, _ = run("calibrate", snapshot, "--prompts", 60, "--json")
+    assert read_manifest(tiny_copy) == before
+    code, out, _ = run("calibrate", tiny_copy, "--prompts", 60, "--json")
     assert code == 0
     assert json.loads(out)["profiles"].keys() >= NAMES
-    assert read_manifest(snapshot).default_profile == "balanced"
+    assert read_manifest(tiny_copy).default_profile == "balanced"
 
 
-def test_the_article_profile_stays(snapshot: Path, predictor: Predictor) -> None:
-    revise_manifest(snapshot, profiles={"article": ARTICLE.to_json()}, default_profile="article")
+def test_the_article_profile_stays(tiny_copy: Path, predictor: Predictor) -> None:
+    revise_manifest(tiny_copy, profiles={"article": ARTICLE.to_json()}, default_profile="article")
     calibrate(predictor, prompts=60, save=True)
-    assert read_manifest(snapshot).profiles["article"] == ARTICLE.to_json()
+    assert read_manifest(tiny_copy).profiles["article"] == ARTICLE.to_json()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.fidelity.chunks import Arrays, concatenated, map_chunks, work_in
+from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, concatenated, map_chunks, work_in
 from tiny import files_of
 
 IDENTITY = {"prompts_sha256": "1", "thresholds": [[0.1, 0.2], []], "chunk_items": 4}
@@ -56,6 +56,10 @@ def test_chunks_come_one_by_one_too(tmp_path: Path) -> None:
             tmp_path / "work", 10, Squares(), chunk_items=4, stage="squares"
         )]  # fmt: skip
     assert sizes == [4, 4, 2]
+
+
+def test_a_chunk_has_so_many_prompts_that_their_sums_have_room() -> None:
+    assert [chunk_prompts(sums) for sums in (0, 1, 1 << 17, 1 << 18, 1 << 26, 1 << 30)] == [512, 512, 512, 256, 1, 1]
 
 
 def test_stopped_work_goes_on_with_what_is_there(tmp_path: Path) -> None:

@@ -14,29 +14,15 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.snapshot import read_manifest
-from tiny import files_of, make_model, random_text, save_model
-
-ALPHABET = "abc\n"
+from tiny import files_of, make_model, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model`, `sister`, and snapshots of both splits, `all` and `train`."""
-    folder = tmp_path_factory.mktemp("built")
-    for seed, name in ((1, "model"), (2, "sister")):
-        save_model(folder / name, make_model(seed=seed, vocabulary_size=4, d_model=8), ALPHABET)
-    for split in ("all", "train"):
-        corpus = Corpus("text", random_text(1, 600, ALPHABET))
-        build(corpus, folder / "model", folder / split, window_tokens=5, split=split)
-    return folder
-
-
 @pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
+def folder(splits: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
-    return Path(shutil.copytree(built, tmp_path / "copy"))
+    return Path(shutil.copytree(splits, tmp_path / "copy"))
 
 
 def test_a_table_says_how_near_each_answer_is(run: Run, folder: Path) -> None:

@@ -6,11 +6,9 @@ them is computed again from strings.
 
 import json
 import math
-import re
-import shutil
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,60 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import ALPHABET, EVEN, STEPS, TEXT, WINDOW, evaluate, measure
 
 import naive
-import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
+from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
-from ffnsearch_indexer.errors import FidelityError, ModelError, OutputError, ProfileError, TokenError
-from ffnsearch_indexer.fidelity import comparison
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, evaluate, work_folder
-from ffnsearch_indexer.fidelity.evaluation import Evaluation
+from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from tiny import files_of, make_model, random_text, save_model
+from tiny import make_model, save_model
 
-ALPHABET = "abc\n"
-WINDOW = 5
-TEXT = random_text(1, 600, ALPHABET)
 TRAIN = TEXT[:540]
-EVEN = one_step("even", (0.9999, 0.999), (1, 2), source="high, so that some prompts find nothing")
-STEPS = SumProfile(
-    "steps", ((Step(0.98, 2.0), Step(0.9, 0.5), Step(0.85, 0.1)), (Step(0.95, 1.0),)), 0.5, source="by hand"
-)
-PROFILES = (EVEN, STEPS)
-PROMPTS = 30
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, a sister, and snapshots of both splits with two profiles each: `all`, `train`."""
-    folder = tmp_path_factory.mktemp("fidelity")
-    sizes = {"vocabulary_size": len(ALPHABET), "d_model": 8}
-    model = save_model(folder / "model", make_model(**sizes), ALPHABET)
-    save_model(folder / "sister", make_model(seed=2, **sizes), ALPHABET)
-    record = {"final_train_loss": 1.5, "final_validation_loss": 1.75, "settings": {"seed": 2}}
-    (folder / "sister" / "training.json").write_text(json.dumps(record))
-    for split in ("all", "train"):
-        build(Corpus("text", TEXT), model, folder / split, window_tokens=WINDOW, split=split)
-        revise_manifest(folder / split, profiles={profile.name: profile.to_json() for profile in PROFILES})
-    return folder
-
-
-@pytest.fixture
-def predictors(folder: Path) -> Iterator[dict[str, Predictor]]:
-    """A predictor on the snapshot of each split."""
-    with Datastore.open(folder / "all") as whole, Datastore.open(folder / "train") as train:
-        yield {"all": Predictor(whole), "train": Predictor(train)}
-
-
-def measure(predictors: dict[str, Predictor], protocol: Protocol, **options: Any) -> Evaluation:
-    return evaluate(predictors[protocol.indexed_split], protocol, PROFILES, **{"prompts": PROMPTS} | options)
 
 
 @dataclass
@@ -201,13 +160,13 @@ def check(summary: dict[str, Any], answers: list[dict[str, float]], models: list
 
 @pytest.mark.parametrize("protocol", Protocol)
 def test_a_measurement_is_what_plain_loops_give(
-    protocol: Protocol, predictors: dict[str, Predictor], folder: Path
+    protocol: Protocol, predictors: dict[str, Predictor], measurable: Path
 ) -> None:
-    evaluation = measure(predictors, protocol, sisters=[folder / "sister"])
+    evaluation = measure(predictors, protocol, sisters=[measurable / "sister"])
     document, prompts = evaluation.document, evaluation.texts
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     predictor = predictors[protocol.indexed_split]
-    reference = Reference(predictor, protocol, Transformer.load(folder / "sister"))
+    reference = Reference(predictor, protocol, Transformer.load(measurable / "sister"))
     models = [distribution(predictor.datastore.model, prompt) for prompt in prompts]
     answers = [reference.answers(prompt) for prompt in prompts]
 
@@ -307,158 +266,3 @@ def test_a_text_without_new_windows_has_no_held_out_prompts(alternating: Path) -
     with Datastore.open(alternating / "train") as datastore, pytest.raises(FidelityError) as caught:
         evaluate(Predictor(datastore), Protocol.HELD_OUT, [EVEN])
     assert caught.value.reason == "NO_PROMPTS"
-
-
-def test_the_model_itself_is_a_sister_without_distance(predictors: dict[str, Predictor], folder: Path) -> None:
-    model, sister = measure(predictors, Protocol.PARITY, sisters=[folder / "model", folder / "sister"]).document[
-        "sisters"
-    ]
-    assert model["model_sha256"] == read_manifest(folder / "all").model_sha256
-    assert (model["train_loss"], model["validation_loss"], model["seed"]) == (None, None, None)
-    assert (model["hellinger"]["max"], model["top1_agreement"]) == (0, 1)
-    assert (sister["train_loss"], sister["validation_loss"], sister["seed"]) == (1.5, 1.75, 2)
-    assert sister["hellinger"]["mean"] > 0
-
-
-def test_one_search_for_all_profiles_measures_each_as_if_alone(predictors: dict[str, Predictor]) -> None:
-    together = measure(predictors, Protocol.PARITY)
-    for profile in PROFILES:
-        alone = evaluate(predictors["all"], Protocol.PARITY, [profile], prompts=PROMPTS)
-        for mine, theirs in zip(
-            alone.measures["profiles", profile.name], together.measures["profiles", profile.name], strict=True
-        ):
-            assert np.array_equal(mine, theirs, equal_nan=True)
-
-
-def test_the_training_text_may_be_another_corpus(predictors: dict[str, Predictor]) -> None:
-    other = Corpus("other", TEXT[300:] + ALPHABET * 20)
-    document = measure(predictors, Protocol.PARITY, trained_on=other).document
-    prompts = measure(predictors, Protocol.PARITY).texts
-    training = other.text[: other.train_tokens()]
-    assert document["trained_on"] == "other"
-    assert document["in_training"]["count"] == sum(prompt in training for prompt in prompts)
-    assert 0 < document["in_training"]["count"] < PROMPTS
-
-
-def without_time(evaluation: Evaluation) -> dict[str, Any]:
-    return evaluation.document | {"seconds": None}
-
-
-@pytest.mark.parametrize("protocol", Protocol)
-def test_the_result_does_not_depend_on_chunks_or_interruptions(
-    protocol: Protocol, predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files_of(folder)
-    whole = without_time(measure(predictors, protocol))
-    monkeypatch.setattr(comparison, "CHUNK_PROMPTS", 8)
-
-    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
-        if done == 16:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure(predictors, protocol, progress=interrupt)
-    work = work_folder(folder / protocol.indexed_split, protocol)
-    assert sorted(path.name for path in work.iterdir()) == ["chunk-00000.npz", "chunk-00001.npz", "work.json"]
-    assert without_time(measure(predictors, protocol)) == whole
-    assert files_of(folder) == before, "nothing is left behind"
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    """A measurement in a process of its own, in chunks of 8 prompts; it returns the document."""
-
-    out: Path
-
-    def run(self, tell: Any) -> dict[str, Any]:
-        comparison.CHUNK_PROMPTS = 8
-        with Datastore.open(self.out) as datastore:
-            evaluation = evaluate(
-                Predictor(datastore),
-                Protocol.LEAVE_ONE_OUT,
-                choose_profiles(datastore.manifest),
-                prompts=PROMPTS,
-                save=True,
-                progress=tell,
-            )
-        return without_time(evaluation)
-
-
-def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(folder: Path, tmp_path: Path) -> None:
-    snapshot = Path(shutil.copytree(folder / "train", tmp_path / "copy.ffn"))
-    job = EvaluateJob(snapshot)
-    for before in (7, 15):
-        assert stopping.run(job, stopping.Stop(before)).exit_status == stopping.KILLED
-        assert read_manifest(snapshot).fidelity is None
-        assert work_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
-    full_disk = stopping.run(job, stopping.Stop(file_bytes_max=2_000))
-    assert isinstance(full_disk.error, OutputError)
-    assert re.match(r"cannot write .*; make room .* the same command continues it$", full_disk.error.message)
-    ended = stopping.run(job)
-    assert ended.error is None
-    with Datastore.open(folder / "train") as datastore:
-        whole = evaluate(
-            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest), prompts=PROMPTS
-        )
-    assert ended.result == without_time(whole)
-    saved = read_manifest(snapshot).fidelity
-    assert saved is not None
-    assert saved.keys() == {"leave_one_out"}
-    assert saved["leave_one_out"] | {"seconds": None} == ended.result
-    assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
-
-
-def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str, Predictor], folder: Path) -> None:
-    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
-        if done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure(predictors, Protocol.PARITY, progress=interrupt)
-    with pytest.raises(OutputError, match="another set of prompts") as caught:
-        measure(predictors, Protocol.PARITY, seed=2)
-    assert caught.value.reason == "OUTPUT_EXISTS"
-    measure(predictors, Protocol.PARITY)
-    assert not work_folder(folder / "all", Protocol.PARITY).exists()
-
-
-def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(folder: Path, tmp_path: Path) -> None:
-    snapshot = Path(shutil.copytree(folder / "all", tmp_path / "copy.ffn"))
-    before, files = read_manifest(snapshot), files_of(snapshot)
-    after = revise_manifest(snapshot, default_profile="steps", fidelity={"parity": {"prompts": 1}})
-    assert after == read_manifest(snapshot)
-    assert after.snapshot_id != before.snapshot_id
-    assert (after.default_profile, after.fidelity) == ("steps", {"parity": {"prompts": 1}})
-    assert (after.files, after.profiles) == (before.files, before.profiles)
-    changed = {name for name, content in files_of(snapshot).items() if files.get(name) != content}
-    assert changed == {"manifest.json"}
-    Datastore.open(snapshot).close()
-    assert revise_manifest(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id
-
-
-def test_what_cannot_be_measured_is_refused_before_the_work(
-    predictors: dict[str, Predictor], folder: Path, tmp_path: Path
-) -> None:
-    other = save_model(tmp_path / "other", make_model(vocabulary_size=3, d_model=8), "xyz")
-    short = save_model(
-        tmp_path / "short", make_model(vocabulary_size=4, d_model=8, context_tokens=WINDOW - 1), ALPHABET
-    )
-    before = files_of(folder)
-    for error, reason, protocol, options in (
-        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.PARITY, {"on": "train"}),
-        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.LEAVE_ONE_OUT, {"on": "all"}),
-        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.HELD_OUT, {"on": "all"}),
-        (ModelError, "OTHER_TOKENIZER", Protocol.PARITY, {"sisters": [other]}),
-        (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [short]}),
-        (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [tmp_path]}),
-        (TokenError, "UNKNOWN_CHARACTER", Protocol.PARITY, {"trained_on": Corpus("x", "abcx" * 9)}),
-        (ProfileError, "WRONG_BLOCK_COUNT", Protocol.PARITY, {"profiles": [one_step("x", (0.5,), (1,))]}),
-    ):
-        predictor = predictors[str(options.pop("on", protocol.indexed_split))]
-        with pytest.raises(error) as caught:
-            evaluate(predictor, protocol, **{"profiles": PROFILES} | options)
-        assert caught.value.reason == reason
-        assert "\n" not in caught.value.message
-    with pytest.raises(ProfileError, match="it has even, steps"):
-        choose_profiles(read_manifest(folder / "all"), ["even", "none"])
-    assert files_of(folder) == before

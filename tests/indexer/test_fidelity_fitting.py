@@ -25,7 +25,7 @@ def planted(profile: Profile, prompts: int = 400) -> Bands:
 
 
 def answers_of(profile: Profile, bands: Bands) -> tuple[np.ndarray, np.ndarray]:
-    return combine(profile, bands.at([profile.thresholds(block) for block in range(2)]), UNIGRAM)
+    return combine(profile, bands.at(profile.thresholds_by_block), UNIGRAM)
 
 
 def distance(profile: Profile, bands: Bands) -> float:
@@ -70,6 +70,12 @@ def test_weights_by_support_are_found() -> None:
 def test_one_threshold_a_block_is_found() -> None:
     bands = planted(SumProfile("truth", ((Step(0.9, 1.0),), (Step(0.6, 0.5),))))
     assert fitting.choose_one_step(bands) == [[0.9], [0.6]]
+
+
+def test_what_was_planted_is_found_in_small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "BATCH_SUMS", 64 * 2 * 4)
+    bands = planted(SumProfile("truth", ((Step(0.9, 1.0),), (Step(0.6, 0.5),))))
+    assert distance(fitting.fit_sum(bands, [(0.9,), (0.6,)]), bands) < 0.01
 
 
 def test_a_fit_is_the_same_each_time_and_another_seed_gives_another() -> None:

@@ -8,27 +8,22 @@ from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from measuring import evaluate
 
-from ffnsearch_indexer.answer.prediction import combine
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, Profile, Step, SumProfile, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
 from ffnsearch_indexer.corpora.corpus import Corpus
-from ffnsearch_indexer.fidelity.evaluate import evaluate
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
-from ffnsearch_indexer.fidelity.report.classes import support_classes
-from ffnsearch_indexer.fidelity.report.explained import BEST, WORST, explain, typical_weights
-from ffnsearch_indexer.fidelity.report.markup import inline, signed, visible
+from ffnsearch_indexer.fidelity.report.explained import BEST, WORST, explain
 from ffnsearch_indexer.fidelity.report.writing import write_report
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from tiny import files_of, make_model, save_model
+from tiny import build_splits, files_of
 
 PIECES = ["<script>", "a", "b", "&", " ", "\n"]
 TEXT = "".join(np.random.default_rng(1).choice(PIECES, 400))
@@ -68,11 +63,8 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Measured snapshots: `train`, with a sister and a calibration, and `all`, with neither."""
-    folder = tmp_path_factory.mktemp("built")
-    for seed, name in ((1, "model"), (2, "sister")):
-        save_model(folder / name, make_model(seed=seed, vocabulary_size=len(ALPHABET), d_model=8), ALPHABET)
+    folder = build_splits(tmp_path_factory.mktemp("built"), Corpus("te<xt", TEXT), ALPHABET)
     for split, sisters in (("all", []), ("train", [folder / "sister"])):
-        build(Corpus("te<xt", TEXT), folder / "model", folder / split, split=split)
         profiles = {profile.name: profile.to_json() for profile in PROFILES}
         revise_manifest(folder / split, profiles=profiles, default_profile="<best>")
         with Datastore.open(folder / split, check="sizes") as datastore:
@@ -251,53 +243,3 @@ def test_examples_are_answered_as_they_were_measured(built: Path, split: str, pr
         assert all(evidence.score > example.threshold for evidence in example.evidence)
         finds_itself = any(evidence.is_self and evidence.text == example.text for evidence in example.evidence)
         assert finds_itself is (protocol is Protocol.PARITY)
-
-
-def test_typical_weights_are_those_that_answers_are_made_with() -> None:
-    random = np.random.default_rng(0)
-    freqs = [random.integers(0, 9, (1, steps, 4)) for steps in (2, 0, 1)]
-    unigram = np.full(4, 0.25)
-    supported: tuple[tuple[Any, ...], ...]
-    supported = ((Step(0.1, 2.0, 0.3), Step(0.5, 1.0, 0.0, (0.2, 0.5, -0.1))), (), (Step(0.3, 1.5, -0.2),))
-    products = tuple(
-        tuple(
-            ProductStep(s.threshold, s.weight, s.support_weight, s.block_support_weights, prior_mass=1.0) for s in steps
-        )
-        for steps in supported
-    )
-    for profile in (SumProfile("sum", supported, 0.5), ProductProfile("product", products)):
-        weights = typical_weights(profile, freqs)
-        fixed: Profile = type(profile).from_json(
-            profile.to_json()
-            | {
-                "blocks": [
-                    [
-                        {**step, "weight": weight, "support_weight": 0.0, "block_support_weights": []}
-                        for step, weight in zip(steps, of_block, strict=True)
-                    ]
-                    for steps, of_block in zip(profile.to_json()["blocks"], weights, strict=True)
-                ]
-            }
-        )
-        np.testing.assert_allclose(combine(fixed, freqs, unigram)[0], combine(profile, freqs, unigram)[0], rtol=1e-12)
-
-
-def test_groups_by_support_are_named_and_joined() -> None:
-    few = [{"support_from": support, "count": 1, "mean": 0.5} for support in (0, 1, 2, 1024)]
-    assert [name for name, _ in support_classes(few)] == ["none", "1+", "2+", "1k+"]
-    many = [
-        {"support_from": 2**power if power >= 0 else 0, "count": power + 2, "mean": 0.1 * (power + 1)}
-        for power in range(-1, 10)
-    ]
-    joined = support_classes(many)
-    assert [name for name, _ in joined] == ["none", "1+", "4+", "16+", "64+", "256+"]
-    assert joined[1][1] == {"count": 5, "mean": pytest.approx((2 * 0.1 + 3 * 0.2) / 5)}
-
-
-def test_text_and_numbers_can_be_read() -> None:
-    assert visible(" a b\n<&") == "␣a b⏎&lt;&amp;"
-    assert visible("ab ") == "ab␣"
-    assert visible("   ") == "␣␣␣"
-    assert visible("\x00\ud800\t") == "\\x00\\ud800⇥"
-    assert inline(" a ") == " a "
-    assert [signed(value) for value in (1.234, -0.5, -0.001)] == ["+1.23", "\N{MINUS SIGN}0.50", "+0.00"]

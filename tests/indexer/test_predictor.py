@@ -1,8 +1,5 @@
 """Prompts in, sums and answers out: the same from every backend, in any company, with or without the prompt itself."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,12 +18,6 @@ some = settings(max_examples=25, deadline=None, derandomize=True)
 thresholds = st.one_of(st.floats(-1, 1), st.sampled_from([-1.0, 0.0, 0.8, 0.9, 0.99, 1.0]))
 steps = st.lists(st.builds(Step, thresholds, st.floats(0, 5)), max_size=4).map(tuple)
 profiles = st.tuples(steps, steps).filter(lambda blocks: any(step.weight > 0 for block in blocks for step in block))
-
-
-@pytest.fixture(scope="module")
-def datastore(tiny_snapshot: Path) -> Iterator[Datastore]:
-    with Datastore.open(tiny_snapshot, check="sizes") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

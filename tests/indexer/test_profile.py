@@ -93,8 +93,7 @@ def test_another_number_of_blocks() -> None:
 
 
 def test_the_article_profile_has_the_published_constants() -> None:
-    thresholds = [ARTICLE.thresholds(block) for block in range(6)]
-    assert thresholds == [(0.95,), (0.94,), (0.85,), (0.76,), (0.81,), (0.89,)]
+    assert ARTICLE.thresholds_by_block == [(0.95,), (0.94,), (0.85,), (0.76,), (0.81,), (0.89,)]
     assert [steps[0].weight for steps in ARTICLE.blocks] == [0.01, 0.01, 0.1, 1.5, 6.0, 0.01]
     assert ARTICLE.mass_power == 0
 

@@ -13,18 +13,12 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, SnapshotError
 from ffnsearch_indexer.files import hash_files
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import FileEntry, Manifest, file_names, read_manifest
+from ffnsearch_indexer.store.snapshot import FileEntry, Manifest, file_names, read_manifest, revise_manifest
 from tiny import files_of, make_model, save_model
 
 MANIFEST = "manifest.json"
 FILES = [*file_names(2), MANIFEST]
 Alter = Callable[[Path], object]
-
-
-@pytest.fixture
-def copy(tiny_snapshot: Path, tmp_path: Path) -> Path:
-    """A snapshot that a test may damage."""
-    return Path(shutil.copytree(tiny_snapshot, tmp_path / "copy"))
 
 
 def refusal(path: Path, *, check: str = "all") -> SnapshotError:
@@ -83,10 +77,10 @@ def test_the_id_is_the_hash_of_everything_else(tiny_snapshot: Path) -> None:
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 @pytest.mark.parametrize("name", FILES)
-def test_one_altered_byte_in_any_file_is_refused(name: str, where: str, copy: Path) -> None:
-    path = copy / name
+def test_one_altered_byte_in_any_file_is_refused(name: str, where: str, tiny_copy: Path) -> None:
+    path = tiny_copy / name
     flip(path, {"first": 0, "middle": path.stat().st_size // 2, "last": -1}[where])
-    error = refusal(copy)
+    error = refusal(tiny_copy)
     of_the_model = name.startswith("model/")
     assert isinstance(error, (DamageError, MismatchError) if of_the_model else DamageError)
     assert ("model" if of_the_model else name) in error.message or "tokenizer" in error.message
@@ -94,60 +88,60 @@ def test_one_altered_byte_in_any_file_is_refused(name: str, where: str, copy: Pa
 
 @pytest.mark.parametrize("check", ["all", "sizes"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_refused(name: str, check: str, copy: Path) -> None:
-    (copy / name).unlink()
-    error = refusal(copy, check=check)
+def test_a_missing_file_is_refused(name: str, check: str, tiny_copy: Path) -> None:
+    (tiny_copy / name).unlink()
+    error = refusal(tiny_copy, check=check)
     assert name in error.message
     assert isinstance(error, DamageError) == (name != MANIFEST)
 
 
 @pytest.mark.parametrize("check", ["all", "sizes"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file_is_refused(name: str, check: str, copy: Path) -> None:
-    os.truncate(copy / name, (copy / name).stat().st_size - 1)
-    error = refusal(copy, check=check)
+def test_a_truncated_file_is_refused(name: str, check: str, tiny_copy: Path) -> None:
+    os.truncate(tiny_copy / name, (tiny_copy / name).stat().st_size - 1)
+    error = refusal(tiny_copy, check=check)
     assert isinstance(error, DamageError)
     assert name in error.message
     assert error.metadata["file"] == name
 
 
 @pytest.mark.parametrize("check", ["all", "sizes"])
-def test_the_weights_of_another_model_are_refused(check: str, copy: Path) -> None:
-    make_model(seed=2).save(copy / "model")
-    error = refusal(copy, check=check)
+def test_the_weights_of_another_model_are_refused(check: str, tiny_copy: Path) -> None:
+    make_model(seed=2).save(tiny_copy / "model")
+    error = refusal(tiny_copy, check=check)
     assert isinstance(error, MismatchError)
     assert "the model in" in error.message
     assert error.metadata["different"] == "model"
 
 
 @pytest.mark.parametrize("check", ["all", "sizes"])
-def test_another_tokenizer_is_refused(check: str, copy: Path) -> None:
-    Tokenizer(TINY_SHAKESPEARE[::-1]).save(copy / "model" / "tokenizer.json")
-    error = refusal(copy, check=check)
+def test_another_tokenizer_is_refused(check: str, tiny_copy: Path) -> None:
+    Tokenizer(TINY_SHAKESPEARE[::-1]).save(tiny_copy / "model" / "tokenizer.json")
+    error = refusal(tiny_copy, check=check)
     assert isinstance(error, (MismatchError, DamageError))
     assert "tokenizer" in error.message
 
 
-def test_a_tokenizer_of_the_same_size_is_refused_as_another(copy: Path) -> None:
-    Tokenizer(TINY_SHAKESPEARE[:-2] + "zy").save(copy / "model" / "tokenizer.json")
+def test_a_tokenizer_of_the_same_size_is_refused_as_another(tiny_copy: Path) -> None:
+    Tokenizer(TINY_SHAKESPEARE[:-2] + "zy").save(tiny_copy / "model" / "tokenizer.json")
     for check in ("all", "sizes"):
-        error = refusal(copy, check=check)
+        error = refusal(tiny_copy, check=check)
         assert isinstance(error, MismatchError)
         assert error.metadata["different"] == "tokenizer"
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_model_that_cannot_be_loaded_is_damage_of_the_snapshot(name: str, copy: Path) -> None:
-    path = copy / "model" / name
+def test_a_model_that_cannot_be_loaded_is_damage_of_the_snapshot(name: str, tiny_copy: Path) -> None:
+    path = tiny_copy / "model" / name
     path.write_bytes(b"x" * path.stat().st_size)
-    error = refusal(copy, check="sizes")
+    error = refusal(tiny_copy, check="sizes")
     assert isinstance(error, DamageError)
     assert "the model in" in error.message
 
 
-def test_another_format_is_refused_whatever_else_it_holds(copy: Path) -> None:
-    (copy / MANIFEST).write_text('{"format_version": 2, "new": "things"}')
-    error = refusal(copy)
+def test_another_format_is_refused_whatever_else_it_holds(tiny_copy: Path) -> None:
+    (tiny_copy / MANIFEST).write_text('{"format_version": 2, "new": "things"}')
+    error = refusal(tiny_copy)
     assert isinstance(error, FormatError)
     assert "format 2" in error.message
     assert "format 1" in error.message
@@ -156,61 +150,61 @@ def test_another_format_is_refused_whatever_else_it_holds(copy: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format_version": 1}', '{"format_version": 1, "files": {"a": 3}}', "\xff"]
 )
-def test_a_manifest_that_is_none_is_refused(text: str, copy: Path) -> None:
-    (copy / MANIFEST).write_text(text, encoding="latin-1")
-    assert isinstance(refusal(copy), DamageError)
+def test_a_manifest_that_is_none_is_refused(text: str, tiny_copy: Path) -> None:
+    (tiny_copy / MANIFEST).write_text(text, encoding="latin-1")
+    assert isinstance(refusal(tiny_copy), DamageError)
 
 
-def test_a_manifest_that_was_edited_is_refused(copy: Path) -> None:
-    path = copy / MANIFEST
+def test_a_manifest_that_was_edited_is_refused(tiny_copy: Path) -> None:
+    path = tiny_copy / MANIFEST
     text = path.read_text()
     for altered in (text.replace('"split": "all"', '"split": "train"'), text.replace("\n", "\r\n"), text + "\n"):
         path.write_bytes(altered.encode())
-        error = refusal(copy)
+        error = refusal(tiny_copy)
         assert isinstance(error, DamageError)
         assert "altered" in error.message
 
 
 @pytest.mark.parametrize("field", ["model_sha256", "tokenizer_sha256"])
-def test_a_manifest_of_another_model_is_refused_even_if_its_id_fits(field: str, copy: Path) -> None:
-    rewrite_manifest(copy, **{field: "0" * 64})
-    error = refusal(copy, check="sizes")
+def test_a_manifest_of_another_model_is_refused_even_if_its_id_fits(field: str, tiny_copy: Path) -> None:
+    rewrite_manifest(tiny_copy, **{field: "0" * 64})
+    error = refusal(tiny_copy, check="sizes")
     assert isinstance(error, MismatchError)
     assert "000000000000" in error.message
 
 
 @pytest.mark.parametrize("field", ["substrings", "d_model"])
-def test_arrays_of_other_shapes_than_the_manifest_says_are_refused(field: str, copy: Path) -> None:
-    rewrite_manifest(copy, **{field: getattr(read_manifest(copy), field) + 1})
-    error = refusal(copy)
+def test_arrays_of_other_shapes_than_the_manifest_says_are_refused(field: str, tiny_copy: Path) -> None:
+    rewrite_manifest(tiny_copy, **{field: getattr(read_manifest(tiny_copy), field) + 1})
+    error = refusal(tiny_copy)
     assert isinstance(error, DamageError)
     assert "manifest says" in error.message
 
 
-def test_a_manifest_that_leaves_out_a_file_is_refused(copy: Path) -> None:
-    files = dict(read_manifest(copy).files)
+def test_a_manifest_that_leaves_out_a_file_is_refused(tiny_copy: Path) -> None:
+    files = dict(read_manifest(tiny_copy).files)
     del files["keys/block-1.npy"]
-    rewrite_manifest(copy, files=files)
-    assert isinstance(refusal(copy), DamageError)
+    rewrite_manifest(tiny_copy, files=files)
+    assert isinstance(refusal(tiny_copy), DamageError)
 
 
-def test_a_file_that_is_no_array_is_refused_even_if_the_manifest_knows_it(copy: Path) -> None:
+def test_a_file_that_is_no_array_is_refused_even_if_the_manifest_knows_it(tiny_copy: Path) -> None:
     for name in ("keys/block-0.npy", "counts/counts.lmdb"):
-        (copy / name).write_text("no array")
-        rewrite_manifest(copy, files=read_manifest(copy).files | {name: entry(copy / name)})
-        error = refusal(copy)
+        (tiny_copy / name).write_text("no array")
+        rewrite_manifest(tiny_copy, files=read_manifest(tiny_copy).files | {name: entry(tiny_copy / name)})
+        error = refusal(tiny_copy)
         assert isinstance(error, DamageError)
-        assert str(copy / "keys/block-0.npy") in error.message
+        assert str(tiny_copy / "keys/block-0.npy") in error.message
 
 
-def test_records_that_are_none_are_refused_even_if_the_manifest_knows_them(copy: Path) -> None:
+def test_records_that_are_none_are_refused_even_if_the_manifest_knows_them(tiny_copy: Path) -> None:
     name = "counts/counts.lmdb"
     for content in (b"no records", b"", bytes(8192)):
-        (copy / name).write_bytes(content)
-        rewrite_manifest(copy, files=read_manifest(copy).files | {name: entry(copy / name)})
-        error = refusal(copy)
+        (tiny_copy / name).write_bytes(content)
+        rewrite_manifest(tiny_copy, files=read_manifest(tiny_copy).files | {name: entry(tiny_copy / name)})
+        error = refusal(tiny_copy)
         assert isinstance(error, DamageError)
-        assert str(copy / name) in error.message
+        assert str(tiny_copy / name) in error.message
 
 
 def test_what_is_no_snapshot_is_refused_as_that(tmp_path: Path) -> None:
@@ -223,11 +217,25 @@ def test_what_is_no_snapshot_is_refused_as_that(tmp_path: Path) -> None:
         assert "ffnsearch build" in error.message
 
 
-def test_a_manifest_survives_being_written_and_read(tiny_snapshot: Path, copy: Path) -> None:
+def test_a_manifest_survives_being_written_and_read(tiny_snapshot: Path, tiny_copy: Path) -> None:
     manifest = read_manifest(tiny_snapshot)
-    rewrite_manifest(copy, fidelity={"hellinger": 0.1, "prompts": 1000})
-    again = read_manifest(copy)
+    rewrite_manifest(tiny_copy, fidelity={"hellinger": 0.1, "prompts": 1000})
+    again = read_manifest(tiny_copy)
     assert isinstance(again, Manifest)
     assert again.fidelity == {"hellinger": 0.1, "prompts": 1000}
     assert again.snapshot_id != manifest.snapshot_id
     assert replace(again, fidelity=None, snapshot_id=manifest.snapshot_id) == manifest
+
+
+def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(measurable: Path, tmp_path: Path) -> None:
+    snapshot = Path(shutil.copytree(measurable / "all", tmp_path / "copy.ffn"))
+    before, files = read_manifest(snapshot), files_of(snapshot)
+    after = revise_manifest(snapshot, default_profile="steps", fidelity={"parity": {"prompts": 1}})
+    assert after == read_manifest(snapshot)
+    assert after.snapshot_id != before.snapshot_id
+    assert (after.default_profile, after.fidelity) == ("steps", {"parity": {"prompts": 1}})
+    assert (after.files, after.profiles) == (before.files, before.profiles)
+    changed = {name for name, content in files_of(snapshot).items() if files.get(name) != content}
+    assert changed == {"manifest.json"}
+    Datastore.open(snapshot).close()
+    assert revise_manifest(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from calibrated import calibrate
 from serving import SlowPredictor, serving
@@ -12,16 +14,26 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.engine import Engine
 
 
-@pytest.fixture(scope="session")
-def engine(tiny_snapshot: Path) -> Iterator[Engine]:
-    with Engine.open(tiny_snapshot) as opened:
-        yield opened
+def engine_of(snapshot: str) -> Any:
+    """A fixture: an engine for the snapshot that the fixture of this name gives."""
+
+    @pytest.fixture(scope="session")
+    def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+        with Engine.open(request.getfixturevalue(snapshot)) as opened:
+            yield opened
+
+    return engine
 
 
-@pytest.fixture(scope="session")
-def address(engine: Engine) -> Iterator[str]:
-    with serving(engine) as served:
-        yield served
+def address_of(engine: str) -> Any:
+    """A fixture: the address at which the engine that the fixture of this name gives is served."""
+
+    @pytest.fixture(scope="session")
+    def address(request: pytest.FixtureRequest) -> Iterator[str]:
+        with serving(request.getfixturevalue(engine)) as served:
+            yield served
+
+    return address
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +41,14 @@ def calibrated_snapshot(tiny_snapshot: Path, tmp_path_factory: pytest.TempPathFa
     return calibrate(tiny_snapshot, tmp_path_factory.mktemp("calibrated") / "tiny.ffn")
 
 
-@pytest.fixture(scope="session")
-def calibrated_engine(calibrated_snapshot: Path) -> Iterator[Engine]:
-    with Engine.open(calibrated_snapshot) as opened:
+engine, calibrated_engine = engine_of("tiny_snapshot"), engine_of("calibrated_snapshot")
+address, calibrated_address = address_of("engine"), address_of("calibrated_engine")
+
+
+@pytest.fixture(scope="module")
+def channel(address: str) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(address) as opened:
         yield opened
-
-
-@pytest.fixture(scope="session")
-def calibrated_address(calibrated_engine: Engine) -> Iterator[str]:
-    with serving(calibrated_engine) as served:
-        yield served
 
 
 @pytest.fixture

@@ -232,9 +232,8 @@ INVALID_NEIGHBORS = {
 
 
 @pytest.fixture(scope="module")
-def stub(address):
-    with grpc.insecure_channel(address) as channel:
-        yield pb_grpc.PredictionServiceStub(channel)
+def stub(channel):
+    return pb_grpc.PredictionServiceStub(channel)
 
 
 def refusal(call, request):

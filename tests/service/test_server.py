@@ -28,12 +28,6 @@ REQUEST = pb.PredictRequest(prompts=[pb.Prompt(text="the people")])
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-@pytest.fixture
-def channel(address):
-    with grpc.insecure_channel(address) as opened:
-        yield opened
-
-
 def code_of(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()

@@ -108,7 +108,7 @@ class Predictor:
         profile.require_model(len(self._indexes), self.datastore.manifest.vocabulary_size)
         if not prompts:
             return Predictions([], 0, 0, 0)
-        thresholds = [profile.thresholds(block) for block in range(len(self._indexes))]
+        thresholds = profile.thresholds_by_block
         found = self.search(prompts, thresholds, exclude_self=exclude_self, checkpoint=checkpoint)
         searched = time.perf_counter_ns()
         distributions, has_support = combine(profile, [block.freq for block in found.sums], self.datastore.unigram)

@@ -122,6 +122,11 @@ class Profile(ABC):
         """The thresholds of a block's steps, in the profile's order; empty for a block that is not searched."""
         return tuple(step.threshold for step in self.blocks[block])
 
+    @property
+    def thresholds_by_block(self) -> list[tuple[float, ...]]:
+        """The thresholds of all K blocks."""
+        return [self.thresholds(block) for block in range(len(self.blocks))]
+
     def require_model(self, blocks: int, tokens: int) -> None:
         """Refuse a profile made for a model with another number of blocks or of tokens."""
         if len(self.blocks) != blocks:

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from ffnsearch_indexer.cli.options import AsJson, Backend, NoSave, SkipVerify, Snapshot, print_result, resumable
+from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS, EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol, choose_protocols
 
 
 def calibrate(
     snapshot: Snapshot,
-    prompts: Annotated[int, typer.Option(help="Most prompts to calibrate with.", min=1)] = 8000,
+    prompts: Annotated[int, typer.Option(help="Most prompts to calibrate with.", min=1)] = CALIBRATION_PROMPTS,
     seed: Annotated[int, typer.Option(help="Seed of the order in which prompts are fitted.", min=0)] = 0,
     backend: Backend = "exact",
     no_save: NoSave = False,
@@ -47,7 +48,7 @@ def evaluate(
         list[Protocol] | None,
         typer.Option(help="How to measure; repeat for several.", show_default="all that the snapshot allows"),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Most prompts to measure with.", min=1)] = 20_000,
+    prompts: Annotated[int, typer.Option(help="Most prompts to measure with.", min=1)] = EVALUATION_PROMPTS,
     seed: Annotated[
         int | None, typer.Option(help="Seed of their selection.", min=0, show_default="the article's, 1337")
     ] = None,

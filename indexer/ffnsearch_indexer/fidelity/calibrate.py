@@ -4,7 +4,6 @@ Shapes: n prompts.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,27 +13,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.prediction import combine, support
+from ffnsearch_indexer.answer.prediction import Float64, combine, support
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Expectation, Profile
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity import fitting
-from ffnsearch_indexer.fidelity.bands import CHUNK_PROMPTS, GRID, Bands, collect
+from ffnsearch_indexer.fidelity.bands import GRID, Bands, bytes_of_prompt, collect, prompts_of_chunk
 from ffnsearch_indexer.fidelity.chunks import work_in
-from ffnsearch_indexer.fidelity.metrics import Float64, confidence_interval, measure, normalised
-from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS
+from ffnsearch_indexer.fidelity.metrics import confidence_interval, measure, normalised
+from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows
+from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
-
-PROMPTS = 8000
-"""How many prompts a calibration takes, where there are so many."""
 
 PROMPTS_MIN = 50
 """Fewer prompts would be learned by heart."""
 
-BYTES_MAX = 4 << 30
-"""Most memory for the sums of all prompts; fitting takes half as much again."""
+BYTES_MAX = 2 << 30
+"""Most memory for what is found for all prompts (`Bands`): with it, all of a calibration stays below 8 GB.
+
+What is found is held twice while the chunks are put together, 4.3 GB, and once from then on. A fit holds its steps'
+sums as floats beside it, of 12 thresholds of 21 and four fifths of the prompts: 1 GB, and as much again while they are
+made. A batch with its gradients takes 3.2 GB at most (`fitting.BATCH_SUMS`): together 6.4 GB. Judging, the curves and
+the choice of one step a block hold less than what is found once more. Mapped files of the snapshot come on top.
+"""
 
 JUDGED_SHARE = 0.2
 """Share of the prompts that no weight is fitted to: they judge."""
@@ -82,7 +86,12 @@ class Calibration:
 
 
 def calibrate(
-    predictor: Predictor, *, prompts: int = PROMPTS, seed: int = 0, save: bool = False, progress: Progress = silent
+    predictor: Predictor,
+    *,
+    prompts: int = CALIBRATION_PROMPTS,
+    seed: int = 0,
+    save: bool = False,
+    progress: Progress = silent,
 ) -> Calibration:
     """Find profiles whose answers are near the model's own, on prompts that no evaluation looks at.
 
@@ -131,23 +140,20 @@ def calibrate(
 
 def most_prompts(manifest: Manifest) -> int:
     """How many prompts a calibration can take: what the snapshot has for it, and what fits into memory."""
-    bytes_of_prompt = 4 * manifest.blocks * len(GRID) * manifest.vocabulary_size
-    return min(BYTES_MAX // bytes_of_prompt, len(calibration_ids(manifest.substrings, manifest.substrings)))
+    return min(BYTES_MAX // bytes_of_prompt(manifest), len(calibration_ids(manifest.substrings, manifest.substrings)))
 
 
 def work_folder(snapshot: Path) -> Path:
     """Where a calibration works until it is done, beside the snapshot."""
-    whole = Path(os.path.abspath(snapshot))
-    return whole.with_name(f"{whole.name}.calibrate")
+    return beside(snapshot, ".calibrate")
 
 
 class _Run:
     """One calibration's prompts, parted into those that are fitted to and those that judge, and the rungs so far."""
 
     def __init__(self, bands: Bands, seed: int, progress: Progress) -> None:
-        prompts = len(bands.model)
-        judged = int(JUDGED_SHARE * prompts)
-        self.judged, self.fitted = bands.take(np.arange(judged)), bands.take(np.arange(judged, prompts))
+        judged = int(JUDGED_SHARE * len(bands.model))
+        self.judged, self.fitted = bands.take(slice(judged)), bands.take(slice(judged, None))
         self.rungs: list[Rung] = []
         self._seed, self._progress = seed, progress
 
@@ -211,20 +217,18 @@ def _named(rung: Rung, name: str, judged: Bands, manifest: Manifest) -> Profile:
 
 def _expectation(rung: Rung, judged: Bands) -> Expectation:
     """The mean distance by support, in classes of equally many judging prompts."""
-    found = support(judged.at([rung.profile.thresholds(block) for block in range(len(rung.profile.blocks))]))
+    found = support(judged.at(rung.profile.thresholds_by_block))
     classes = max(1, min(CLASSES_MAX, len(found) // CLASS_PROMPTS))
-    edges = np.unique([0.0, *np.quantile(found, np.arange(1, classes) / classes)])
+    quantiles = np.quantile(found, np.arange(1, classes) / classes, method="inverted_cdf")
+    edges = np.unique([0.0, *quantiles])  # each quantile is some prompt's support: the first class alone may be empty
     of_class = np.searchsorted(edges, found, side="right") - 1
-    is_used = np.bincount(of_class, minlength=len(edges)) > 0
-    is_used[0] = True
-    means = [float(rung.distances[of_class == i].mean()) if (of_class == i).any() else 1.0 for i in range(len(edges))]
-    return Expectation(tuple(float(edge) for edge in edges[is_used]), tuple(np.array(means)[is_used].tolist()))
+    members = [rung.distances[of_class == number] for number in range(len(edges))]
+    return Expectation(tuple(edges.tolist()), tuple(float(of.mean()) if len(of) else 1.0 for of in members))
 
 
 def _distances(profile: Profile, bands: Bands) -> Float64:
     """The distances [n] of a profile's answers, computed as the service does."""
-    freqs = bands.at([profile.thresholds(block) for block in range(len(profile.blocks))])
-    answers, has_support = combine(profile, freqs, bands.unigram)
+    answers, has_support = combine(profile, bands.at(profile.thresholds_by_block), bands.unigram)
     return measure(answers, has_support, bands.model).hellinger
 
 
@@ -238,7 +242,7 @@ def _curves(bands: Bands) -> list[dict[str, Any]]:
 
     def distances(block: int) -> Iterator[float]:
         for step in range(len(bands.thresholds)):
-            answers, has_support = normalised(bands.freq[:, block, step].astype(np.int64))
+            answers, has_support = normalised(bands.freq[:, block, step])
             yield float(measure(answers, has_support, bands.model).hellinger.mean())
 
     return [
@@ -270,7 +274,7 @@ def _save(snapshot: Path, calibration: Calibration) -> None:
         snapshot,
         profiles=manifest.profiles | profiles,
         default_profile=calibration.default,
-        fidelity={"calibration": calibration.document},
+        fidelity={CALIBRATION: calibration.document},
     )
 
 
@@ -282,5 +286,5 @@ def _identity(predictor: Predictor, prompts: NDArray[np.uint16]) -> dict[str, ob
         "split": manifest.split,
         "set_of_prompts_sha256": hashlib.sha256(prompts.tobytes()).hexdigest(),
         "grid": list(GRID),
-        "chunk_prompts": CHUNK_PROMPTS,
+        "chunk_prompts": prompts_of_chunk(manifest),
     }

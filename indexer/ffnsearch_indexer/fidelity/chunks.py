@@ -17,6 +17,12 @@ from ffnsearch_indexer.files import disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.work import Identity, claim
 
+CHUNK_PROMPTS = 512
+"""Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""
+
+CHUNK_SUMS = 1 << 26
+"""Most sums of a chunk, over its prompts, blocks, steps and tokens: half a gigabyte, for large vocabularies."""
+
 Arrays = dict[str, NDArray[Any]]
 """The results of a chunk by name; the first axis of each is the chunk's items."""
 
@@ -61,8 +67,13 @@ def map_chunks(
         yield arrays
 
 
+def chunk_prompts(sums: int) -> int:
+    """How many prompts make a chunk, where so many sums are found for each."""
+    return max(1, min(CHUNK_PROMPTS, CHUNK_SUMS // max(1, sums)))
+
+
 def concatenated(chunks: Iterable[Arrays]) -> Arrays:
-    """All chunks, at least one, as one, array by array."""
+    """All chunks, at least one, as one, array by array; for a moment they are held twice."""
     parts = list(chunks)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -9,27 +9,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.prediction import combine, softmax
+from ffnsearch_indexer.answer.prediction import Bools, Float64, combine, softmax
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.baselines import NAMES, Baselines
-from ffnsearch_indexer.fidelity.chunks import Arrays
+from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts
 from ffnsearch_indexer.fidelity.evaluation import AnswerKey
-from ffnsearch_indexer.fidelity.metrics import Bools, Float64, measure, normalised
+from ffnsearch_indexer.fidelity.metrics import measure, normalised
 from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.fidelity.sisters import Sister
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.work import Identity
-
-CHUNK_PROMPTS = 512
-"""Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""
-
-CHUNK_SUMS = 1 << 26
-"""Most sums of a chunk, over its prompts, blocks, steps and tokens: half a gigabyte, for large vocabularies."""
 
 Answer = tuple[Float64, Bools]
 """Distributions [B, V], and whether each has support [B]."""
@@ -74,14 +69,13 @@ class Comparison:
     @cached_property
     def thresholds(self) -> list[list[float]]:
         """For each block, the thresholds of all profiles, each once."""
-        blocks = range(self.predictor.datastore.manifest.blocks)
-        return [sorted({t for profile in self.profiles for t in profile.thresholds(block)}) for block in blocks]
+        of_profiles = (profile.thresholds_by_block for profile in self.profiles)
+        return [sorted(set(chain(*of_block))) for of_block in zip(*of_profiles, strict=True)]
 
     @cached_property
     def chunk_prompts(self) -> int:
         """How many prompts make a chunk."""
-        sums = sum(map(len, self.thresholds)) * self.predictor.datastore.manifest.vocabulary_size
-        return max(1, min(CHUNK_PROMPTS, CHUNK_SUMS // max(1, sums)))
+        return chunk_prompts(sum(map(len, self.thresholds)) * self.predictor.datastore.manifest.vocabulary_size)
 
     @cached_property
     def _baselines(self) -> Baselines:
@@ -113,8 +107,8 @@ class Comparison:
     def _freqs(self, found: Found, profile: Profile) -> list[NDArray[np.int64]]:
         """The sums of one profile's steps, [B, S, V] for each block, out of those of all profiles."""
         return [
-            sums.freq[:, [searched.index(threshold) for threshold in profile.thresholds(block)]]
-            for block, (sums, searched) in enumerate(zip(found.sums, self.thresholds, strict=True))
+            sums.freq[:, [searched.index(threshold) for threshold in asked]]
+            for sums, searched, asked in zip(found.sums, self.thresholds, profile.thresholds_by_block, strict=True)
         ]
 
     def _baseline_answers(self, found: Found, prompts: NDArray[np.uint16]) -> list[Answer]:

@@ -1,6 +1,5 @@
 """One measurement of fidelity, top to bottom: prompts, answers compared chunk by chunk, the result kept."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,39 +12,15 @@ from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
+from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.metrics import Measures
 from ffnsearch_indexer.fidelity.protocols import Protocol, require_allowed
 from ffnsearch_indexer.fidelity.selection import SEED, choose_prompts, in_training, training_tokens
 from ffnsearch_indexer.fidelity.sisters import load_sisters
+from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
-
-PROMPTS = 20_000
-"""How many prompts a measurement takes, where there are so many: the article's number."""
-
-
-def evaluate(
-    predictor: Predictor,
-    protocol: Protocol,
-    profiles: Sequence[Profile],
-    *,
-    prompts: int = PROMPTS,
-    seed: int | None = None,
-    sisters: Sequence[Path] = (),
-    trained_on: Corpus | None = None,
-    save: bool = False,
-    progress: Progress = silent,
-) -> Evaluation:
-    """Measure how close the answers of some profiles are to the model's own distributions, on seeded prompts.
-
-    The arguments are those of `prepare` and of `Measurement.run`.
-    """
-    measurement = prepare(
-        predictor, protocol, profiles, prompts=prompts, seed=seed, sisters=sisters, trained_on=trained_on
-    )
-    with measurement.run(save=save, progress=progress) as evaluation:
-        return evaluation
 
 
 def prepare(
@@ -53,7 +28,7 @@ def prepare(
     protocol: Protocol,
     profiles: Sequence[Profile],
     *,
-    prompts: int = PROMPTS,
+    prompts: int = EVALUATION_PROMPTS,
     seed: int | None = None,
     sisters: Sequence[Path] = (),
     trained_on: Corpus | None = None,
@@ -158,5 +133,4 @@ def choose_profiles(manifest: Manifest, names: Sequence[str] = ()) -> list[Profi
 
 def work_folder(snapshot: Path, protocol: Protocol) -> Path:
     """Where a measurement works until it is done, beside the snapshot."""
-    whole = Path(os.path.abspath(snapshot))  # so that `.` has a name too
-    return whole.with_name(f"{whole.name}.evaluate-{protocol}")
+    return beside(snapshot, f".evaluate-{protocol}")

@@ -15,6 +15,13 @@ from ffnsearch_indexer.answer.profile import PRIOR_MASS_MAX, ProductProfile, Pro
 from ffnsearch_indexer.fidelity.bands import Bands
 
 ITERATIONS, BATCH_PROMPTS = 1000, 256
+
+BATCH_SUMS = 1 << 26
+"""Most sums of a batch, over its prompts, blocks, steps and tokens: with gradients, a product takes 48 bytes for each.
+
+Twelve steps in six blocks have smaller batches for it beyond 3,640 tokens.
+"""
+
 RATE = 0.04
 """Highest learning rate; it falls to nothing along half a cosine."""
 
@@ -49,7 +56,7 @@ def fit_sum(
         total = torch.einsum("nj,njv->nv", (logs - highest).exp(), freq.flatten(1, 2))
         return total / total.sum(-1, keepdim=True).clamp_min(1e-30)
 
-    _descend([*weights.parameters, power] if mass_power else weights.parameters, answer, bands, seed, progress)
+    _descend([*weights.parameters, power] if mass_power else weights.parameters, answer, steps, seed, progress)
     constants, fields = weights.fields()
     largest = float(constants.max())
     blocks = tuple(
@@ -85,7 +92,7 @@ def fit_product(
         return torch.softmax(evidence + prior_weight * log_unigram + bias, dim=-1)
 
     parameters = [*weights.parameters, log_prior_mass, prior_weight, *([bias] if has_bias else [])]
-    _descend(parameters, answer, bands, seed, progress)
+    _descend(parameters, answer, steps, seed, progress)
     constants, fields = weights.fields()
     prior_masses = log_prior_mass.detach().exp().clamp(1e-6, PRIOR_MASS_MAX).tolist()
     blocks = tuple(
@@ -104,7 +111,7 @@ def choose_one_step(bands: Bands, prompts: int = 1500, sweeps_max: int = 4) -> l
 
     Starts with each block's best threshold alone. Looks at the first `prompts` prompts.
     """
-    bands = bands.take(np.arange(min(prompts, len(bands.model))))
+    bands = bands.take(slice(prompts))
     freq, root = torch.from_numpy(bands.freq).float(), _root_of(bands)
     alone = [[_nearest_sum(freq[:, [block], [step]], root) for step in range(freq.shape[2])] for block in _blocks(freq)]
     chosen = [int(np.argmin(of_block)) for of_block in alone]
@@ -120,19 +127,25 @@ def choose_one_step(bands: Bands, prompts: int = 1500, sweeps_max: int = 4) -> l
 
 
 class _Steps:
-    """The sums at the steps of a profile. freq: [n, K, S, V] float32. mass: [n, K, S].
+    """What weights are fitted to: the sums at the steps of a profile, and the model's own answers.
 
-    own, middle: standardised log(1 + mass) of each step [n, K, S], and of each block's middle step [n, K].
+    freq: [n, K, S, V] float32. mass: [n, K, S]. own, middle: standardised log(1 + mass) of each step [n, K, S], and of
+    each block's middle step [n, K]. root: [n, V], square roots of the model's distributions.
     """
 
     def __init__(self, bands: Bands, thresholds: Thresholds) -> None:
-        freq = np.stack(bands.at(thresholds), axis=1)
-        self.freq = torch.from_numpy(freq).float()
+        self.freq = torch.from_numpy(np.stack(bands.at(thresholds), axis=1, dtype=np.float32))
+        self.root = _root_of(bands)
         self.mass = self.freq.sum(-1)
         logs = torch.log1p(self.mass)
         self.mean, self.scale = logs.mean(0), logs.std(0) + 0.5
         self.own = (logs - self.mean) / self.scale
         self.middle = self.own[:, :, logs.shape[2] // 2]
+
+    @property
+    def batch_prompts(self) -> int:
+        """How many prompts make a batch."""
+        return max(1, min(BATCH_PROMPTS, BATCH_SUMS // self.freq[0].numel()))
 
 
 class _Weights:
@@ -188,23 +201,23 @@ def _log_ratios(freq: Tensor, mass: Tensor, prior_mass: Tensor, log_unigram: Ten
 def _descend(
     parameters: list[Tensor],
     answer: Callable[[Tensor], Tensor],
-    bands: Bands,
+    steps: _Steps,
     seed: int,
     progress: Callable[[int], None],
 ) -> None:
     """Move the parameters (Adam) to where the answers to rows [b] are nearest to the model's distributions."""
-    root = _root_of(bands)
+    batch_prompts = steps.batch_prompts
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, betas=(0.9, 0.98))
     order = torch.empty(0, dtype=torch.int64)
     for iteration in range(ITERATIONS):
-        if len(order) < BATCH_PROMPTS:
-            order = torch.cat([order, torch.randperm(len(root), generator=generator)])
-        rows, order = order[:BATCH_PROMPTS], order[BATCH_PROMPTS:]
+        if len(order) < batch_prompts:
+            order = torch.cat([order, torch.randperm(len(steps.root), generator=generator)])
+        rows, order = order[:batch_prompts], order[batch_prompts:]
         for group in optimizer.param_groups:
             group["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * iteration / ITERATIONS)) + 1e-5
         optimizer.zero_grad()
-        _distances(answer(rows), root[rows]).mean().backward()
+        _distances(answer(rows), steps.root[rows]).mean().backward()
         optimizer.step()
         progress(iteration + 1)
 

@@ -8,10 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.prediction import hellinger
-
-Float64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from ffnsearch_indexer.answer.prediction import Bools, Counts, Float64, hellinger
 
 NEAR = 0.2
 """Distances below it are counted: the article's own mark."""
@@ -59,7 +56,7 @@ def measure(answers: Float64, has_support: Bools, model: Float64) -> Measures:
     )
 
 
-def normalised(freq: NDArray[np.int64]) -> tuple[Float64, Bools]:
+def normalised(freq: Counts) -> tuple[Float64, Bools]:
     """Sums of counts [B, V] as distributions, and whether each has support [B]; a row of zeros stays one."""
     mass = freq.sum(axis=1)
     return freq / np.maximum(mass, 1)[:, None], mass > 0

@@ -5,6 +5,9 @@ from enum import StrEnum
 
 from ffnsearch_indexer.errors import FidelityError
 
+CALIBRATION = "calibration"
+"""Where a calibration stands in a manifest, beside the measurements, each under its protocol's key."""
+
 
 class Protocol(StrEnum):
     """What is indexed, and where the prompts come from.

@@ -40,6 +40,11 @@ class Record:
     counts: NDArray[np.uint32]
     places: NDArray[np.int64]
 
+    def followers(self) -> list[tuple[int, int]]:
+        """The tokens that follow it and how often, the most frequent first, equally frequent ones by id."""
+        order = np.lexsort((self.tokens, -self.counts.astype(np.int64)))
+        return list(zip(self.tokens[order].tolist(), self.counts[order].tolist(), strict=True))
+
 
 def write_records(path: Path, substrings: Substrings, windows: NDArray[np.uint16], order: NDArray[np.int64]) -> None:
     """Write all records in one transaction. windows: [N, L] by id. order: [N], the ids in ascending order of windows.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.prediction import contributions
+from ffnsearch_indexer.answer.prediction import contributions, weights
 from ffnsearch_indexer.answer.predictor import Prediction, Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
@@ -137,31 +137,18 @@ def _told(predictor: Predictor, substring_id: int, score: float, is_self: bool) 
     datastore = predictor.datastore
     record = datastore.record(substring_id)
     place = datastore.place(int(record.places[0]), CONTEXT_TOKENS)
-    most = np.argsort(-record.counts.astype(np.int64), kind="stable")[:FOLLOWERS_SHOWN]
     decode = datastore.tokenizer.decode
     return Evidence(
         score=score,
         before=place.before,
         text=decode(datastore.substring(substring_id)),
         after=place.after,
-        followers=tuple((decode(record.tokens[row : row + 1]), int(record.counts[row])) for row in most),
+        followers=tuple((decode([token]), count) for token, count in record.followers()[:FOLLOWERS_SHOWN]),
         places=len(record.places),
         is_self=is_self,
     )
 
 
 def typical_weights(profile: Profile, freqs: Sequence[NDArray[np.int64]]) -> list[list[float]]:
-    """The weight of each step in the middle one of some prompts, whose sums [B, S, V] these are, as `Step` says."""
-    supports = [np.log1p(freq.sum(axis=2)) for freq in freqs]
-    middles = [logs[:, logs.shape[1] // 2] if logs.shape[1] else np.zeros(len(logs)) for logs in supports]
-    weights = []
-    for steps, logs in zip(profile.blocks, supports, strict=True):
-        of_block = []
-        for number, step in enumerate(steps):
-            exponent = step.support_weight * logs[:, number] + sum(
-                weight * middle for weight, middle in zip(step.block_support_weights, middles, strict=False)
-            )
-            weighed = step.weight * np.exp(exponent) if profile.kind == "sum" else step.weight + exponent
-            of_block.append(float(np.median(weighed)))
-        weights.append(of_block)
-    return weights
+    """The weight of each step in the middle one of some prompts, whose sums [B, S, V] these are."""
+    return [np.median(of_block, axis=0).tolist() for of_block in weights(profile, freqs)]

@@ -8,7 +8,7 @@ from ffnsearch_indexer.fidelity.report.charts import Picture
 
 VISIBLE = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
 MINUS = "\N{MINUS SIGN}"
-NONE = "–"  # noqa: RUF001
+NONE = "\u2013"
 
 
 def inline(text: str) -> str:

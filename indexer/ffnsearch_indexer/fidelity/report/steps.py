@@ -21,7 +21,7 @@ def profile_picture(profile: Profile, weights: Sequence[Sequence[float]], typica
     """
     largest = max((abs(weight) for of_block in weights for weight in of_block), default=0) or 1.0
     blocks = len(profile.blocks)
-    has_room = _has_room([sorted(profile.thresholds(block)) for block in range(blocks)])
+    has_room = _has_room([sorted(of_block) for of_block in profile.thresholds_by_block])
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()

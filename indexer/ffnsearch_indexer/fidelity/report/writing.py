@@ -1,6 +1,7 @@
 """A report, top to bottom: what the snapshot's manifest says, drawn and explained, written into a folder."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity.evaluation import Document
-from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
 from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
 from ffnsearch_indexer.fidelity.report.classes import classes
 from ffnsearch_indexer.fidelity.report.explained import explain, typical_weights
 from ffnsearch_indexer.fidelity.report.measured import comparison, histogram
 from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, render
 from ffnsearch_indexer.fidelity.report.steps import profile_picture
-from ffnsearch_indexer.files import disk_errors, write_whole
+from ffnsearch_indexer.files import beside, disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import Manifest
@@ -24,17 +25,13 @@ from ffnsearch_indexer.store.snapshot import Manifest
 PAGE_FILE = "report.html"
 FIGURE_PREFIX = "figure-"
 
-CALIBRATION = "calibration"
-"""Where a calibration stands beside the measurements."""
-
 TYPICAL_PROMPTS = 16
 """How many prompts show what a step's weight is where it depends on the prompt: one batch of the model."""
 
 
 def default_folder(snapshot: Path) -> Path:
     """Where a report goes, beside the snapshot."""
-    whole = Path(os.path.abspath(snapshot))  # so that `.` has a name too
-    return whole.with_name(f"{whole.name}-report")
+    return beside(snapshot, "-report")
 
 
 def require_measured(snapshot: Path, manifest: Manifest) -> None:
@@ -72,11 +69,10 @@ def write_report(predictor: Predictor, folder: Path, *, progress: Progress = sil
     pages = {folder / f"{FIGURE_PREFIX}{drawn.name}.png": drawn.png for drawn in content.all_pictures}
     with disk_errors("make room, or choose another folder with --out"):
         for path, data in pages.items():
-            write_whole(path, lambda partial, data=data: partial.write_bytes(data))  # type: ignore[misc]
+            write_whole(path, partial(Path.write_bytes, data=data))
         for stale in set(folder.glob(f"{FIGURE_PREFIX}*.png")) - pages.keys():
             stale.unlink()
-        page = render(content)
-        write_whole(folder / PAGE_FILE, lambda partial: partial.write_text(page, encoding="utf-8"))
+        write_whole(folder / PAGE_FILE, partial(Path.write_text, data=render(content), encoding="utf-8"))
     return [folder / PAGE_FILE, *pages]
 
 
@@ -117,6 +113,5 @@ def _weights(predictor: Predictor, profile: Profile) -> tuple[bool, list[list[fl
     datastore: Datastore = predictor.datastore
     ids = np.unique(np.linspace(0, datastore.manifest.substrings - 1, TYPICAL_PROMPTS).astype(np.int64))
     prompts = [datastore.substring(int(number)) for number in ids]
-    thresholds = [profile.thresholds(block) for block in range(len(profile.blocks))]
-    found = predictor.search(prompts, thresholds, exclude_self=True)
+    found = predictor.search(prompts, profile.thresholds_by_block, exclude_self=True)
     return True, typical_weights(profile, [sums.freq for sums in found.sums])

@@ -1,0 +1,166 @@
+"""A measurement searches once for all profiles, goes on where it was stopped, and is refused before it begins."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from measuring import ALPHABET, PROFILES, PROMPTS, TEXT, WINDOW, evaluate, measure
+
+import stopping
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.errors import FidelityError, ModelError, OutputError, ProfileError, TokenError
+from ffnsearch_indexer.fidelity import chunks
+from ffnsearch_indexer.fidelity.evaluate import choose_profiles, work_folder
+from ffnsearch_indexer.fidelity.evaluation import Evaluation
+from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import read_manifest
+from tiny import files_of, make_model, save_model
+
+
+def test_the_model_itself_is_a_sister_without_distance(predictors: dict[str, Predictor], measurable: Path) -> None:
+    sisters = [measurable / "model", measurable / "sister"]
+    model, sister = measure(predictors, Protocol.PARITY, sisters=sisters).document["sisters"]
+    assert model["model_sha256"] == read_manifest(measurable / "all").model_sha256
+    assert (model["train_loss"], model["validation_loss"], model["seed"]) == (None, None, None)
+    assert (model["hellinger"]["max"], model["top1_agreement"]) == (0, 1)
+    assert (sister["train_loss"], sister["validation_loss"], sister["seed"]) == (1.5, 1.75, 2)
+    assert sister["hellinger"]["mean"] > 0
+
+
+def test_one_search_for_all_profiles_measures_each_as_if_alone(predictors: dict[str, Predictor]) -> None:
+    together = measure(predictors, Protocol.PARITY)
+    for profile in PROFILES:
+        alone = evaluate(predictors["all"], Protocol.PARITY, [profile], prompts=PROMPTS)
+        for mine, theirs in zip(
+            alone.measures["profiles", profile.name], together.measures["profiles", profile.name], strict=True
+        ):
+            assert np.array_equal(mine, theirs, equal_nan=True)
+
+
+def test_the_training_text_may_be_another_corpus(predictors: dict[str, Predictor]) -> None:
+    other = Corpus("other", TEXT[300:] + ALPHABET * 20)
+    document = measure(predictors, Protocol.PARITY, trained_on=other).document
+    prompts = measure(predictors, Protocol.PARITY).texts
+    training = other.text[: other.train_tokens()]
+    assert document["trained_on"] == "other"
+    assert document["in_training"]["count"] == sum(prompt in training for prompt in prompts)
+    assert 0 < document["in_training"]["count"] < PROMPTS
+
+
+def without_time(evaluation: Evaluation) -> dict[str, Any]:
+    return evaluation.document | {"seconds": None}
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_the_result_does_not_depend_on_chunks_or_interruptions(
+    protocol: Protocol, predictors: dict[str, Predictor], measurable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(measurable)
+    whole = without_time(measure(predictors, protocol))
+    monkeypatch.setattr(chunks, "CHUNK_PROMPTS", 8)
+
+    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+        if done == 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(predictors, protocol, progress=interrupt)
+    work = work_folder(measurable / protocol.indexed_split, protocol)
+    assert sorted(path.name for path in work.iterdir()) == ["chunk-00000.npz", "chunk-00001.npz", "work.json"]
+    assert without_time(measure(predictors, protocol)) == whole
+    assert files_of(measurable) == before, "nothing is left behind"
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """A measurement in a process of its own, in chunks of 8 prompts; it returns the document."""
+
+    out: Path
+
+    def run(self, tell: Any) -> dict[str, Any]:
+        chunks.CHUNK_PROMPTS = 8
+        with Datastore.open(self.out) as datastore:
+            evaluation = evaluate(
+                Predictor(datastore),
+                Protocol.LEAVE_ONE_OUT,
+                choose_profiles(datastore.manifest),
+                prompts=PROMPTS,
+                save=True,
+                progress=tell,
+            )
+        return without_time(evaluation)
+
+
+def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
+    measurable: Path, tmp_path: Path
+) -> None:
+    snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
+    job = EvaluateJob(snapshot)
+    for before in (7, 15):
+        assert stopping.run(job, stopping.Stop(before)).exit_status == stopping.KILLED
+        assert read_manifest(snapshot).fidelity is None
+        assert work_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
+    full_disk = stopping.run(job, stopping.Stop(file_bytes_max=2_000))
+    assert isinstance(full_disk.error, OutputError)
+    assert re.match(r"cannot write .*; make room .* the same command continues it$", full_disk.error.message)
+    ended = stopping.run(job)
+    assert ended.error is None
+    with Datastore.open(measurable / "train") as datastore:
+        whole = evaluate(
+            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest), prompts=PROMPTS
+        )
+    assert ended.result == without_time(whole)
+    saved = read_manifest(snapshot).fidelity
+    assert saved is not None
+    assert saved.keys() == {"leave_one_out"}
+    assert saved["leave_one_out"] | {"seconds": None} == ended.result
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
+
+
+def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str, Predictor], measurable: Path) -> None:
+    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(predictors, Protocol.PARITY, progress=interrupt)
+    with pytest.raises(OutputError, match="another set of prompts") as caught:
+        measure(predictors, Protocol.PARITY, seed=2)
+    assert caught.value.reason == "OUTPUT_EXISTS"
+    measure(predictors, Protocol.PARITY)
+    assert not work_folder(measurable / "all", Protocol.PARITY).exists()
+
+
+def test_what_cannot_be_measured_is_refused_before_the_work(
+    predictors: dict[str, Predictor], measurable: Path, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other", make_model(vocabulary_size=3, d_model=8), "xyz")
+    short = save_model(
+        tmp_path / "short", make_model(vocabulary_size=4, d_model=8, context_tokens=WINDOW - 1), ALPHABET
+    )
+    before = files_of(measurable)
+    for error, reason, protocol, options in (
+        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.PARITY, {"on": "train"}),
+        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.LEAVE_ONE_OUT, {"on": "all"}),
+        (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.HELD_OUT, {"on": "all"}),
+        (ModelError, "OTHER_TOKENIZER", Protocol.PARITY, {"sisters": [other]}),
+        (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [short]}),
+        (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [tmp_path]}),
+        (TokenError, "UNKNOWN_CHARACTER", Protocol.PARITY, {"trained_on": Corpus("x", "abcx" * 9)}),
+        (ProfileError, "WRONG_BLOCK_COUNT", Protocol.PARITY, {"profiles": [one_step("x", (0.5,), (1,))]}),
+    ):
+        predictor = predictors[str(options.pop("on", protocol.indexed_split))]
+        with pytest.raises(error) as caught:
+            evaluate(predictor, protocol, **{"profiles": PROFILES} | options)
+        assert caught.value.reason == reason
+        assert "\n" not in caught.value.message
+    with pytest.raises(ProfileError, match="it has even, steps"):
+        choose_profiles(read_manifest(measurable / "all"), ["even", "none"])
+    assert files_of(measurable) == before
