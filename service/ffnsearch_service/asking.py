@@ -33,21 +33,39 @@ class PredictOptions(TypedDict, total=False):
     include_contributions: bool
 
 
-class NeighborsOptions(TypedDict, total=False):
-    """What may be said about a list of neighbors; what is left out takes the server's default.
+class SearchOptions(TypedDict, total=False):
+    """What may be said about the neighbors in one block; what is left out takes the server's default.
 
     threshold: least score, exclusive; without it, the lowest of the block in `profile_name`. exclude_self: leave the
-    prompt's own substring out. page_size: neighbors a call. page_token: where to go on. context_tokens: how much to
-    show around a place. places_max: places shown of each neighbor.
+    prompt's own substring out.
     """
 
     threshold: float
     profile_name: str
     exclude_self: bool
+
+
+class NeighborsOptions(SearchOptions, total=False):
+    """What may be said about a list of neighbors, beside which they are.
+
+    page_size: neighbors a call. page_token: where to go on. context_tokens: how much to show around a place.
+    places_max: places shown of each neighbor.
+    """
+
     page_size: int
     page_token: str
     context_tokens: int
     places_max: int
+
+
+class ClassesOptions(SearchOptions, total=False):
+    """What may be said about a list of classes, beside which neighbors they explain.
+
+    classes_max: most classes listed. min_share: least share of a class's members that are neighbors, in (0, 1].
+    """
+
+    classes_max: int
+    min_share: float
 
 
 def predict_request(prompts: PromptLike | Sequence[PromptLike], options: PredictOptions) -> pb.PredictRequest:
@@ -67,6 +85,13 @@ def predict_request(prompts: PromptLike | Sequence[PromptLike], options: Predict
 def neighbors_request(prompt: PromptLike, block: int, options: NeighborsOptions) -> pb.ListNeighborsRequest:
     """Ask for the neighbors of a prompt in one block. Raises InvalidRequestError for what no message can hold."""
     request = _message(pb.ListNeighborsRequest, "options", block=block, **options)
+    request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
+    return request
+
+
+def classes_request(prompt: PromptLike, block: int, options: ClassesOptions) -> pb.ListClassesRequest:
+    """Ask for the classes that explain these neighbors. Raises InvalidRequestError for what no message can hold."""
+    request = _message(pb.ListClassesRequest, "options", block=block, **options)
     request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
     return request
 

@@ -11,7 +11,7 @@ import typer
 
 from ffnsearch_indexer.cli import add_command, register
 from ffnsearch_indexer.errors import FfnSearchError, ProfileError
-from ffnsearch_service.errors import AddressError
+from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
@@ -70,6 +70,7 @@ def make_app() -> typer.Typer:
         neighbors,
         "shakespeare.ffn 'And only l' --block 4",
         "127.0.0.1:50051 'And only l' --block 5 --threshold 0.95 --limit 1000 --json",
+        "shakespeare.ffn 'And only l' --block 4 --classes",
     )
     add_command(app, demo, "", "--out coriolanus.ffn")
     return app
@@ -89,7 +90,7 @@ def serve(
     snapshot: Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 50051,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     threads: Annotated[int | None, typer.Option(help="Threads for the search.", min=1, show_default="all")] = None,
     skip_verify: SkipVerify = False,
     insecure_public: Annotated[
@@ -129,7 +130,7 @@ def predict(
     min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
     as_json: AsJson = False,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     skip_verify: SkipVerify = False,
     timeout_s: TimeoutS = 30,
 ) -> None:
@@ -167,23 +168,40 @@ def neighbors(
     ] = None,
     profile: ProfileName = None,
     exclude_self: ExcludeSelf = False,
-    limit: Annotated[int, typer.Option(help="Most neighbors to list.", min=1)] = 20,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Explain them: list the endings that are wholly or mostly above.")
+    ] = False,
+    min_share: Annotated[
+        float | None,
+        typer.Option(help="With --classes: least share of an ending that is above, in (0, 1].", show_default="0.5"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
+    ] = None,
     as_json: AsJson = False,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     skip_verify: SkipVerify = False,
     timeout_s: TimeoutS = 30,
 ) -> None:
-    """List the evidence: the substrings of one block above a threshold, best first."""
+    """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
+    if min_share is not None and not classes:
+        raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
     with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
         from ffnsearch_service import show
-        from ffnsearch_service.asking import NeighborsOptions
+        from ffnsearch_service.asking import SearchOptions
+        from ffnsearch_service.config import MIN_SHARE_DEFAULT
         from ffnsearch_service.evidence import collect
 
-        options: NeighborsOptions = {"exclude_self": exclude_self, "profile_name": profile or ""}
+        options: SearchOptions = {"exclude_self": exclude_self, "profile_name": profile or ""}
         if threshold is not None:
             options["threshold"] = threshold
-        found = collect(calls, prompt, block, limit=limit, **options)
-        (show.print_json if as_json else show.print_evidence)(found)
+        if classes:
+            least = MIN_SHARE_DEFAULT if min_share is None else min_share
+            explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
+            (show.print_json if as_json else show.print_classes)(explained)
+        else:
+            found = collect(calls, prompt, block, limit=limit or 20, **options)
+            (show.print_json if as_json else show.print_evidence)(found)
 
 
 def demo(
@@ -198,7 +216,7 @@ def demo(
     run_demo(out, keep=keep)
 
 
-def _open(target: str, *, timeout_s: float, skip_verify: bool, backend: str = "exact") -> "Calls":
+def _open(target: str, *, timeout_s: float, skip_verify: bool, backend: str = "tiles") -> "Calls":
     """Open a snapshot directory in this process, or call a server."""
     if Path(target).is_dir():
         from ffnsearch_service.local import LocalClient

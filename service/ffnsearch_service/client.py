@@ -16,9 +16,17 @@ import grpc
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service import reading
-from ffnsearch_service.asking import NeighborsOptions, PredictOptions, PromptLike, neighbors_request, predict_request
+from ffnsearch_service.asking import (
+    ClassesOptions,
+    NeighborsOptions,
+    PredictOptions,
+    PromptLike,
+    classes_request,
+    neighbors_request,
+    predict_request,
+)
 from ffnsearch_service.config import Limits
-from ffnsearch_service.results import Info, Neighbor, NeighborPage, PredictResult
+from ffnsearch_service.results import ClassList, Info, Neighbor, NeighborPage, PredictResult
 from ffnsearch_service.status import service_error
 
 TIMEOUT_S = 30.0
@@ -60,6 +68,13 @@ class Calls(ABC):
         """List the neighbors of a prompt in one block, best first; pages are fetched as they are needed."""
         pages = self.neighbor_pages(prompt, block, timeout_s=timeout_s, **options)
         return itertools.chain.from_iterable(page.neighbors for page in pages)
+
+    def classes(
+        self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[ClassesOptions]
+    ) -> ClassList:
+        """Explain the neighbors of a prompt in one block by classes of substrings that share a suffix."""
+        request = classes_request(prompt, block, options)
+        return reading.class_list(self._send("ListClasses", request, timeout_s), block)
 
     def info(self, *, timeout_s: float | None = None) -> Info:
         """Tell what is served, and within which limits."""
@@ -143,6 +158,13 @@ class AsyncClient:
         async for page in self.neighbor_pages(prompt, block, timeout_s=timeout_s, **options):
             for neighbor in page.neighbors:
                 yield neighbor
+
+    async def classes(
+        self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[ClassesOptions]
+    ) -> ClassList:
+        """Explain the neighbors of a prompt in one block by classes of substrings that share a suffix."""
+        request = classes_request(prompt, block, options)
+        return reading.class_list(await self._send("ListClasses", request, timeout_s), block)
 
     async def info(self, *, timeout_s: float | None = None) -> Info:
         """Tell what is served, and within which limits."""

@@ -6,6 +6,9 @@ from typing import Literal
 
 MIB = 1 << 20
 
+MIN_SHARE_DEFAULT = 0.5
+"""Least share of a class that is above the threshold where a request does not say: more of it is than is not."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -23,6 +26,8 @@ class Limits:
     context_tokens_max: int = 200
     places_default: int = 3
     places_max: int = 100
+    classes_default: int = 10
+    classes_max: int = 100  # lines of an explanation; beyond, it explains less than it lists
     calls_max: int = 64  # a thread each, waiting; beyond it a caller is better told to come back
     sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a larger call runs in groups of prompts
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
@@ -40,7 +45,7 @@ class ServerConfig:
     snapshot: Path
     host: str = "127.0.0.1"
     port: int = 50051  # 0 takes a free one
-    backend: str = "exact"
+    backend: str = "tiles"
     check: Literal["all", "sizes"] = "all"  # read every byte of the snapshot at the start, or compare "sizes" alone
     insecure_public: bool = False  # listen beyond this machine, though anyone may then call
     grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.answer.predictor import Prediction, Predictor, RankedNeighbors
+from ffnsearch_indexer.answer.predictor import Prediction, Predictor, RankedNeighbors, SuffixClass
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.call import Call
@@ -22,8 +22,8 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.pages import page_token
 from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.ranked import RankedCache
-from ffnsearch_service.replies import info_message, neighbor_message, prompt_results
-from ffnsearch_service.requests import NeighborsJob, PredictJob, RequestReader
+from ffnsearch_service.replies import class_message, info_message, neighbor_message, prompt_results
+from ffnsearch_service.requests import BlockSearch, ClassesJob, NeighborsJob, PredictJob, RequestReader
 
 Result = TypeVar("Result")
 
@@ -65,7 +65,7 @@ class Engine:
         cls,
         snapshot: Path,
         *,
-        backend: str = "exact",
+        backend: str = "tiles",
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
     ) -> "Engine":
@@ -113,8 +113,25 @@ class Engine:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
         patience = call or Call()
         job = self._reader.neighbors_job(request)
-        ranked = self._run(lambda: self._rank(job, patience), patience)
+        ranked = self._run(lambda: self._rank(job.search, patience), patience)
         return self._page(job, ranked, patience)
+
+    def list_classes(self, request: pb.ListClassesRequest, call: Call | None = None) -> pb.ListClassesResponse:
+        """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
+        patience = call or Call()
+        job = self._reader.classes_job(request)
+        ranked, classes = self._run(lambda: self._explain(job, patience), patience)
+        return pb.ListClassesResponse(
+            classes=[
+                class_message(found, self._datastore.tokenizer, next_tokens_max=self.limits.top_n_default)
+                for found in classes
+            ],
+            total_neighbors=len(ranked.ids),
+            covered_neighbors=sum(len(found.neighbors.ids) for found in classes),
+            threshold=job.search.threshold,
+            min_share=job.min_share,
+            snapshot_id=self._datastore.manifest.snapshot_id,
+        )
 
     def get_info(self, request: pb.GetInfoRequest | None = None, call: Call | None = None) -> pb.GetInfoResponse:
         """Describe the snapshot and the limits; answers at once, whatever the engine is doing."""
@@ -173,7 +190,7 @@ class Engine:
         """Write one page; it ends early where the next neighbor would make it larger than a page may be."""
         total = len(ranked.ids)
         response = pb.ListNeighborsResponse(
-            total_neighbors=total, threshold=job.threshold, snapshot_id=self._datastore.manifest.snapshot_id
+            total_neighbors=total, threshold=job.search.threshold, snapshot_id=self._datastore.manifest.snapshot_id
         )
         written_bytes, place = 0, job.page.offset
         while place < min(total, job.page.offset + job.page.size):
@@ -194,13 +211,18 @@ class Engine:
             response.next_page_token = page_token(job.page.key, place)
         return response
 
-    def _rank(self, job: NeighborsJob, call: Call) -> RankedNeighbors:
-        ranked = self._ranked.get(job.page.key)
+    def _explain(self, job: ClassesJob, call: Call) -> tuple[RankedNeighbors, list[SuffixClass]]:
+        ranked = self._rank(job.search, call)
+        call.check()
+        return ranked, self._predictor.classes(ranked, classes_max=job.classes_max, min_share=job.min_share)
+
+    def _rank(self, search: BlockSearch, call: Call) -> RankedNeighbors:
+        ranked = self._ranked.get(search.key)
         if ranked is None:
             ranked = self._predictor.neighbors(
-                job.prompt, job.block, job.threshold, exclude_self=job.exclude_self, checkpoint=call.check
+                search.prompt, search.block, search.threshold, exclude_self=search.exclude_self, checkpoint=call.check
             )
-            self._ranked.put(job.page.key, ranked)
+            self._ranked.put(search.key, ranked)
         return ranked
 
 

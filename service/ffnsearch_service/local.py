@@ -20,12 +20,13 @@ class LocalClient(Calls):
         self._methods: dict[str, Callable[[Any, Call], Any]] = {
             "Predict": engine.predict,
             "ListNeighbors": engine.list_neighbors,
+            "ListClasses": engine.list_classes,
             "GetInfo": engine.get_info,
         }
         self._engine = engine
 
     @classmethod
-    def open(cls, snapshot: Path, *, backend: str = "exact", check: Literal["all", "sizes"] = "all") -> "LocalClient":
+    def open(cls, snapshot: Path, *, backend: str = "tiles", check: Literal["all", "sizes"] = "all") -> "LocalClient":
         """Open a snapshot directory. Raises SnapshotError, BackendError."""
         return cls(Engine.open(snapshot, backend=backend, check=check))
 

@@ -1,5 +1,6 @@
 """How responses are read: messages become frozen results with NumPy arrays."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from google.rpc import code_pb2
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.profiles import KINDS, read_profile
 from ffnsearch_service.results import (
+    ClassList,
     Distribution,
     Failure,
     FidelitySummary,
@@ -19,6 +21,7 @@ from ffnsearch_service.results import (
     PromptResult,
     Status,
     StepResult,
+    SuffixClass,
     Timings,
     TokenCount,
     TokenProbability,
@@ -51,6 +54,19 @@ def neighbor_page(message: pb.ListNeighborsResponse) -> NeighborPage:
         next_page_token=message.next_page_token,
         total_neighbors=message.total_neighbors,
         threshold=message.threshold,
+        snapshot_id=message.snapshot_id,
+    )
+
+
+def class_list(message: pb.ListClassesResponse, block: int) -> ClassList:
+    """Read the response to a ListClassesRequest about a block."""
+    return ClassList(
+        block=block,
+        classes=tuple(_suffix_class(found) for found in message.classes),
+        total_neighbors=message.total_neighbors,
+        covered_neighbors=message.covered_neighbors,
+        threshold=message.threshold,
+        min_share=message.min_share,
         snapshot_id=message.snapshot_id,
     )
 
@@ -120,10 +136,26 @@ def _neighbor(message: pb.Neighbor) -> Neighbor:
         text=message.text,
         tokens=tuple(message.tokens),
         score=message.score,
-        next_tokens=tuple(TokenCount(token.id, token.text, token.count) for token in message.next_tokens),
+        next_tokens=_token_counts(message.next_tokens),
         places=tuple(Place(place.position, place.before, place.after) for place in message.places),
         total_places=message.total_places,
     )
+
+
+def _suffix_class(message: pb.SuffixClass) -> SuffixClass:
+    return SuffixClass(
+        text=message.text,
+        tokens=tuple(message.tokens),
+        neighbors=message.neighbors,
+        members=message.members,
+        best_score=message.best_score,
+        mass=message.mass,
+        next_tokens=_token_counts(message.next_tokens),
+    )
+
+
+def _token_counts(messages: Iterable[pb.TokenCount]) -> tuple[TokenCount, ...]:
+    return tuple(TokenCount(token.id, token.text, token.count) for token in messages)
 
 
 def _scalars(message: Any) -> dict[str, Any]:

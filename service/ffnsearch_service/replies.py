@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.answer.predictor import BlockSums, Prediction
+from ffnsearch_indexer.answer.predictor import BlockSums, Prediction, SuffixClass
 from ffnsearch_indexer.answer.profile import Profile, Step
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import Limits
@@ -77,6 +78,24 @@ def neighbor_message(
         ],
         places=[pb.Place(position=place.position, before=place.before, after=place.after) for place in places],
         total_places=len(record.places),
+    )
+
+
+def class_message(found: SuffixClass, tokenizer: Tokenizer, *, next_tokens_max: int) -> pb.SuffixClass:
+    """Describe one class: its suffix, how much of it is above the threshold, and what follows that."""
+    followers = np.lexsort((np.arange(len(found.freq)), -found.freq))[:next_tokens_max].tolist()
+    return pb.SuffixClass(
+        text=tokenizer.decode(found.tokens),
+        tokens=found.tokens.tolist(),
+        neighbors=len(found.neighbors.ids),
+        members=found.members,
+        best_score=found.neighbors.scores[0],
+        mass=found.freq.sum(),
+        next_tokens=[
+            pb.TokenCount(id=token, text=tokenizer.characters[token], count=found.freq[token])
+            for token in followers
+            if found.freq[token] > 0
+        ],
     )
 
 

@@ -10,10 +10,13 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import FfnSearchError, LimitError, ProfileError, PromptError, TokenError
-from ffnsearch_service.config import Limits
+from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.pages import Page, read_page_token
 from ffnsearch_service.profiles import read_profile
+
+BlockRequest = pb.ListNeighborsRequest | pb.ListClassesRequest
+"""A request for the neighbors of one prompt in one block; both name them with the same fields."""
 
 _PROMPT_BYTES_MAX, _BLOCK_BYTES_MAX, _STEP_BYTES_MAX, _LISTED_BYTES_MAX, _REFUSAL_BYTES_MAX = 128, 8, 64, 32, 8192
 """Upper bounds of what a prompt, a block, a step of it, a listed token and a refused prompt add to a response."""
@@ -53,16 +56,33 @@ class PredictJob:
 
 
 @dataclass(frozen=True)
-class NeighborsJob:
-    """A valid ListNeighborsRequest: whose neighbors, where in their list to begin, and how much to show of each."""
+class BlockSearch:
+    """Whose neighbors are wanted, in which block, above which threshold. key: names the list of them."""
 
     prompt: Tokens
     block: int
     threshold: float
     exclude_self: bool
+    key: str
+
+
+@dataclass(frozen=True)
+class NeighborsJob:
+    """A valid ListNeighborsRequest: which neighbors, where in their list to begin, and how much to show of each."""
+
+    search: BlockSearch
     page: Page
     context_tokens: int
     places_max: int
+
+
+@dataclass(frozen=True)
+class ClassesJob:
+    """A valid ListClassesRequest: which neighbors, and how to explain them. classes_max: at least 1."""
+
+    search: BlockSearch
+    classes_max: int
+    min_share: float
 
 
 @dataclass(frozen=True)
@@ -106,19 +126,12 @@ class RequestReader:
 
     def neighbors_job(self, request: pb.ListNeighborsRequest) -> NeighborsJob:
         """Check a ListNeighborsRequest. Raises FfnSearchError, which names the field."""
-        prompt = self._prompt(request.prompt, "prompt")
-        _require(
-            0 <= request.block < self.blocks,
-            "BLOCK_OUT_OF_RANGE",
-            "block",
-            f"block {request.block} does not exist: the model has blocks 0 to {self.blocks - 1}",
-        )
-        threshold = self._threshold(request)
+        search = self._block_search(request)
         for name in ("page_size", "context_tokens", "places_max"):
             _require_size(name, getattr(request, name))
         page = read_page_token(
             request.page_token,
-            self._page_key(prompt, request, threshold),
+            search.key,
             size=min(request.page_size or self.limits.page_size_default, self.limits.page_size_max),
         )
         context_tokens = (
@@ -126,13 +139,22 @@ class RequestReader:
         )
         places_max = request.places_max if request.HasField("places_max") else self.limits.places_default
         return NeighborsJob(
-            prompt=prompt,
-            block=request.block,
-            threshold=threshold,
-            exclude_self=request.exclude_self,
+            search=search,
             page=page,
             context_tokens=min(context_tokens, self.limits.context_tokens_max),
             places_max=min(places_max, self.limits.places_max),
+        )
+
+    def classes_job(self, request: pb.ListClassesRequest) -> ClassesJob:
+        """Check a ListClassesRequest. Raises FfnSearchError, which names the field."""
+        search = self._block_search(request)
+        _require_size("classes_max", request.classes_max)
+        min_share = request.min_share if request.HasField("min_share") else MIN_SHARE_DEFAULT
+        _require(0 < min_share <= 1, "MIN_SHARE_OUT_OF_RANGE", "min_share", f"{min_share} is not in (0, 1]")
+        return ClassesJob(
+            search=search,
+            classes_max=min(request.classes_max or self.limits.classes_default, self.limits.classes_max),
+            min_share=min_share,
         )
 
     def _profile_choice(self, request: pb.PredictRequest) -> tuple[str, Profile]:
@@ -153,7 +175,20 @@ class RequestReader:
             )
         return name, self.profiles[name]
 
-    def _threshold(self, request: pb.ListNeighborsRequest) -> float:
+    def _block_search(self, request: BlockRequest) -> BlockSearch:
+        prompt = self._prompt(request.prompt, "prompt")
+        _require(
+            0 <= request.block < self.blocks,
+            "BLOCK_OUT_OF_RANGE",
+            "block",
+            f"block {request.block} does not exist: the model has blocks 0 to {self.blocks - 1}",
+        )
+        threshold = self._threshold(request)
+        window = prompt[-self.window_tokens :].tolist()
+        key = repr((self.snapshot_id, window, request.block, threshold, request.exclude_self))
+        return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
+
+    def _threshold(self, request: BlockRequest) -> float:
         if request.HasField("threshold"):
             _require(
                 math.isfinite(request.threshold) and -1 <= request.threshold <= 1,
@@ -238,10 +273,6 @@ class RequestReader:
                 given_bytes=bytes_max,
                 limit_bytes=self.limits.response_bytes_max,
             )
-
-    def _page_key(self, prompt: Tokens, request: pb.ListNeighborsRequest, threshold: float) -> str:
-        window = prompt[-self.window_tokens :].tolist()
-        return repr((self.snapshot_id, window, request.block, threshold, request.exclude_self))
 
 
 def _require(holds: bool, reason: str, field: str, message: str) -> None:

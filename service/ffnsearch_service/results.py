@@ -158,6 +158,39 @@ class NeighborPage:
 
 
 @dataclass(frozen=True)
+class SuffixClass:
+    """All substrings that share a suffix: `neighbors` of its `members` are above the threshold.
+
+    text: of the suffix, empty for the class of all substrings. best_score: of the neighbors. mass: sum of their
+    next-token counts. next_tokens: the most frequent of these tokens, by descending count.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    neighbors: int
+    members: int
+    best_score: float
+    mass: int
+    next_tokens: tuple[TokenCount, ...]
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes that explain the neighbors of a prompt in one block, those with most neighbors first.
+
+    No class contains another. covered_neighbors: how many of all neighbors are in one of them.
+    """
+
+    block: int
+    classes: tuple[SuffixClass, ...]
+    total_neighbors: int
+    covered_neighbors: int
+    threshold: float
+    min_share: float
+    snapshot_id: str
+
+
+@dataclass(frozen=True)
 class FidelitySummary:
     """What one measurement found: Hellinger distances between answers and the model, and shares of the prompts.
 

@@ -67,7 +67,7 @@ class Server:
 
 
 class _Servicer(pb_grpc.PredictionServiceServicer):
-    """The three calls; each runs its engine method on a thread."""
+    """The four calls; each runs its engine method on a thread."""
 
     def __init__(self, engine: Engine, threads: ThreadPoolExecutor) -> None:
         self._engine = engine
@@ -79,6 +79,9 @@ class _Servicer(pb_grpc.PredictionServiceServicer):
 
     async def ListNeighbors(self, request: pb.ListNeighborsRequest, context: Any) -> Any:
         return await self._answer(self._engine.list_neighbors, request, context)
+
+    async def ListClasses(self, request: pb.ListClassesRequest, context: Any) -> Any:
+        return await self._answer(self._engine.list_classes, request, context)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> Any:
         return await self._answer(self._engine.get_info, request, context)

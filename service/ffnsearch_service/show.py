@@ -8,11 +8,13 @@ from typing import Any
 from ffnsearch_service.evidence import Evidence
 from ffnsearch_service.profiles import Kind
 from ffnsearch_service.results import (
+    ClassList,
     Distribution,
     Neighbor,
     PredictResult,
     PromptResult,
     StepResult,
+    SuffixClass,
     Timings,
     TokenProbability,
     plain,
@@ -53,6 +55,27 @@ def print_evidence(found: Evidence) -> None:
         for neighbor in found.neighbors
     ]
     print_table(Table(("score", "id", "substring", "followed by", "first place"), rows, right=frozenset({0, 1})))
+
+
+def print_classes(found: ClassList) -> None:
+    """Print classes of substrings that share a suffix: how many neighbors each explains, and what follows these."""
+    print(
+        f"block {found.block}, score above {found.threshold:g}: {found.total_neighbors:,} substrings{_covered(found)}"
+    )
+    rows = [
+        (
+            f"{of_suffix.neighbors:,}",
+            f"{of_suffix.members:,}",
+            f"{of_suffix.neighbors / of_suffix.members:.1%}",
+            f"…{visible(of_suffix.text)}",
+            f"{of_suffix.best_score:.6f}",
+            _follower_shares(of_suffix),
+        )
+        for of_suffix in found.classes
+    ]
+    if rows:
+        headings = ("neighbors", "members", "share", "suffix", "best score", "followed by")
+        print_table(Table(headings, rows, right=frozenset({0, 1, 2})))
 
 
 def print_json(value: Any) -> None:
@@ -162,6 +185,21 @@ def _range_cells(block: int, steps: Sequence[StepResult]) -> tuple[str, str, str
 def _followers(neighbor: Neighbor) -> str:
     shown = [f"{visible(token.text)} {token.count}" for token in neighbor.next_tokens[:5]]
     return ", ".join(shown) + (", …" if len(neighbor.next_tokens) > len(shown) else "")
+
+
+def _covered(found: ClassList) -> str:
+    if found.total_neighbors == 0:
+        return ""
+    if not found.classes:
+        return ", too few or too different to share an ending: list them without --classes"
+    share = f"{found.covered_neighbors:,} of them ({found.covered_neighbors / found.total_neighbors:.1%})"
+    return f", {share} in {len(found.classes)} suffix class{'es' if len(found.classes) > 1 else ''}:\n"
+
+
+def _follower_shares(of_suffix: SuffixClass) -> str:
+    shares = [(token.text, token.count / of_suffix.mass) for token in of_suffix.next_tokens[:5]]
+    shown = [f"{visible(text)} {share:.0%}" for text, share in shares if share >= 0.005]
+    return ", ".join(shown) + (", …" if len(of_suffix.next_tokens) > len(shown) else "")
 
 
 def _first_place(neighbor: Neighbor) -> str:

@@ -45,6 +45,14 @@ def test_what_is_no_substring_is_not_found(datastore: Datastore) -> None:
         assert datastore.find(encode(text)) is None
 
 
+def test_the_order_of_suffixes_is_that_of_the_reversed_substrings(datastore: Datastore) -> None:
+    order = datastore.suffix_order
+    endings = [datastore.substring(number)[::-1].tolist() for number in order.ids]
+    assert endings == sorted(endings)
+    assert sorted(order.ids.tolist()) == list(range(datastore.manifest.substrings))
+    assert datastore.suffix_order is order
+
+
 @some
 @given(position=st.integers(0, 3990), around=st.integers(0, 50))
 def test_a_place_comes_with_the_text_around_it(

@@ -22,6 +22,7 @@ from ffnsearch_indexer.index import scan
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss import FaissFlatIndex
+from ffnsearch_indexer.index.tiled import TiledIndex
 
 BYTES_PEAK_MAX = 200 << 20
 """More than any backend says that a search takes, less than one that keeps all pairs of the test would."""
@@ -119,7 +120,7 @@ def cases(draw: st.DrawFn) -> Case:
     keys = np.stack(
         [
             relative(rng, bases[rng.integers(len(bases))], kind)
-            for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=30))
+            for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=70))
         ]
     )
     counts = random_counts(rng, len(keys), draw(st.sampled_from([1, 3, 65, 50_000])))
@@ -379,3 +380,14 @@ class TestFaissFlat(IndexContract):
         monkeypatch.setitem(sys.modules, "faiss", None)
         with pytest.raises(BackendError, match="pip install faiss-cpu"):
             FaissFlatIndex(case.keys, case.counts).range_sum(case.queries, [0.5])
+
+
+class TiledInSmallSteps(TiledIndex):
+    queries_max: ClassVar = 3
+    products_max: ClassVar = 6
+    candidates_max: ClassVar = 64
+
+
+class TestTiles(IndexContract):
+    in_small_tiles = TiledInSmallSteps
+    as_shipped = TiledIndex

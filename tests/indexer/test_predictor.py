@@ -218,6 +218,28 @@ def test_the_prompt_itself_is_the_best_of_its_neighbors(predictor: Predictor, pr
         assert 100 not in predictor.neighbors(prompts[1], block, -1.0, exclude_self=True).ids
 
 
+@some
+@given(threshold=st.sampled_from([-1.0, 0.5, 0.8, 0.9]), block=st.integers(0, 1), row=st.integers(0, 7))
+def test_classes_hold_the_neighbors_that_end_like_them(
+    predictor: Predictor, datastore: Datastore, prompts: list[Tokens], threshold: float, block: int, row: int
+) -> None:
+    ranked = predictor.neighbors(prompts[row], block, threshold)
+    texts = [datastore.tokenizer.decode(datastore.substring(i)) for i in range(datastore.manifest.substrings)]
+    classes = predictor.classes(ranked, classes_max=5, min_share=0.5)
+    for found in classes:
+        suffix = datastore.tokenizer.decode(found.tokens)
+        inside = [place for place, i in enumerate(ranked.ids.tolist()) if texts[i].endswith(suffix)]
+        assert found.members == sum(text.endswith(suffix) for text in texts)
+        np.testing.assert_array_equal(found.neighbors.ids, ranked.ids[inside])
+        np.testing.assert_array_equal(found.neighbors.scores, ranked.scores[inside])
+        expected = np.zeros(datastore.manifest.vocabulary_size, dtype=np.int64)
+        for number in ranked.ids[inside].tolist():
+            tokens, counts = datastore.counts.row(number)
+            expected[tokens] += counts
+        np.testing.assert_array_equal(found.freq, expected)
+    assert classes or threshold > -1
+
+
 @pytest.mark.parametrize("block", [-1, 2])
 def test_a_block_that_does_not_exist_is_refused(block: int, predictor: Predictor, prompts: list[Tokens]) -> None:
     with pytest.raises(PromptError) as caught:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
+from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_suffixes, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import CorpusError
 
@@ -126,6 +126,34 @@ def test_packed_windows_sort_as_windows_do(vocabulary_size: int, window_tokens: 
     rows = windows.tolist()
     expected = sorted(range(len(rows)), key=lambda row: rows[row])
     assert sort_windows(pack_windows(windows, vocabulary_size)).tolist() == expected
+
+
+@given(
+    alphabet=st.integers(1, 3), window_tokens=st.integers(1, 12), windows=st.integers(1, 40), seed=st.integers(0, 999)
+)
+def test_suffixes_sort_as_reversed_windows_do(alphabet: int, window_tokens: int, windows: int, seed: int) -> None:
+    drawn = np.random.default_rng(seed).integers(0, alphabet, (windows, window_tokens)).astype(np.uint16)
+    different = np.random.default_rng(seed).permutation(np.unique(drawn, axis=0))
+    endings = [tuple(row[::-1]) for row in different.tolist()]
+    order = sort_suffixes(different, 3)
+    assert [endings[i] for i in order.ids] == sorted(endings)
+    assert order.shared[0] == -1
+    for one, other, shared in zip(order.ids[:-1], order.ids[1:], order.shared[1:].tolist(), strict=True):
+        assert endings[one][:shared] == endings[other][:shared]
+        assert endings[one][shared] != endings[other][shared]
+    assert (order.ids.dtype, order.shared.dtype) == (np.int64, np.int16)
+
+
+@given(ids=st.lists(st.integers(0, 29), unique=True), seed=st.integers(0, 999))
+def test_a_total_is_the_sum_of_rows(ids: list[int], seed: int) -> None:
+    substrings = find_substrings(np.random.default_rng(seed).integers(0, 3, 400).astype(np.uint16), 4, 3)
+    known = [number for number in ids if number < len(substrings)]
+    expected = Counter[int]()
+    for number in known:
+        expected.update(successors_of(substrings, number))
+    total = substrings.counts.total(np.array(known, dtype=np.int64))
+    assert total.dtype == np.int64
+    assert total.tolist() == [expected[token] for token in range(3)]
 
 
 @pytest.fixture(scope="module")

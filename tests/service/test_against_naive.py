@@ -154,6 +154,31 @@ def test_sums_are_those_of_the_naive_reference(side: Side, seed: int, exclude_se
 
 
 @pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("threshold", [0.8, 0.3, -1.0])
+def test_classes_hold_what_the_naive_reference_counts(side: Side, threshold: float, exclude_self: bool) -> None:
+    prompt = side.text[40 : 40 + side.corpus.window_tokens]
+    for block, query in enumerate(queries_of(side, prompt)):
+        without = own_window(side, prompt) if exclude_self else None
+        scores = side.corpus.above(query, side.keys[block], threshold, without=without)
+        options = {"threshold": threshold, "exclude_self": exclude_self, "classes_max": 100}
+        found = side.client.classes(prompt, block, **options)
+        covered: list[str] = []
+        for one in found.classes:
+            inside = [window for window in scores if window.endswith(one.text)]
+            followers = side.corpus.sum_of(inside)
+            assert one.neighbors == len(inside) >= 0.5 * one.members
+            assert one.members == sum(window.endswith(one.text) for window in side.corpus.windows)
+            assert one.best_score == max(scores[window] for window in inside)
+            assert one.mass == followers.total()
+            assert [token.count for token in one.next_tokens] == [count for _, count in followers.most_common(10)]
+            assert all(followers[token.text] == token.count for token in one.next_tokens)
+            covered += inside
+        assert len(covered) == len(set(covered)) == found.covered_neighbors
+        assert found.total_neighbors == len(scores)
+        assert found.classes or threshold > -1
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
 def test_evidence_is_that_of_the_naive_reference(side: Side, exclude_self: bool) -> None:
     prompt = side.text[40 : 40 + side.corpus.window_tokens]
     for block, query in enumerate(queries_of(side, prompt)):

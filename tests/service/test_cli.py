@@ -12,6 +12,7 @@ from serving import WAIT_S
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_service import show
 from ffnsearch_service.client import Client
+from ffnsearch_service.results import ClassList, SuffixClass, TokenCount
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
 
@@ -139,6 +140,47 @@ def test_neighbors_prints_the_evidence(run, tiny_snapshot, address):
     assert document["neighbors"][0].keys() >= {"id", "text", "score", "next_tokens", "places", "total_places"}
 
 
+def test_neighbors_prints_classes(run, tiny_snapshot, address):
+    options = ("the people", "--block", 1, "--threshold", 0.8, "--classes")
+    code, out, err = run("neighbors", tiny_snapshot, *options)
+    assert (code, err) == (0, "")
+    assert re.match(r"block 1, score above 0\.8: [\d,]+ substrings, \d+ of them \(\d+\.\d%\) in \d+ suffix class", out)
+    assert re.search(r"\nneighbors +members +share +suffix +best score +followed by\n", out)
+    assert re.search(r"\n +\d+ +\d+ +\d+\.\d% +…\S+ +\d\.\d{6} +\S+ \d+%", out)
+    code, out, _ = run("neighbors", address, *options, "--limit", 2, "--min-share", 0.25, "--json")
+    document = json.loads(out)
+    assert (code, document["block"], document["min_share"], len(document["classes"])) == (0, 1, 0.25, 2)
+    assert document["covered_neighbors"] == sum(one["neighbors"] for one in document["classes"])
+    assert document["classes"][0].keys() == {
+        "text",
+        "tokens",
+        "neighbors",
+        "members",
+        "best_score",
+        "mass",
+        "next_tokens",
+    }
+
+
+def test_neighbors_says_where_there_are_no_classes(run, tiny_snapshot):
+    code, out, _ = run("neighbors", tiny_snapshot, "the people", "--block", 1, "--threshold", 0.9995, "--classes")
+    assert (code, out.count("\n")) == (0, 1)
+    assert "list them without --classes" in out
+    code, out, _ = run("neighbors", tiny_snapshot, "zzzzzzzzzz", "--block", 1, "--threshold", 1, "--classes")
+    assert (code, out) == (0, "block 1, score above 1: 0 substrings\n")
+
+
+def test_a_suffix_is_legible(capsys):
+    token = TokenCount(1, " ", 3)
+    found = SuffixClass("\n l", (0, 1, 50), neighbors=3, members=4, best_score=0.5, mass=4, next_tokens=(token,))
+    show.print_classes(ClassList(2, (found,), 6, 3, 0.25, 0.5, "snapshot"))
+    assert capsys.readouterr().out == (
+        "block 2, score above 0.25: 6 substrings, 3 of them (50.0%) in 1 suffix class:\n\n"
+        "neighbors  members  share  suffix  best score  followed by\n"
+        "        3        4  75.0%  …\\n␠l   0.500000    ␠ 75%\n"
+    )
+
+
 def test_info_prints_what_is_there(run, tiny_snapshot, address):
     code, out, err = run("info", tiny_snapshot)
     assert (code, err) == (0, "")
@@ -195,6 +237,8 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", address, "a", "--profile-file", one_block): "1 blocks, the model 2",
             ("neighbors", address, "a", "--block", 9): "blocks 0 to 1",
             ("neighbors", address, "a", "--block", 0, "--threshold", "nan"): "threshold",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "min_share",
+            ("neighbors", address, "a", "--block", 0, "--min-share", "0.5"): "--classes",
             ("info", "127.0.0.1:1", "--timeout-s", 5): "UNAVAILABLE",
         }
         for arguments, expected in cases.items():

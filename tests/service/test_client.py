@@ -91,6 +91,7 @@ def test_a_local_client_and_a_server_say_the_same(client, local):
     prompts = ["the people", "First Citi", "\u00e9", "no"]
     assert without_timings(local.predict(prompts, **options)) == without_timings(client.predict(prompts, **options))
     assert list(local.neighbors("the people", 1, page_size=7)) == list(client.neighbors("the people", 1, page_size=9))
+    assert local.classes("the people", 1, threshold=0.8) == client.classes("the people", 1, threshold=0.8)
     assert local.info() == client.info()
 
 
@@ -102,6 +103,21 @@ def test_neighbors_go_over_all_pages(client):
     assert neighbors[0].tokens
     found = collect(client, "the people", 1, threshold=0.8, limit=15)
     assert (found.neighbors, found.total_neighbors) == (tuple(neighbors[:15]), len(neighbors))
+
+
+def test_classes_come_as_results(client):
+    found = client.classes("the people", 1, threshold=0.8, exclude_self=True, classes_max=3, min_share=0.25)
+    assert (found.block, found.threshold, found.min_share, len(found.classes)) == (1, 0.8, 0.25, 3)
+    assert found.total_neighbors == len(list(client.neighbors("the people", 1, threshold=0.8, exclude_self=True)))
+    assert found.covered_neighbors == sum(one.neighbors for one in found.classes)
+    vocabulary = client.info().vocabulary
+    for one in found.classes:
+        assert "".join(vocabulary[token] for token in one.tokens) == one.text
+        assert one.neighbors >= 0.25 * one.members
+        assert sum(token.count for token in one.next_tokens) <= one.mass
+    with pytest.raises(InvalidRequestError) as caught:
+        client.classes("the people", 1, min_share=2)
+    assert (caught.value.reason, caught.value.field) == ("MIN_SHARE_OUT_OF_RANGE", "min_share")
 
 
 def test_a_refused_call_raises_what_it_was_refused_for(client):
@@ -159,6 +175,7 @@ async def test_the_asynchronous_client_says_the_same(address, client):
         assert without_timings(answer) == without_timings(client.predict(["the people", "no"], **EVERYTHING))
         neighbors = [neighbor async for neighbor in other.neighbors("the people", 1, page_size=20)]
         assert neighbors == list(client.neighbors("the people", 1))
+        assert await other.classes("the people", 1) == client.classes("the people", 1)
         assert await other.info() == client.info()
         with pytest.raises(NotFoundError):
             await other.predict("a", profile="fine")

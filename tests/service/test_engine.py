@@ -107,7 +107,7 @@ def test_stages_take_no_longer_than_the_whole(engine):
 def test_a_response_names_snapshot_profile_and_backend(engine):
     response = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
     assert response.snapshot_id == engine._datastore.manifest.snapshot_id
-    assert (response.profile_name, response.backend, response.approximate) == ("even", "exact", False)
+    assert (response.profile_name, response.backend, response.approximate) == ("even", "tiles", False)
     assert engine.predict(pb.PredictRequest(prompts=prompts("a"), profile=profile_message(0.1, 0.1))).profile_name == ""
 
 
@@ -251,6 +251,52 @@ def test_a_page_token_is_written_in_one_way(written):
     assert read_page_token(token, key, size=size).size == size
     with pytest.raises(FfnSearchError):
         read_page_token(token.replace(usual, other), key, size=size)
+
+
+def test_classes_are_those_of_the_predictor(engine):
+    datastore, tokens = engine._datastore, engine._datastore.tokenizer.encode("the people")
+    fields = {"block": 1, "threshold": 0.8, "classes_max": 7, "min_share": 0.25}
+    response = engine.list_classes(pb.ListClassesRequest(prompt=pb.Prompt(text="the people"), **fields))
+    ranked = engine._predictor.neighbors(tokens, 1, 0.8)
+    expected = engine._predictor.classes(ranked, classes_max=7, min_share=0.25)
+    assert expected
+    assert response.total_neighbors == len(ranked.ids)
+    assert response.covered_neighbors == sum(len(found.neighbors.ids) for found in expected)
+    assert (response.threshold, response.min_share) == (0.8, 0.25)
+    assert response.snapshot_id == datastore.manifest.snapshot_id
+    for message, found in zip(response.classes, expected, strict=True):
+        assert (list(message.tokens), message.members) == (found.tokens.tolist(), found.members)
+        assert message.text == datastore.tokenizer.decode(found.tokens)
+        assert (message.neighbors, message.best_score) == (len(found.neighbors.ids), found.neighbors.scores.max())
+        assert message.mass == found.freq.sum()
+        followers = sorted(((-count, token) for token, count in enumerate(found.freq.tolist()) if count))[:10]
+        assert [(-token.count, token.id) for token in message.next_tokens] == followers
+        assert all(token.text == datastore.tokenizer.characters[token.id] for token in message.next_tokens)
+
+
+def test_classes_have_defaults_and_a_limit(tiny_snapshot, engine):
+    request = pb.ListClassesRequest(prompt=pb.Prompt(text="the people"), block=1)
+    response = engine.list_classes(request)
+    assert (response.threshold, response.min_share) == (min(engine._profiles["even"].thresholds(1)), 0.5)
+    request.threshold, request.min_share = 0.6, 0.95
+    assert len(engine.list_classes(request).classes) == 10
+    with Engine.open(tiny_snapshot, check="sizes", limits=Limits(classes_max=3)) as strict:
+        request.classes_max = 1000
+        assert len(strict.list_classes(request).classes) == 3
+
+
+def test_without_neighbors_there_are_no_classes(engine):
+    prompt = pb.Prompt(text="zzzzzzzzzz")
+    response = engine.list_classes(pb.ListClassesRequest(prompt=prompt, block=1, threshold=1))
+    assert (len(response.classes), response.total_neighbors, response.covered_neighbors) == (0, 0, 0)
+
+
+def test_classes_explain_a_list_that_was_paged_without_searching_again(slow, slow_engine):
+    slow.release.set()
+    fields = {"prompt": pb.Prompt(text="the people"), "block": 1, "threshold": 0.8}
+    page = slow_engine.list_neighbors(pb.ListNeighborsRequest(**fields))
+    assert slow_engine.list_classes(pb.ListClassesRequest(**fields)).total_neighbors == page.total_neighbors
+    assert slow.calls == 1
 
 
 def test_pages_are_read_on_without_searching_again(slow, slow_engine):

@@ -44,6 +44,10 @@ def neighbors(**fields):
     return pb.ListNeighborsRequest(**{"prompt": PROMPT, "block": 0, **fields})
 
 
+def classes(**fields):
+    return pb.ListClassesRequest(**{"prompt": PROMPT, "block": 0, **fields})
+
+
 INVALID_PREDICTIONS = {
     "no prompts": (pb.PredictRequest(), "NO_PROMPTS", "prompts"),
     "empty text": (predict(pb.Prompt(text="")), "EMPTY_PROMPT", "prompts[0].text"),
@@ -229,6 +233,18 @@ INVALID_NEIGHBORS = {
     "page token of nobody": (neighbors(page_token="bm9uc2Vuc2U="), "INVALID_PAGE_TOKEN", "page_token"),
     "page token of another alphabet": (neighbors(page_token="\u00e9"), "INVALID_PAGE_TOKEN", "page_token"),
 }
+INVALID_CLASSES = {
+    "no prompt": (pb.ListClassesRequest(), "NO_PROMPT_CONTENT", "prompt"),
+    "empty text": (classes(prompt=pb.Prompt(text="")), "EMPTY_PROMPT", "prompt.text"),
+    "block 2": (classes(block=2), "BLOCK_OUT_OF_RANGE", "block"),
+    "block -1": (classes(block=-1), "BLOCK_OUT_OF_RANGE", "block"),
+    "threshold 1.5": (classes(threshold=1.5), "THRESHOLD_OUT_OF_RANGE", "threshold"),
+    "threshold NaN": (classes(threshold=math.nan), "THRESHOLD_OUT_OF_RANGE", "threshold"),
+    "classes_max -1": (classes(classes_max=-1), "CLASSES_MAX_NEGATIVE", "classes_max"),
+    "min_share 0": (classes(min_share=0), "MIN_SHARE_OUT_OF_RANGE", "min_share"),
+    "min_share 1.1": (classes(min_share=1.1), "MIN_SHARE_OUT_OF_RANGE", "min_share"),
+    "min_share NaN": (classes(min_share=math.nan), "MIN_SHARE_OUT_OF_RANGE", "min_share"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +280,18 @@ def test_an_invalid_list_names_its_field(stub, case):
     assert (error.code(), info.reason, fields) == (grpc.StatusCode.INVALID_ARGUMENT, reason, [field])
 
 
-@pytest.mark.parametrize("method", ["Predict", "ListNeighbors"])
-def test_an_unknown_profile_is_not_found(stub, method):
-    request = predict(profile_name="fine") if method == "Predict" else neighbors(profile_name="fine")
-    error, info, fields = refusal(getattr(stub, method), request)
+@pytest.mark.parametrize("case", INVALID_CLASSES)
+def test_an_invalid_explanation_names_its_field(stub, case):
+    request, reason, field = INVALID_CLASSES[case]
+    error, info, fields = refusal(stub.ListClasses, request)
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.INVALID_ARGUMENT, reason, [field])
+
+
+@pytest.mark.parametrize(
+    ("method", "request_of"), [("Predict", predict), ("ListNeighbors", neighbors), ("ListClasses", classes)]
+)
+def test_an_unknown_profile_is_not_found(stub, method, request_of):
+    error, info, fields = refusal(getattr(stub, method), request_of(profile_name="fine"))
     assert (error.code(), info.reason, fields) == (grpc.StatusCode.NOT_FOUND, "PROFILE_NOT_FOUND", ["profile_name"])
     assert "even" in error.details()
 

@@ -54,16 +54,28 @@ def test_reflection_tells_services_and_the_contract(channel):
         "grpc.reflection.v1alpha.ServerReflection",
     }
     contract = descriptor_pb2.FileDescriptorProto.FromString(file.file_descriptor_response.file_descriptor_proto[0])
-    assert [method.name for method in contract.service[0].method] == ["Predict", "ListNeighbors", "GetInfo"]
+    assert [method.name for method in contract.service[0].method] == [
+        "Predict",
+        "ListNeighbors",
+        "ListClasses",
+        "GetInfo",
+    ]
 
 
-@pytest.mark.parametrize("method", ["Predict", "ListNeighbors"])
-def test_a_passed_deadline_stops_the_work(slow, slow_engine, method):
-    request = REQUEST if method == "Predict" else pb.ListNeighborsRequest(prompt=REQUEST.prompts[0])
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("Predict", REQUEST),
+        ("ListNeighbors", pb.ListNeighborsRequest(prompt=REQUEST.prompts[0])),
+        ("ListClasses", pb.ListClassesRequest(prompt=REQUEST.prompts[0])),
+    ],
+    ids=["Predict", "ListNeighbors", "ListClasses"],
+)
+def test_a_passed_deadline_stops_the_work(slow, slow_engine, method, request_):
     with serving(slow_engine) as address, grpc.insecure_channel(address) as channel:
         stub = pb_grpc.PredictionServiceStub(channel)
         started = time.monotonic()
-        code = code_of(lambda: getattr(stub, method)(request, timeout=0.5))
+        code = code_of(lambda: getattr(stub, method)(request_, timeout=0.5))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert slow.stopped.wait(WAIT_S)
     assert time.monotonic() - started < 5

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
@@ -22,7 +23,7 @@ from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_sco
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("tiles", "exact", "faiss")
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,28 @@ class RankedNeighbors(NamedTuple):
     scores: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class SuffixClass:
+    """A class of substrings that share a suffix, and which of them are neighbors.
+
+    tokens: of the suffix, [T] uint16, 0 to L. members: how many substrings of the index have it. neighbors: those that
+    are neighbors, at least one. freq: what follows the neighbors, together, [V] int64.
+    """
+
+    tokens: Tokens
+    members: int
+    neighbors: RankedNeighbors
+    freq: NDArray[np.int64]
+
+
 class Predictor:
     """Answers prompts from one datastore with one backend. One thread at a time may call it."""
 
-    def __init__(self, datastore: Datastore, *, backend: str = "exact") -> None:
-        make = _backend(backend)
+    def __init__(self, datastore: Datastore, *, backend: str = BACKENDS[0]) -> None:
         self.datastore = datastore
         self.backend = backend
-        self.approximate = make.approximate
-        self._indexes = [make(keys, datastore.counts) for keys in datastore.keys]
+        self._indexes = open_indexes(datastore, backend)
+        self.approximate = self._indexes[0].approximate
 
     def predict(
         self,
@@ -180,6 +194,21 @@ class Predictor:
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
 
+    def classes(self, ranked: RankedNeighbors, *, classes_max: int, min_share: float) -> list[SuffixClass]:
+        """Explain neighbors by at most so many disjoint classes of substrings that share a suffix.
+
+        Of each class at least a share of `min_share`, in (0, 1], are neighbors. Which are chosen: see `answer.classes`.
+        Those with most neighbors come first. A neighbor may be in none.
+        """
+        order, counts = self.datastore.suffix_order, self.datastore.counts
+        chosen = choose_classes(ranked.ids, order, counts.vocabulary_size, classes_max=classes_max, min_share=min_share)
+        classes = []
+        for suffix_tokens, members, ranks in chosen:
+            inside = RankedNeighbors(ranked.ids[ranks], ranked.scores[ranks])
+            tokens = self.datastore.substring(int(inside.ids[0]))[self.datastore.window_tokens - suffix_tokens :]
+            classes.append(SuffixClass(tokens, members, inside, counts.total(inside.ids)))
+        return classes
+
     def _range_sums(
         self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
     ) -> list[RangeSums]:
@@ -218,16 +247,30 @@ def _subtract(
             sums.neighbors[row, step] -= 1
 
 
-def _backend(name: str) -> type[Index]:
-    """The class of a backend, imported only when it is wanted."""
-    if name == "exact":
+def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
+    """The index of each block; a backend is imported only when it is wanted.
+
+    Raises BackendError for a backend that does not exist, or that the snapshot has no files for.
+    """
+    if backend == "tiles":
+        from ffnsearch_indexer.index.tiled import TiledIndex
+
+        if datastore.tiles is None:
+            raise BackendError(
+                f"{datastore.path} has no tiles: make them with `ffnsearch index {datastore.path}`, "
+                "or choose --backend exact",
+                reason="NO_TILES",
+            )
+        blocks = zip(datastore.keys, datastore.tiles, strict=True)
+        return [TiledIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
+    if backend == "exact":
         from ffnsearch_indexer.index.exact import ExactIndex
 
-        return ExactIndex
-    if name == "faiss":
+        return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
+    if backend == "faiss":
         from ffnsearch_indexer.index.faiss import FaissFlatIndex
 
-        return FaissFlatIndex
+        return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
     raise BackendError(
-        f"the backend {name!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
+        f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
     )

@@ -77,6 +77,28 @@ def build(
     print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
 
 
+def index(snapshot: Snapshot, as_json: AsJson = False) -> None:
+    """Give a snapshot what the backend `tiles` needs, where it was built without.
+
+    Nothing else changes but the snapshot's id. What was stopped is continued by the same command.
+    """
+    from ffnsearch_indexer.build import add_tiles
+    from ffnsearch_indexer.console import ProgressDisplay
+
+    started = time.monotonic()
+    with resumable(), ProgressDisplay() as display:
+        manifest = add_tiles(snapshot, progress=display)
+    seconds = time.monotonic() - started
+    result = {
+        "snapshot": str(snapshot),
+        "snapshot_id": manifest.snapshot_id,
+        "bytes": manifest.total_bytes(),
+        "seconds": seconds,
+    }
+    line = f"{snapshot} has tiles: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"
+    print_result(as_json, result, [line])
+
+
 def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
     """Read every byte of a snapshot and compare it with its manifest."""
     from ffnsearch_indexer.store.datastore import Datastore

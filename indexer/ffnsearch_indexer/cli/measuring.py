@@ -15,7 +15,7 @@ def calibrate(
     snapshot: Snapshot,
     prompts: Annotated[int, typer.Option(help="Most prompts to calibrate with.", min=1)] = CALIBRATION_PROMPTS,
     seed: Annotated[int, typer.Option(help="Seed of the order in which prompts are fitted.", min=0)] = 0,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     no_save: NoSave = False,
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
@@ -63,7 +63,7 @@ def evaluate(
     trained_on: Annotated[
         str | None, typer.Option(help="The corpus that the model was trained on.", show_default="the snapshot's")
     ] = None,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     no_save: NoSave = False,
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
@@ -105,7 +105,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write.", show_default="SNAPSHOT-report, beside the snapshot")
     ] = None,
-    backend: Backend = "exact",
+    backend: Backend = "tiles",
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
 ) -> None:

@@ -16,7 +16,7 @@ Corpus = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
 Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
-Backend = Annotated[str, typer.Option(help="What searches: exact, or faiss.")]
+Backend = Annotated[str, typer.Option(help="What searches: tiles, exact, or faiss.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoSave = Annotated[bool, typer.Option("--no-save", help="Leave the snapshot's manifest as it is.")]
 SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]

@@ -37,6 +37,24 @@ class NextTokenCounts(NamedTuple):
         first, last = self.offsets[substring_id], self.offsets[substring_id + 1]
         return self.tokens[first:last], self.counts[first:last]
 
+    def total(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sum the rows of some substrings, [V] int64."""
+        sizes = self.offsets[ids + 1] - self.offsets[ids]
+        entries = np.repeat(self.offsets[ids + 1] - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
+        totals = np.bincount(self.tokens[entries], self.counts[entries], minlength=self.vocabulary_size)
+        return totals.astype(np.int64)
+
+
+class SuffixOrder(NamedTuple):
+    """N substrings in ascending order of their reversed tokens: those that share a suffix stand together.
+
+    ids: [N] int64. shared: [N] int16, how many last tokens each has in common with the one before it, -1 for the first:
+    the substrings that share their last d tokens are a run, which begins where `shared` is less than d.
+    """
+
+    ids: NDArray[np.int64]
+    shared: NDArray[np.int16]
+
 
 @dataclass(frozen=True)
 class Substrings:
@@ -118,6 +136,20 @@ def sort_windows(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     if words.shape[1] == 1:
         return np.argsort(words[:, 0], kind="stable")
     return np.lexsort(words.T[::-1])
+
+
+def sort_suffixes(windows: NDArray[np.uint16], vocabulary_size: int) -> SuffixOrder:
+    """Put different windows [N, L], N at least 1, in ascending order of their reversed tokens."""
+    reversed_windows = windows[:, ::-1]
+    ids = sort_windows(pack_windows(reversed_windows, vocabulary_size))
+    shared = np.full(len(ids), -1, dtype=np.int16)
+    shared[1:] = 0
+    is_same = np.ones(len(ids) - 1, dtype=bool)
+    for column in reversed_windows.T:
+        ordered = column[ids]
+        is_same &= ordered[1:] == ordered[:-1]
+        shared[1:] += is_same
+    return SuffixOrder(ids, shared)
 
 
 def _mark_first_occurrences(

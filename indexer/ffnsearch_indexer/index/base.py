@@ -11,7 +11,7 @@ and decides the rest with `decide`, which recomputes a score too close to a thre
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numba
 import numpy as np
@@ -72,6 +72,17 @@ class Index(ABC):
         self.keys = keys
         self.counts = counts
 
+    def require_queries(self, queries: Float16) -> None:
+        """Assert that these are queries [B, D] float16 of the keys' D."""
+        assert queries.dtype == np.float16, "queries are float16"
+        assert queries.shape[1:] == self.keys.shape[1:], "queries are [B, D], with the keys' D"
+
+    def require_ids(self, ids: range | None) -> range:
+        """The ids that are meant, all by default; asserts that the index has them."""
+        meant = range(len(self.keys)) if ids is None else ids
+        assert meant == range(len(self.keys))[meant.start : meant.stop], f"no such ids: {ids}"
+        return meant
+
     @abstractmethod
     def range_sum(
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
@@ -124,6 +135,27 @@ def levels_above(scores: Float64, thresholds: Float64) -> Int64:
     return np.searchsorted(thresholds, scores, side="left").astype(np.int64)
 
 
+@numba.njit(nogil=True, cache=True)
+def level_of(score: float | np.floating[Any], thresholds: Float64) -> int:
+    """The same for one score, in compiled code."""
+    level = 0
+    while level < len(thresholds) and thresholds[level] < score:
+        level += 1
+    return level
+
+
+def join_neighbors(parts: list[tuple[Int64, Int64, Float64]], queries: int) -> Neighbors:
+    """Put parts, (rows, ids, scores) of pairs each, into compressed rows."""
+    none = np.empty(0, dtype=np.int64)
+    rows = np.concatenate([none, *(part[0] for part in parts)])
+    ids = np.concatenate([none, *(part[1] for part in parts)])
+    scores = np.concatenate([np.empty(0), *(part[2] for part in parts)])
+    lims = np.zeros(queries + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=queries), out=lims[1:])
+    order = np.lexsort((ids, rows))
+    return Neighbors(lims, ids[order], scores[order])
+
+
 def decide(queries: Float16, keys: Float16, rows: Int64, ids: Int64, scores: Float32, thresholds: Float64) -> Int64:
     """Decide the levels [M] of pairs from float32 scores; those too close to a threshold, exactly."""
     levels, is_close = _clear_levels(scores, thresholds, score_error(keys.shape[1]))
@@ -138,9 +170,6 @@ def _clear_levels(scores: Float32, thresholds: Float64, error: float) -> tuple[I
     levels, is_close = np.empty(len(scores), np.int64), np.empty(len(scores), np.bool_)
     for pair in range(len(scores)):
         score = np.float64(scores[pair])  # in float32 the band's edges would be rounded
-        level = 0
-        while level < len(thresholds) and thresholds[level] < score - error:
-            level += 1
-        levels[pair] = level
-        is_close[pair] = level < len(thresholds) and thresholds[level] <= score + error
+        levels[pair] = level_of(score - error, thresholds)
+        is_close[pair] = levels[pair] != level_of(score + error, thresholds)
     return levels, is_close

@@ -18,6 +18,7 @@ from ffnsearch_indexer.index.base import (
     cut,
     decide,
     exact_scores,
+    join_neighbors,
     levels_above,
     nobody_waits,
 )
@@ -59,19 +60,17 @@ class ScanIndex(Index):
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """Compute the exact score of every pair that may be above the threshold; the contract is the base's."""
-        searched = range(len(self.keys)) if ids is None else ids
-        assert searched == range(len(self.keys))[searched.start : searched.stop], f"no such ids: {ids}"
+        searched = self.require_ids(ids)
         found: list[tuple[Int64, Int64, Float64]] = []
         for pairs in self._candidates(queries, threshold, searched, checkpoint):
             scores = exact_scores(queries, self.keys, pairs.rows, pairs.ids)
             above = np.flatnonzero(levels_above(scores, np.array([threshold])))
             found.append((pairs.rows[above], pairs.ids[above], scores[above]))
-        return _join(found, len(queries))
+        return join_neighbors(found, len(queries))
 
     def _candidates(self, queries: Float16, threshold: float, ids: range, checkpoint: Checkpoint) -> Iterator[Pairs]:
         """Yield every pair that may be above the threshold, PAIRS_MAX at a time."""
-        assert queries.dtype == np.float16, "queries are float16"
-        assert queries.shape[1:] == self.keys.shape[1:], "queries are [B, D], with the keys' D"
+        self.require_queries(queries)
         assert not np.isnan(threshold), "a threshold is a number"
         checkpoint()
         if not len(queries):
@@ -82,15 +81,3 @@ class ScanIndex(Index):
                 yield Pairs(pairs.rows[part], pairs.ids[part], pairs.scores[part])
                 checkpoint()
             checkpoint()
-
-
-def _join(found: list[tuple[Int64, Int64, Float64]], queries: int) -> Neighbors:
-    """Put parts, (rows, ids, scores) of pairs each, into compressed rows."""
-    none = np.empty(0, dtype=np.int64)
-    rows = np.concatenate([none, *(part[0] for part in found)])
-    ids = np.concatenate([none, *(part[1] for part in found)])
-    scores = np.concatenate([np.empty(0), *(part[2] for part in found)])
-    lims = np.zeros(queries + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=queries), out=lims[1:])
-    order = np.lexsort((ids, rows))
-    return Neighbors(lims, ids[order], scores[order])

@@ -13,30 +13,41 @@ from ffnsearch_indexer.index.base import Int64, RangeSums
 class SumAccumulator:
     """The running sums of B queries at S thresholds; `sums` ends it.
 
-    thresholds: [S] float64, ascending, what the levels of `add` refer to.
+    thresholds: [S] float64, ascending, what levels refer to: a pair of level l exceeds the first l. order: [S] int64,
+    the caller's place of each. freq: [B, S, V] and neighbors: [B, S] int64, in the caller's order: a pair is added at
+    the highest threshold that it exceeds alone, `order[level - 1]`.
     """
 
     def __init__(self, queries: int, thresholds: Sequence[float], counts: NextTokenCounts) -> None:
         wanted = np.asarray(thresholds, dtype=np.float64)
         assert not np.isnan(wanted).any(), "thresholds are numbers"
-        self._order = np.argsort(wanted, kind="stable")
+        self.order = np.argsort(wanted, kind="stable")
         self._counts = counts
-        self._freq = np.zeros((queries, len(wanted), counts.vocabulary_size), dtype=np.int64)
-        self._neighbors = np.zeros((queries, len(wanted)), dtype=np.int64)
-        self.thresholds = wanted[self._order]
+        self.freq = np.zeros((queries, len(wanted), counts.vocabulary_size), dtype=np.int64)
+        self.neighbors = np.zeros((queries, len(wanted)), dtype=np.int64)
+        self.thresholds = wanted[self.order]
 
     def add(self, rows: Int64, ids: Int64, levels: Int64) -> None:
         """Add pairs [M] by level: how many thresholds a pair exceeds; those of level 0 exceed none."""
         counts = self._counts
         arrays = (counts.offsets, counts.tokens, counts.counts)
-        _add(self._freq, self._neighbors, self._order, *arrays, rows, ids, levels)
+        _add(self.freq, self.neighbors, self.order, *arrays, rows, ids, levels)
+
+    def rows(self, part: range) -> tuple[Int64, Int64]:
+        """Freq and neighbors of some queries: the same memory."""
+        return self.freq[part.start : part.stop], self.neighbors[part.start : part.stop]
+
+    def merge(self, other: "SumAccumulator") -> None:
+        """Add what another found with other keys, for the same queries and thresholds."""
+        self.freq += other.freq
+        self.neighbors += other.neighbors
 
     def sums(self) -> RangeSums:
         """The sums above each threshold, in the caller's order: what exceeds one exceeds all lower ones."""
-        for lower, higher in zip(self._order[-2::-1], self._order[:0:-1], strict=True):
-            self._freq[:, lower] += self._freq[:, higher]
-            self._neighbors[:, lower] += self._neighbors[:, higher]
-        return RangeSums(self._freq, self._neighbors)
+        for lower, higher in zip(self.order[-2::-1], self.order[:0:-1], strict=True):
+            self.freq[:, lower] += self.freq[:, higher]
+            self.neighbors[:, lower] += self.neighbors[:, higher]
+        return RangeSums(self.freq, self.neighbors)
 
 
 @numba.njit(nogil=True, cache=True)

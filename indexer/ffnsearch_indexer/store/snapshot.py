@@ -6,6 +6,7 @@ substrings/first_positions.npy   [N] int64
 keys/block-K.npy    [N, D] float16, one file a block
 counts/offsets.npy, tokens.npy, counts.npy   next-token counts in compressed rows
 counts/counts.lmdb  records by the tokens of a substring
+tiles/block-K/      what the `tiles` backend knows of the keys; a snapshot may lack all of them
 manifest.json       written last; the folder gets its final name after it
 """
 
@@ -17,11 +18,12 @@ from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
 from ffnsearch_indexer.files import disk_errors, hash_files, write_whole
+from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-MODEL_FOLDER, KEYS_FOLDER = "model", "keys"
+MODEL_FOLDER, KEYS_FOLDER, TILES_FOLDER = "model", "keys", "tiles"
 CORPUS_FILE = "corpus/tokens.npy"
 FIRST_POSITIONS_FILE = "substrings/first_positions.npy"
 OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE = "counts/offsets.npy", "counts/tokens.npy", "counts/counts.npy"
@@ -33,11 +35,17 @@ def keys_file(block: int) -> str:
     return f"{KEYS_FOLDER}/block-{block}.npy"
 
 
-def file_names(blocks: int) -> list[str]:
+def tiles_files(block: int) -> dict[str, str]:
+    """Where the arrays of a block's tiles are, by name, relative to the snapshot."""
+    return {name: f"{TILES_FOLDER}/block-{block}/{name}.npy" for name in Tiles._fields}
+
+
+def file_names(blocks: int, *, has_tiles: bool) -> list[str]:
     """All files of a snapshot but the manifest, relative to it."""
     model = [f"{MODEL_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)]
     arrays = [CORPUS_FILE, FIRST_POSITIONS_FILE, OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE, RECORDS_FILE]
-    return sorted([*model, *arrays, *(keys_file(block) for block in range(blocks))])
+    tiles = [name for block in range(blocks) for name in tiles_files(block).values()] if has_tiles else []
+    return sorted([*model, *arrays, *(keys_file(block) for block in range(blocks)), *tiles])
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,11 @@ class Manifest:
         """The text of the manifest file."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
+    @property
+    def has_tiles(self) -> bool:
+        """Whether the snapshot has what the `tiles` backend needs."""
+        return any(name.startswith(f"{TILES_FOLDER}/") for name in self.files)
+
     def total_bytes(self) -> int:
         """Size of all files but the manifest."""
         return sum(entry.bytes for entry in self.files.values())
@@ -90,12 +103,16 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Complete a manifest with the sizes and hashes of the folder's files and its id; write it, and return it."""
-    paths = [folder / name for name in file_names(manifest.blocks)]
-    files = {
-        path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, sha256)
-        for path, sha256 in zip(paths, hash_files(paths), strict=True)
-    }
-    return _write_with_id(folder, replace(manifest, files=files))
+    return _write_with_id(
+        folder, replace(manifest, files=_entries(folder, file_names(manifest.blocks, has_tiles=True)))
+    )
+
+
+def list_tiles(folder: Path) -> Manifest:
+    """Add the files of tiles, which have been written into the folder, to a snapshot's manifest, and return it."""
+    manifest = read_manifest(folder)
+    names = [name for block in range(manifest.blocks) for name in tiles_files(block).values()]
+    return _write_with_id(folder, replace(manifest, files=manifest.files | _entries(folder, names)))
 
 
 def revise_manifest(folder: Path, **changes: Any) -> Manifest:
@@ -145,7 +162,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamageError(
             f"{path} was altered: its content is not that of its id; build the snapshot again", file=MANIFEST_FILE
         )
-    if sorted(manifest.files) != file_names(manifest.blocks):
+    if sorted(manifest.files) != file_names(manifest.blocks, has_tiles=manifest.has_tiles):
         raise DamageError(f"{path} does not list the files of a snapshot; build it again", file=MANIFEST_FILE)
     return manifest
 
@@ -174,6 +191,14 @@ def check_content(folder: Path, manifest: Manifest) -> None:
                 "copy the snapshot again, or build it again",
                 file=name,
             )
+
+
+def _entries(folder: Path, names: list[str]) -> dict[str, FileEntry]:
+    paths = [folder / name for name in names]
+    return {
+        name: FileEntry(path.stat().st_size, sha256)
+        for name, path, sha256 in zip(names, paths, hash_files(paths), strict=True)
+    }
 
 
 def _write_with_id(folder: Path, manifest: Manifest) -> Manifest:

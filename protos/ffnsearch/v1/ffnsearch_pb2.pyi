@@ -310,6 +310,58 @@ class Place(_message.Message):
     after: str
     def __init__(self, position: _Optional[int] = ..., before: _Optional[str] = ..., after: _Optional[str] = ...) -> None: ...
 
+class ListClassesRequest(_message.Message):
+    __slots__ = ("prompt", "block", "threshold", "profile_name", "exclude_self", "classes_max", "min_share")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SELF_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_MAX_FIELD_NUMBER: _ClassVar[int]
+    MIN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    prompt: Prompt
+    block: int
+    threshold: float
+    profile_name: str
+    exclude_self: bool
+    classes_max: int
+    min_share: float
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., block: _Optional[int] = ..., threshold: _Optional[float] = ..., profile_name: _Optional[str] = ..., exclude_self: _Optional[bool] = ..., classes_max: _Optional[int] = ..., min_share: _Optional[float] = ...) -> None: ...
+
+class ListClassesResponse(_message.Message):
+    __slots__ = ("classes", "total_neighbors", "covered_neighbors", "threshold", "min_share", "snapshot_id")
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    COVERED_NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MIN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    classes: _containers.RepeatedCompositeFieldContainer[SuffixClass]
+    total_neighbors: int
+    covered_neighbors: int
+    threshold: float
+    min_share: float
+    snapshot_id: str
+    def __init__(self, classes: _Optional[_Iterable[_Union[SuffixClass, _Mapping]]] = ..., total_neighbors: _Optional[int] = ..., covered_neighbors: _Optional[int] = ..., threshold: _Optional[float] = ..., min_share: _Optional[float] = ..., snapshot_id: _Optional[str] = ...) -> None: ...
+
+class SuffixClass(_message.Message):
+    __slots__ = ("text", "tokens", "neighbors", "members", "best_score", "mass", "next_tokens")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    BEST_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    neighbors: int
+    members: int
+    best_score: float
+    mass: int
+    next_tokens: _containers.RepeatedCompositeFieldContainer[TokenCount]
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., neighbors: _Optional[int] = ..., members: _Optional[int] = ..., best_score: _Optional[float] = ..., mass: _Optional[int] = ..., next_tokens: _Optional[_Iterable[_Union[TokenCount, _Mapping]]] = ...) -> None: ...
+
 class GetInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -401,7 +453,7 @@ class ModelInfo(_message.Message):
     def __init__(self, model_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., blocks: _Optional[int] = ..., d_model: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_tokens: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("prompts_max", "prompt_tokens_max", "request_bytes_max", "response_bytes_max", "page_size_default", "page_size_max", "context_tokens_max", "places_max", "calls_max")
+    __slots__ = ("prompts_max", "prompt_tokens_max", "request_bytes_max", "response_bytes_max", "page_size_default", "page_size_max", "context_tokens_max", "places_max", "calls_max", "classes_default", "classes_max")
     PROMPTS_MAX_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUEST_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -411,6 +463,8 @@ class Limits(_message.Message):
     CONTEXT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     PLACES_MAX_FIELD_NUMBER: _ClassVar[int]
     CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_MAX_FIELD_NUMBER: _ClassVar[int]
     prompts_max: int
     prompt_tokens_max: int
     request_bytes_max: int
@@ -420,4 +474,6 @@ class Limits(_message.Message):
     context_tokens_max: int
     places_max: int
     calls_max: int
-    def __init__(self, prompts_max: _Optional[int] = ..., prompt_tokens_max: _Optional[int] = ..., request_bytes_max: _Optional[int] = ..., response_bytes_max: _Optional[int] = ..., page_size_default: _Optional[int] = ..., page_size_max: _Optional[int] = ..., context_tokens_max: _Optional[int] = ..., places_max: _Optional[int] = ..., calls_max: _Optional[int] = ...) -> None: ...
+    classes_default: int
+    classes_max: int
+    def __init__(self, prompts_max: _Optional[int] = ..., prompt_tokens_max: _Optional[int] = ..., request_bytes_max: _Optional[int] = ..., response_bytes_max: _Optional[int] = ..., page_size_default: _Optional[int] = ..., page_size_max: _Optional[int] = ..., context_tokens_max: _Optional[int] = ..., places_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., classes_default: _Optional[int] = ..., classes_max: _Optional[int] = ...) -> None: ...

@@ -45,6 +45,11 @@ class PredictionServiceStub:
                 request_serializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsRequest.SerializeToString,
                 response_deserializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsResponse.FromString,
                 _registered_method=True)
+        self.ListClasses = channel.unary_unary(
+                '/ffnsearch.v1.PredictionService/ListClasses',
+                request_serializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesRequest.SerializeToString,
+                response_deserializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/ffnsearch.v1.PredictionService/GetInfo',
                 request_serializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.GetInfoRequest.SerializeToString,
@@ -78,6 +83,20 @@ class PredictionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListClasses(self, request, context):
+        """ListClasses explains the same list in few lines: the classes of substrings that share a suffix and
+        lie wholly or mostly above the threshold.
+
+        No class contains another, so a neighbor is in one of them at most. A list of classes takes so many
+        bits to tell the M neighbors from the N substrings: log2(e N / M) for each neighbor in no class; and
+        for a class of m members, n of them neighbors, log2 V for each token of its suffix, log2(m + 1) for n,
+        and log2 C(m, n) for which n. Chosen are the classes that save most bits against no classes at all.
+        INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED: as for Predict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """GetInfo describes the snapshot, its model, vocabulary and profiles, how near to the model its answers
         were measured to be, and the server's limits.
@@ -98,6 +117,11 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.ListNeighbors,
                     request_deserializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsRequest.FromString,
                     response_serializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsResponse.SerializeToString,
+            ),
+            'ListClasses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClasses,
+                    request_deserializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesRequest.FromString,
+                    response_serializer=ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -160,6 +184,33 @@ class PredictionService:
             '/ffnsearch.v1.PredictionService/ListNeighbors',
             ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsRequest.SerializeToString,
             ffnsearch_dot_v1_dot_ffnsearch__pb2.ListNeighborsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClasses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ffnsearch.v1.PredictionService/ListClasses',
+            ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesRequest.SerializeToString,
+            ffnsearch_dot_v1_dot_ffnsearch__pb2.ListClassesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,64 @@
+"""How the tiles of blocks are made, kept and mapped."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.corpora.tokenizer import Tokens
+from ffnsearch_indexer.files import load_array, save_array
+from ffnsearch_indexer.index.base import Float16
+from ffnsearch_indexer.index.tiles import TILE_KEYS, Tiles, dimensions, tiles_of
+from ffnsearch_indexer.progress import Progress
+from ffnsearch_indexer.store.snapshot import tiles_files
+
+
+def write_tiles(
+    folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, progress: Progress
+) -> None:
+    """Make the tiles of each block whose files are not all there, several blocks at once.
+
+    folder: the snapshot's. keys: [N, D] of each block. endings: [N, E], the last tokens of substrings.
+    """
+    threads = torch.get_num_threads()
+    missing = [
+        block for block in range(len(keys)) if not all((folder / f).exists() for f in tiles_files(block).values())
+    ]
+    progress("tiles", len(keys) - len(missing), len(keys), "")
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        work = partial(_write_block, folder, keys, counts, endings)
+        for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
+            progress("tiles", done, len(keys), "")
+    torch.set_num_threads(threads)
+
+
+def load_tiles(folder: Path, block: int, substrings: int, d_model: int) -> Tiles:
+    """Map the tiles of a block into memory; raises DamageError for files that are not theirs."""
+    tiles, (prefix, detail) = -(-substrings // TILE_KEYS), dimensions(d_model)
+    shapes: dict[str, tuple[type, tuple[int | None, ...]]] = {
+        "order": (np.int32, (substrings,)),
+        "basis": (np.float32, (d_model, d_model)),
+        "centres": (np.uint16, (tiles, d_model)),
+        "bounds": (np.float32, (8, tiles)),
+        "residuals": (np.int8, (tiles, prefix, TILE_KEYS)),
+        "remainders": (np.float32, (tiles, TILE_KEYS)),
+        "details": (np.int8, (tiles, TILE_KEYS, detail)),
+        "tails": (np.float32, (tiles, TILE_KEYS)),
+        "offsets": (np.int64, (tiles + 1,)),
+        "tokens": (np.uint16, (None,)),
+        "counts": (np.int64, (None,)),
+    }
+    files = tiles_files(block)
+    arrays: dict[str, Any] = {name: load_array(folder / files[name], *shapes[name]) for name in Tiles._fields}
+    return Tiles(**arrays)
+
+
+def _write_block(folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, block: int) -> None:
+    tiles = tiles_of(keys[block], counts, endings)
+    for name, file in tiles_files(block).items():
+        save_array(folder / file, getattr(tiles, name))
