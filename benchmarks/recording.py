@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
@@ -60,8 +61,9 @@ def run_measured(command: list[str]) -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result as JSON that reads well in a diff."""
-    path.write_text(json.dumps({**result, **circumstances()}, indent=1) + "\n")
+    """Write a result as JSON that reads well in a diff: a list of numbers is one line."""
+    text = json.dumps({**result, **circumstances()}, indent=1)
+    path.write_text(re.sub(r"\[([-\d.e+,\s]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n")
     print(f"written: {path}")
 
 

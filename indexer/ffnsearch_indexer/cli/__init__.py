@@ -2,9 +2,10 @@
 
 import typer
 
-from ffnsearch_indexer.cli.making import build, train, verify
+from ffnsearch_indexer.cli.making import build, index, train, verify
 from ffnsearch_indexer.cli.measuring import calibrate, evaluate, report
 from ffnsearch_indexer.cli.options import add_command
+from ffnsearch_indexer.cli.timing import bench
 
 __all__ = ["add_command", "register"]
 
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
         "--corpus shakespeare --out shakespeare.ffn",
         "--corpus novel.txt --model my-model --out novel.ffn --estimate",
     )
+    add_command(app, index, "shakespeare.ffn")
     add_command(app, verify, "shakespeare.ffn")
     add_command(
         app,
@@ -26,6 +28,9 @@ def register(app: typer.Typer) -> None:
         "tinyshakespeare.ffn --trained-on shakespeare --profile article --no-save",
     )
     add_command(app, calibrate, "shakespeare.ffn", "shakespeare.ffn --prompts 20000 --json")
+    add_command(
+        app, bench, "shakespeare.ffn", "shakespeare.ffn --batch 1,8,64 --backend exact --profile article --json"
+    )
     add_command(app, report, "shakespeare.ffn", "shakespeare.ffn --out shakespeare-report --json")
     add_command(
         app,

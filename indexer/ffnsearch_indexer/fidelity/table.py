@@ -16,7 +16,7 @@ def table_lines(document: Document) -> list[str]:
         f"{document['protocol'].replace('_', '-')}: Hellinger distance to the model on {document['prompts']:,} prompts "
         f"of {document['corpus']}, {training['count']:,} of them in its training text, {document['seconds']:,.0f} s",
         "",
-        *_aligned(rows),
+        *aligned(rows),
     ]
 
 
@@ -39,11 +39,11 @@ def ladder_lines(document: Document) -> list[str]:
         f"{document['protocol'].replace('_', '-')}: {document['prompts']:,} prompts, of which "
         f"{document['judged_prompts']:,} judge; {document['seconds']:,.0f} s; * the new default",
         "",
-        *_aligned(rows),
+        *aligned(rows),
     ]
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

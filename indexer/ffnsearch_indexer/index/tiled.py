@@ -11,9 +11,10 @@ Shapes: B queries, n tiles of 32 keys, D d_model, P dimensions of a prefix, S th
 What the bounds are and why they hold is told in `tiles`.
 """
 
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -128,9 +129,10 @@ class TiledIndex(Index):
         if threads == 1:
             add(*work[0])
         else:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(add, *zip(*work, strict=True)))
-            torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
+            futures = [_pool(threads).submit(add, *each) for each in work]
+            wait(futures)  # all of them, so that nothing of a cancelled search goes on
+            for future in futures:
+                future.result()
         for other in results[1:]:
             results[0].merge(other)
         return results[0].sums()
@@ -218,6 +220,16 @@ class TiledIndex(Index):
         """The centres [n, D]: as they are kept where the processor multiplies bfloat16 in tiles, else as float32."""
         centres = from_dlpack(self.tiles.centres.view(np.int16)).view(torch.bfloat16)
         return centres if torch.cpu._is_amx_tile_supported() else centres.float()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, for all indexes: to start them would take longer than one query."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "tiles", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(time.sleep, [0.01] * threads))
+    torch.set_num_threads(before)  # where the linear algebra under torch has one number for all threads
+    return pool
 
 
 def _longer(norms: NDArray[np.float64]) -> Float32:

@@ -1,0 +1,98 @@
+"""The subcommand about speed: bench."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ffnsearch_indexer.cli.options import AsJson, Backend, SkipVerify, Snapshot, print_result, resumable
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.answer.speed import BatchSpeed
+
+BATCH_MAX = 65_536
+"""Most prompts in a call: their sums and distributions are held together."""
+
+
+def bench(
+    snapshot: Snapshot,
+    batch: Annotated[str, typer.Option(help="Prompts in a call; several, separated by commas.")] = "1,16,64,512",
+    backend: Backend = "tiles",
+    profile: Annotated[
+        str | None, typer.Option(help="One of the snapshot's profiles.", show_default="its default")
+    ] = None,
+    prompts: Annotated[int, typer.Option(help="Prompts to ask at each batch size.", min=1)] = 512,
+    as_json: AsJson = False,
+    skip_verify: SkipVerify = False,
+) -> None:
+    """Measure how many prompts a second a snapshot answers on this machine: model, search, and both together.
+
+    Prompts are substrings of the corpus, the same in every run. The sums of some are compared with those of the backend
+    `exact`, so that only right answers are timed.
+    """
+    from ffnsearch_indexer.answer import speed
+    from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
+    from ffnsearch_indexer.fidelity.selection import evaluation_ids, indexed_windows
+    from ffnsearch_indexer.store.datastore import Datastore
+
+    batches = _batches(batch)
+    with resumable(), Datastore.open(snapshot, check="sizes" if skip_verify else "all") as datastore:
+        manifest = datastore.manifest
+        (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
+        asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])
+        with ProgressDisplay() as display:
+            predictor = Predictor(datastore, backend=backend)
+            speeds = list(speed.measure(predictor, asked, chosen, batches, progress=display))
+    checked = min(len(asked), speed.CHECKED_PROMPTS)
+    result = {
+        "snapshot": str(snapshot),
+        "snapshot_id": manifest.snapshot_id,
+        "corpus": manifest.corpus_name,
+        "substrings": manifest.substrings,
+        "blocks": manifest.blocks,
+        "backend": backend,
+        "profile": chosen.name,
+        "prompts": len(asked),
+        "prompts_compared_with_exact": checked,
+        "cores": len(os.sched_getaffinity(0)),
+        "batches": [of_batch.to_json() for of_batch in speeds],
+    }
+    heading = (
+        f"{manifest.substrings:,} substrings of {manifest.corpus_name} in {manifest.blocks} blocks, backend {backend}, "
+        f"profile {chosen.name}, {result['cores']} cores; the sums of {checked} prompts are those of exact"
+    )
+    print_result(as_json, result, [heading, "", *_table(speeds)])
+
+
+def _batches(text: str) -> list[int]:
+    """Batch sizes in ascending order, each once."""
+    try:
+        batches = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        batches = []
+    if not batches or not 1 <= batches[0] <= batches[-1] <= BATCH_MAX:
+        raise typer.BadParameter(f"{text!r} is no list of numbers from 1 to {BATCH_MAX:,}", param_hint="--batch")
+    return batches
+
+
+def _table(speeds: "list[BatchSpeed]") -> list[str]:
+    """A line for each batch size, and how many neighbors were summed."""
+    from ffnsearch_indexer.answer.speed import Times
+    from ffnsearch_indexer.fidelity.table import aligned
+
+    stages = Times._fields
+    headings = ("prompts/s:", "together", *(f"{stage} alone" for stage in stages[:2]), "ms/prompt", *stages)
+    rows = [
+        (
+            f"batch {of_batch.prompts_per_call:,}",
+            f"{of_batch.together.prompts_per_second:,.1f}",
+            *(f"{of_batch.alone(stage).prompts_per_second:,.1f}" for stage in stages[:2]),
+            f"{of_batch.together.ms_per_prompt:,.2f}",
+            *(f"{of_batch.alone(stage).share:.0%}" for stage in stages),
+        )
+        for of_batch in speeds
+    ]
+    neighbors = " ".join(f"{count:,.0f}" for count in speeds[-1].neighbors_by_block)
+    return [*aligned([headings, *rows]), "", f"neighbors of a prompt, on average, block by block: {neighbors}"]

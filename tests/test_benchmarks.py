@@ -1,0 +1,81 @@
+"""The benchmarks of the search run on a small snapshot, and every integer they compare is the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.store.snapshot import revise_manifest
+from tiny import make_model, random_text, save_model
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PNG = b"\x89PNG\r\n"
+ALPHABET = "abc \n"
+PROFILES = (
+    one_step("article", (0.99, 0.9), (1, 2)),
+    SumProfile("balanced", ((Step(0.98, 2.0), Step(0.8, 0.5)), ())),
+)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with the two profiles that are measured by default; the second does not search block 1."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    model = save_model(folder / "model", make_model(vocabulary_size=5, d_model=16), ALPHABET)
+    build(Corpus("text", random_text(1, 3000, ALPHABET)), model, folder / "out.ffn", window_tokens=6)
+    revise_manifest(folder / "out.ffn", profiles={profile.name: profile.to_json() for profile in PROFILES})
+    return folder / "out.ffn"
+
+
+def measured(script: str, folder: Path, *options: object) -> dict[str, Any]:
+    """Run a script, let it draw, and read what it wrote."""
+    written, drawn = folder / "result.json", folder / "result.png"
+    command = [sys.executable, BENCHMARKS / script, "--json", written, "--plot", drawn, *options]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    assert drawn.read_bytes().startswith(PNG)
+    result: dict[str, Any] = json.loads(written.read_text())
+    return result
+
+
+def test_range_sums_of_all_backends_are_the_same(snapshot: Path, tmp_path: Path) -> None:
+    options = ("--batch", "1,4,600", "--other-batch", "4", "--budget-seconds", 0)
+    result = measured("range_sum.py", tmp_path, "--snapshot", snapshot, *options)
+    assert result["differing_integers"] == 0
+    assert result["answers_checked"] > 0
+    assert list(result["measured"]) == ["article", "balanced"]
+    for profile, kinds in result["measured"].items():
+        assert list(kinds) == ["indexed", "unseen", "common-ending"]
+        for kind, of_kind in kinds.items():
+            batches = ["1", "4", "600"] if (profile, kind) == ("article", "indexed") else ["4"]
+            assert list(of_kind["ratio_to_best_faiss"]) == batches
+            assert list(of_kind["backends"]) == ["tiles", "exact", "faiss-flat", "faiss-panorama"]
+            for by_batch in of_kind["backends"].values():
+                assert list(by_batch) == batches
+                assert all([len(rounds) for rounds in entry["samples"]] == [3, 3] for entry in by_batch.values())
+    most = {
+        name: by["600"]["queries_per_call"] for name, by in result["measured"]["article"]["indexed"]["backends"].items()
+    }
+    assert most["tiles"] == 600
+    assert all(queries <= 600 for queries in most.values())
+    assert list(result["ratio_to_best_faiss"]) == ["1", "4", "600"]
+    (tmp_path / "result.png").unlink()
+    assert measured("range_sum.py", tmp_path) == result, "without a snapshot the result is read, and drawn again"
+
+
+def test_cost_by_size_and_by_threshold(snapshot: Path, tmp_path: Path) -> None:
+    options = ("--block", "0,1", "--sizes", "500,1000", "--batch", 4, "--rounds", 2)
+    result = measured("scaling.py", tmp_path, "--snapshot", snapshot, *options)
+    assert result["differing_integers"] == 0
+    assert list(result["measured"]) == ["0", "1"]
+    for of_block in result["measured"].values():
+        assert [point["substrings"] for point in of_block["by_size"]] == [500, 1000, result["substrings"]]
+        assert set(of_block["exponent"]) == {"tiles", "exact"}
+        neighbors = [point["neighbors_per_query"] for point in of_block["by_threshold"]]
+        assert neighbors == sorted(neighbors)
+        assert all(len(seconds) == 2 for point in of_block["by_size"] for seconds in point["samples"].values())
