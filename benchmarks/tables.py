@@ -88,6 +88,70 @@ def _model() -> str:
     return _table(("", "training loss", "validation loss"), rows)
 
 
+def _fidelity() -> str:
+    """The mean Hellinger distance to the model, of all that was measured, for the model's own corpus and a near one."""
+    return _distances(
+        ("parity, TinyShakespeare", "fidelity-tinyshakespeare-parity"),
+        ("parity, shakespeare", "fidelity-shakespeare-parity"),
+        ("leave-one-out, shakespeare", "fidelity-shakespeare-leave-one-out"),
+        ("held-out, shakespeare", "fidelity-shakespeare-held-out"),
+    )
+
+
+def _second_corpus() -> str:
+    return _distances(
+        ("leave-one-out, Python's documentation", "fidelity-python-leave-one-out"),
+        ("held-out, Python's documentation", "fidelity-python-held-out"),
+    )
+
+
+def _distances(*columns: tuple[str, str]) -> str:
+    documents = [_load(stem) for _, stem in columns]
+    rows = [
+        (label, *(_distance(find(document)) for document in documents))
+        for label, find in {
+            "the article's constants": lambda document: document["profiles"].get("article"),
+            "calibrated, one threshold a block": lambda document: document["profiles"]["one-step"],
+            "calibrated, best sum": lambda document: document["profiles"]["sum"],
+            "calibrated product, `fast`": lambda document: document["profiles"]["fast"],
+            "calibrated product, `balanced` (default)": lambda document: document["profiles"]["balanced"],
+            "calibrated product, `best`": lambda document: document["profiles"]["best"],
+            "best block alone": lambda document: document["baselines"]["best_block"],
+            "the prompt's own next tokens": lambda document: document["baselines"]["own_next_tokens"],
+            "back-off n-gram": lambda document: document["baselines"]["backoff_ngram"],
+            "unigram": lambda document: document["baselines"]["unigram"],
+        }.items()
+        if all(find(document) for document in documents)
+    ]
+    floors = [document["noise_floor"] for document in documents]
+    if all(floors):
+        rows.append(("noise floor: models from other seeds", *(f"{floor:.4f}" for floor in floors)))
+    rows.append(("prompts", *(f"{document['prompts']:,}" for document in documents)))
+    return _table(("mean Hellinger distance to the model", *(title for title, _ in columns)), rows)
+
+
+def _distance(measures: dict[str, Any]) -> str:
+    distance = measures["hellinger"]
+    low, high = distance["ci95"]
+    return f"{distance['mean']:.4f} ±{(high - low) / 2:.4f}"
+
+
+def _range_sum() -> str:
+    result = _load("range-sum-tinyshakespeare")
+    backends = result["measured"][result["profile"]][result["queries"]]["backends"]
+    batches = list(backends["tiles"])
+    rows = [
+        (f"`{name}`", *(f"{by_batch[batch]['queries_per_second']:,.1f}" for batch in batches))
+        for name, by_batch in backends.items()
+    ]
+    rows.append(("`tiles` to the best of faiss", *(f"{result['ratio_to_best_faiss'][batch]:.1f}" for batch in batches)))
+    return (
+        _table(("queries a second", *(f"batch {int(batch):,}" for batch in batches)), rows)
+        + f"\n{result['answers_checked']:,} answers compared, {result['differing_integers']:,} integers differ; on "
+        f"{result['threads']} threads of the machine above.\n"
+    )
+
+
 def _tokens(distribution: dict[str, float]) -> str:
     return " ".join(f"`{_visible(token)}` {probability:.2f}" for token, probability in list(distribution.items())[:4])
 
@@ -112,6 +176,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "build": _build,
     "prompts": _prompts,
     "model": _model,
+    "fidelity": _fidelity,
+    "range-sum": _range_sum,
+    "second-corpus": _second_corpus,
 }
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
+from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
 
 STRETCH = 32
@@ -37,7 +37,7 @@ class ExactIndex(ScanIndex):
 
     def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Widen each tile of keys once and multiply it with all queries; the contract is the base's."""
-        _require_full_precision()
+        require_full_precision("exact")
         values = self.tile_values[self.device.type]
         tile_keys = max(1, values // self.keys.shape[1])
         tile_queries = max(1, values // tile_keys)
@@ -83,12 +83,3 @@ def _find_above(scores: Float32, cut_score: np.float32, places: Int64, values: F
                     places[0, found], places[1, found], values[found] = row, column, scores[row, column]
                     found += scores[row, column] > cut_score
     return found
-
-
-def _require_full_precision() -> None:
-    """The error bound holds for float32 products; TF32 or bfloat16 inside them would break it silently."""
-    if torch.get_float32_matmul_precision() != "highest":
-        raise BackendError(
-            "the backend exact needs full float32 products: call torch.set_float32_matmul_precision('highest')",
-            reason="REDUCED_PRECISION",
-        )

@@ -14,7 +14,7 @@ What the bounds are and why they hold is told in `tiles`.
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,8 +43,9 @@ from ffnsearch_indexer.index.base import (
     score_error,
 )
 from ffnsearch_indexer.index.machine import prefetch, widened
+from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.sums import SumAccumulator
-from ffnsearch_indexer.index.tiles import MARGIN, NORM_MAX, TILE_KEYS, Tiles, slack, tiles_of
+from ffnsearch_indexer.index.tiles import CENTRE_NORM_MAX, NORM_MAX, TILE_KEYS, Tiles, slack, tiles_of
 
 QUERIES_MAX = 512
 """Queries that are searched together: what is read of a tile serves all, and their prefixes stay in the cache."""
@@ -110,6 +111,7 @@ class TiledIndex(Index):
         super().__init__(keys, counts)
         self.tiles = tiles_of(keys, counts) if tiles is None else tiles
         assert len(self.tiles.order) == len(keys), "the tiles are those of the keys"
+        self._pools: dict[int, ThreadPoolExecutor] = {}
         bits = self.keys.view(np.uint16)
         self._block = _Block(bits, counts.offsets, counts.tokens, counts.counts, score_error(keys.shape[1]))
 
@@ -129,7 +131,7 @@ class TiledIndex(Index):
         if threads == 1:
             add(*work[0])
         else:
-            futures = [_pool(threads).submit(add, *each) for each in work]
+            futures = [self._pool(threads).submit(add, *each) for each in work]
             wait(futures)  # all of them, so that nothing of a cancelled search goes on
             for future in futures:
                 future.result()
@@ -183,6 +185,7 @@ class TiledIndex(Index):
 
     def _prepared(self, queries: Float16) -> tuple[Tensor, _Queries]:
         """Rotate queries [B, D]; the first result is what is multiplied with centres."""
+        require_full_precision("tiles")
         vectors = queries.astype(np.float32)
         rotated = torch.from_numpy(vectors) @ self._basis
         rounded = rotated.to(self._centres.dtype)
@@ -202,10 +205,20 @@ class TiledIndex(Index):
             remainder_norms=remainder_norms,
             tail_norms=tail_norms,
             squares=_longer(np.square(wide).sum(axis=1)),
-            errors=_longer(lost * NORM_MAX * MARGIN),
+            errors=_longer((lost + wide.shape[1] * 2.0**-24 * NORM_MAX) * CENTRE_NORM_MAX),
             relative=np.float32(2.0**-8 if rounded.dtype == torch.bfloat16 else 0),
             slack=self._slack,
         )
+
+    def _pool(self, threads: int) -> ThreadPoolExecutor:
+        """Threads of this index, which stay: to start them would take longer than one query."""
+        if threads not in self._pools:
+            before = torch.get_num_threads()
+            pool = ThreadPoolExecutor(threads, "tiles", initializer=torch.set_num_threads, initargs=(1,))
+            list(pool.map(time.sleep, [0.01] * threads))
+            torch.set_num_threads(before)  # where the linear algebra under torch has one number for all threads
+            self._pools[threads] = pool
+        return self._pools[threads]
 
     @cached_property
     def _basis(self) -> Tensor:
@@ -220,16 +233,6 @@ class TiledIndex(Index):
         """The centres [n, D]: as they are kept where the processor multiplies bfloat16 in tiles, else as float32."""
         centres = from_dlpack(self.tiles.centres.view(np.int16)).view(torch.bfloat16)
         return centres if torch.cpu._is_amx_tile_supported() else centres.float()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, for all indexes: to start them would take longer than one query."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "tiles", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(time.sleep, [0.01] * threads))
-    torch.set_num_threads(before)  # where the linear algebra under torch has one number for all threads
-    return pool
 
 
 def _longer(norms: NDArray[np.float64]) -> Float32:

@@ -27,6 +27,7 @@ from torch.utils.dlpack import from_dlpack
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.ordering import closest_order
+from ffnsearch_indexer.index.precision import require_full_precision
 
 TILE_KEYS = 32
 """Keys of a tile: a few vector registers of float32."""
@@ -51,6 +52,9 @@ MARGIN = 1 + 2.0**-10
 
 NORM_MAX = 1 + 2.0**-9
 """No key or query is longer: they are unit vectors, rounded to float16."""
+
+CENTRE_NORM_MAX = NORM_MAX * (1 + 2.0**-7)
+"""No centre is longer: a mean of keys, rotated and rounded to bfloat16."""
 
 CENTRE_NORM_MIN = 2.0**-5
 """A shorter centre is no direction."""
@@ -102,6 +106,7 @@ def tiles_of(keys: Float16, counts: NextTokenCounts, endings: NDArray[np.uint16]
     measured: whichever makes the closest tiles. Takes about 20 s a million keys of 384 dimensions on one core, and
     300 bytes a key beside the result.
     """
+    require_full_precision("tiles")
     N, D = keys.shape
     source = from_dlpack(keys)
     basis = _basis(source)
@@ -120,8 +125,8 @@ def slack(basis: Float32) -> float:
     Two parts for vectors no longer than NORM_MAX. The basis W is not quite orthogonal: |q.x - (qW).(xW)| is at most
     the norm of W W^T - 1, which is computed here. And a rotated vector is off by D u sqrt(D) at most, u = 2^-24: each
     of its elements by D u |q|.|w| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), and the |w| of
-    all columns together have the norm sqrt(D). The second part is taken three times, for either vector and for
-    products with a centre; 64 u more are for the few operations on numbers below 2 that a bound consists of.
+    all columns together have the norm sqrt(D). The second part is taken three times, for either vector and for the
+    sums of estimates; 64 u more are for the few operations on numbers below 2 that a bound consists of.
     """
     D = len(basis)
     wide = basis.astype(np.float64)
