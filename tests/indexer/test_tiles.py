@@ -17,15 +17,17 @@ import pytest
 import torch
 from test_index_contract import Case, clustered, make_counts, oracle_scores, random_counts, relative, unit
 
+from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
 from ffnsearch_indexer.index import tiled, tiles
-from ffnsearch_indexer.index.base import Index, RangeSums
+from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.machine import prefetch, widened
 from ffnsearch_indexer.index.ordering import closest_order, tile_order
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import CENTRE_NORM_MIN, TILE_KEYS, Tiles, dimensions, slack, tiles_bytes, tiles_of
+from ffnsearch_indexer.store.datastore import Datastore
 
 SIZES = [1, 3, 8, 31, 32, 33, 40, 64, 130, 384]
 KINDS = ["random", "clusters", "duplicates", "steps", "opposites", "axes", "one is far", "zeros"]
@@ -438,17 +440,31 @@ def test_threads_that_are_slow_to_start_change_nothing(monkeypatch: pytest.Monke
 def test_a_search_that_was_cancelled_leaves_the_number_of_threads_as_it_was(batch: int) -> None:
     case = clustered(keys=333)
     index = InSmallSteps(case.keys, case.counts)
-    calls: list[None] = []
-
-    def stop_at_the_third() -> None:
-        calls.append(None)
-        if len(calls) >= 3:
-            raise CancelledError("the caller left")
-
     torch.set_num_threads(3)
     with pytest.raises(CancelledError):
-        index.range_sum(case.queries[:batch], case.thresholds, checkpoint=stop_at_the_third)
+        index.range_sum(case.queries[:batch], case.thresholds, checkpoint=cancelling_after(2))
     assert threads_here_and_in_a_new_thread() == [3, 3]
+
+
+def test_a_prediction_that_was_cancelled_leaves_the_number_of_threads_as_it_was(datastore: Datastore) -> None:
+    predictor, prompts = Predictor(datastore), [datastore.substring(0)] * 3
+    torch.set_num_threads(4)
+    with pytest.raises(CancelledError):
+        predictor.search(prompts, [[0.5]] * 2, checkpoint=cancelling_after(4))
+    assert threads_here_and_in_a_new_thread() == [4, 4]
+
+
+def cancelling_after(calls: int) -> Checkpoint:
+    """A checkpoint that lets so many calls pass, from any thread, and none after them."""
+    left = [None] * calls
+
+    def checkpoint() -> None:
+        try:
+            left.pop()
+        except IndexError:
+            raise CancelledError("the caller left") from None
+
+    return checkpoint
 
 
 def test_searches_side_by_side_have_threads_of_their_own() -> None:
