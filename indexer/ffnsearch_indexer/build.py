@@ -37,7 +37,7 @@ from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import Manifest, list_tiles, write_manifest
-from ffnsearch_indexer.store.tiles import write_tiles
+from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
 from ffnsearch_indexer.store.work import claim, require_own, work_folder
 
 Split = Literal["all", "train"]
@@ -156,7 +156,8 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         if datastore.tiles:
             return datastore.manifest
         manifest, counts = datastore.manifest, datastore.counts
-        require_free_disk(folder, manifest.blocks * tiles_bytes(manifest.substrings, manifest.d_model, counts))
+        missing = missing_tiles(folder, manifest.blocks, manifest.substrings, manifest.d_model)
+        require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
         windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
         endings = windows[datastore.first_positions, -ENDING_TOKENS:]
         write_tiles(folder, datastore.keys, counts, endings, progress)

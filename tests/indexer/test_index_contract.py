@@ -5,7 +5,7 @@ whole number of 2^-48, and a neighbor is found by comparing whole numbers.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
 from ffnsearch_indexer.index import scan
-from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
+from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss import FaissFlatIndex
 from ffnsearch_indexer.index.tiled import TiledIndex
@@ -283,17 +283,22 @@ class IndexContract:
         expected = index.range_sum(case.queries, [0.5], checkpoint=lambda: calls.append(None))
         assert len(calls) > 10
 
-        def failing_after(count: int) -> Iterator[None]:
-            yield from [None] * count
-            raise CancelledError("the caller left")
+        def failing_after(count: int) -> Checkpoint:
+            left = [None] * count
+
+            def checkpoint() -> None:
+                try:
+                    left.pop()
+                except IndexError:  # again and again, in every thread
+                    raise CancelledError("the caller left") from None
+
+            return checkpoint
 
         for count in (0, 1, len(calls) // 2, len(calls) - 1):
-            left = failing_after(count)
             with pytest.raises(CancelledError):
-                index.range_sum(case.queries, [0.5], checkpoint=lambda left=left: next(left))
-            left = failing_after(min(count, 5))
+                index.range_sum(case.queries, [0.5], checkpoint=failing_after(count))
             with pytest.raises(CancelledError):
-                index.range_search(case.queries, 0.5, checkpoint=lambda left=left: next(left))
+                index.range_search(case.queries, 0.5, checkpoint=failing_after(min(count, 5)))
         np.testing.assert_array_equal(index.range_sum(case.queries, [0.5]).freq, expected.freq)
 
     def test_keys_in_a_read_only_map_are_read_and_nothing_is_written(self, tmp_path: Path) -> None:

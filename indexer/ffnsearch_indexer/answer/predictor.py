@@ -215,11 +215,12 @@ class Predictor:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile."""
         threads = torch.get_num_threads()
         workers = min(threads, len(self._indexes))
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-            work = partial(_range_sum, checkpoint=checkpoint)
-            sums = list(pool.map(work, self._indexes, vectors, thresholds))
-        torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
-        return sums
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+                work = partial(_range_sum, checkpoint=checkpoint)
+                return list(pool.map(work, self._indexes, vectors, thresholds))
+        finally:
+            torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
 
 
 def _range_sum(

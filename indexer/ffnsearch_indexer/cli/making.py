@@ -84,9 +84,10 @@ def index(snapshot: Snapshot, as_json: AsJson = False) -> None:
     """
     from ffnsearch_indexer.build import add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.store.snapshot import TILES_FOLDER
 
     started = time.monotonic()
-    with resumable(), ProgressDisplay() as display:
+    with resumable(snapshot / TILES_FOLDER), ProgressDisplay() as display:
         manifest = add_tiles(snapshot, progress=display)
     seconds = time.monotonic() - started
     result = {

@@ -11,7 +11,7 @@ Shapes: B queries, n tiles of 32 keys, D d_model, P dimensions of a prefix, S th
 What the bounds are and why they hold is told in `tiles`.
 """
 
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property, partial
@@ -215,7 +215,8 @@ class TiledIndex(Index):
         if threads not in self._pools:
             before = torch.get_num_threads()
             pool = ThreadPoolExecutor(threads, "tiles", initializer=torch.set_num_threads, initargs=(1,))
-            list(pool.map(time.sleep, [0.01] * threads))
+            started = threading.Barrier(threads)  # each thread takes one: then all have said how many they may use
+            list(pool.map(lambda _: started.wait(), range(threads)))
             torch.set_num_threads(before)  # where the linear algebra under torch has one number for all threads
             self._pools[threads] = pool
         return self._pools[threads]

@@ -11,6 +11,7 @@ import torch
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.corpora.tokenizer import Tokens
+from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.files import load_array, save_array
 from ffnsearch_indexer.index.base import Float16
 from ffnsearch_indexer.index.tiles import TILE_KEYS, Tiles, dimensions, tiles_of
@@ -21,20 +22,33 @@ from ffnsearch_indexer.store.snapshot import tiles_files
 def write_tiles(
     folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, progress: Progress
 ) -> None:
-    """Make the tiles of each block whose files are not all there, several blocks at once.
+    """Make the tiles of each block that are not there, whole, several blocks at once.
 
     folder: the snapshot's. keys: [N, D] of each block. endings: [N, E], the last tokens of substrings.
     """
     threads = torch.get_num_threads()
-    missing = [
-        block for block in range(len(keys)) if not all((folder / f).exists() for f in tiles_files(block).values())
-    ]
+    missing = missing_tiles(folder, len(keys), *keys[0].shape)
     progress("tiles", len(keys) - len(missing), len(keys), "")
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        work = partial(_write_block, folder, keys, counts, endings)
-        for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
-            progress("tiles", done, len(keys), "")
-    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            work = partial(_write_block, folder, keys, counts, endings)
+            for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
+                progress("tiles", done, len(keys), "")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def missing_tiles(folder: Path, blocks: int, substrings: int, d_model: int) -> list[int]:
+    """The blocks whose tiles are not there, or are not those of such a snapshot."""
+
+    def opens(block: int) -> bool:
+        try:
+            load_tiles(folder, block, substrings, d_model)
+        except DamageError:
+            return False
+        return True
+
+    return [block for block in range(blocks) if not opens(block)]
 
 
 def load_tiles(folder: Path, block: int, substrings: int, d_model: int) -> Tiles:
@@ -55,7 +69,14 @@ def load_tiles(folder: Path, block: int, substrings: int, d_model: int) -> Tiles
     }
     files = tiles_files(block)
     arrays: dict[str, Any] = {name: load_array(folder / files[name], *shapes[name]) for name in Tiles._fields}
-    return Tiles(**arrays)
+    tiles_of_block = Tiles(**arrays)
+    rows = tiles_of_block.offsets
+    if not rows[0] == 0 or not rows[-1] == len(tiles_of_block.tokens) == len(tiles_of_block.counts):
+        raise DamageError(
+            f"{folder} has tiles of block {block} whose counts do not fit each other: build the snapshot again",
+            file=files["offsets"],
+        )
+    return tiles_of_block
 
 
 def _write_block(folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, block: int) -> None:
