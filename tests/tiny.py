@@ -1,5 +1,6 @@
 """Small models, corpora and measures that the tests share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def float16_steps(left: np.ndarray, right: np.ndarray) -> float:
     assert left.dtype == right.dtype == np.float16
     step = np.maximum(np.spacing(np.maximum(np.abs(left), np.abs(right))).astype(np.float64), 2.0**-20)
     return float((np.abs(left.astype(np.float64) - right) / step).max(initial=0))
+
+
+def open_files(path: Path) -> list[str]:
+    """The files at or below a path that this process holds open or mapped."""
+    folder = Path("/proc/self/fd")
+    held = [os.readlink(folder / name) for name in os.listdir(folder) if (folder / name).is_symlink()]
+    held += [line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line]
+    return sorted(name for name in held if Path(name).is_relative_to(path.resolve()))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

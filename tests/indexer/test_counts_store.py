@@ -15,6 +15,7 @@ from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pa
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.models.activations import WINDOW_TOKENS_MAX
 from ffnsearch_indexer.store.counts import RecordStore, map_bytes, write_records
+from tiny import open_files
 
 LMDB_KEY_BYTES_MAX = 511
 
@@ -148,10 +149,9 @@ def test_several_threads_may_read(tmp_path: Path) -> None:
 
 def test_no_file_descriptor_is_left(tmp_path: Path) -> None:
     corpus = np.array([1, 2, 3], dtype=np.uint16)
-    before = os.listdir("/proc/self/fd")
     write(tmp_path / "records", corpus, 2, 9)
     RecordStore(tmp_path / "records").close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files(tmp_path) == []
     assert os.listdir(tmp_path) == ["records"], "no lock file beside it"
 
 

@@ -14,7 +14,7 @@ from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, Sn
 from ffnsearch_indexer.files import hash_files
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import FileEntry, Manifest, file_names, read_manifest, revise_manifest
-from tiny import files_of, make_model, save_model
+from tiny import files_of, make_model, open_files, save_model
 
 MANIFEST = "manifest.json"
 FILES = [*file_names(2, has_tiles=True), MANIFEST]
@@ -23,7 +23,6 @@ Alter = Callable[[Path], object]
 
 def refusal(path: Path, *, check: str = "all") -> SnapshotError:
     """The error with which a snapshot is refused; nothing of it stays open."""
-    before = open_files()
     try:
         Datastore.open(path, check=check)
     except SnapshotError as caught:
@@ -33,13 +32,8 @@ def refusal(path: Path, *, check: str = "all") -> SnapshotError:
         pytest.fail("it was opened")
     assert "\n" not in error.message
     assert str(path) in error.message
-    assert open_files() == before
+    assert open_files(path) == []
     return error
-
-
-def open_files() -> list[str]:
-    folder = Path("/proc/self/fd")
-    return sorted(os.readlink(folder / name) for name in os.listdir(folder) if (folder / name).is_symlink())
 
 
 def flip(path: Path, place: int) -> None:
