@@ -62,7 +62,9 @@ def scaling(result: Result) -> bytes:
                 exponent = of_block["exponent"][name]
                 growth = "" if exponent is None else f": N$^{{{exponent:.2f}}}$"
                 _plot_costs(left, name, sizes, "substrings", LABELS[name] + growth)
-                _plot_costs(right, name, levels, "threshold", LABELS[name])
+                _plot_costs(
+                    right, name, levels, "threshold", LABELS[name]
+                )  # the legend on the left says which is which
             _note_neighbors(left, sizes, "substrings")
             _note_neighbors(right, levels, "threshold")
             left.set(title=f"Block {block}", ylabel="milliseconds a query")
@@ -73,7 +75,7 @@ def scaling(result: Result) -> bytes:
             for axes in (left, right):
                 _log_y(axes)
                 axes.margins(x=0.08, y=0.16)
-                axes.legend(handlelength=3.2, loc="upper left")
+            left.legend(handlelength=3.2, loc="upper left")
         _below(
             figure,
             f"{result['corpus']}, {result['batch']} queries in a call, {_machine(result)}. "

@@ -389,7 +389,7 @@ class TestFaissFlat(IndexContract):
 
 class TiledInSmallSteps(TiledIndex):
     queries_max: ClassVar = 3
-    products_max: ClassVar = 6
+    pairs_max: ClassVar = 6
     candidates_max: ClassVar = 64
 
 

@@ -33,7 +33,8 @@ from tiny import files_of, make_model, random_text, save_model
 Run = Callable[..., tuple[int, str, str]]
 DiskUsage = namedtuple("DiskUsage", "total used free")
 ALPHABET = "abc\n"
-FILES_OF_TILES = 2 * len(Tiles._fields)
+FILES_OF_BLOCK = len(Tiles._fields)
+FILES_OF_TILES = 2 * FILES_OF_BLOCK
 
 
 def drop_tiles(snapshot: Path) -> Path:
@@ -111,7 +112,11 @@ def test_verify_reads_tiles_too(run: Run, tiny_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [(name, damage) for name in Tiles._fields for damage in ("another type", "a dimension more", "no array")]
-    + [(name, "a row less") for name in Tiles._fields if name not in ("tokens", "counts")],
+    + [
+        (name, "a row less")
+        for name in Tiles._fields
+        if name not in ("tokens", "counts", "key_tokens", "key_counts")  # of any length
+    ],
 )
 def test_what_cannot_be_the_tiles_is_refused_even_if_the_manifest_knows_it(
     name: str, damage: str, tiny_copy: Path
@@ -232,7 +237,7 @@ def is_as_it_was(snapshot: Path, before: Manifest) -> bool:
         return datastore.manifest == before and datastore.tiles is None
 
 
-@pytest.mark.parametrize("writes", [0, 1, 10, 11, 21])
+@pytest.mark.parametrize("writes", [0, 1, FILES_OF_BLOCK - 1, FILES_OF_BLOCK, FILES_OF_TILES - 1])
 def test_index_goes_on_where_it_was_interrupted(
     writes: int, run: Run, without_tiles: Path, tiny_snapshot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,12 +356,12 @@ def test_index_never_lists_tiles_that_do_not_open(without_tiles: Path, tiny_snap
         assert datastore.tiles is None or files_of(without_tiles) == files_of(tiny_snapshot)
 
 
-@pytest.mark.parametrize("name", ["tokens", "counts", "offsets"])
+@pytest.mark.parametrize("name", ["tokens", "counts", "offsets", "key_tokens", "key_counts", "key_offsets"])
 def test_rows_of_counts_that_end_elsewhere_are_refused(name: str, tiny_copy: Path) -> None:
     """Compiled code reads them by their offsets, without looking at where they end."""
     path = tiny_copy / tiles_files(0)[name]
     array = np.load(path)
-    np.save(path, array + 1 if name == "offsets" else array[:-100])
+    np.save(path, array + 1 if name.endswith("offsets") else array[:-100])
     rewrite_manifest(tiny_copy, files=read_manifest(tiny_copy).files | {tiles_files(0)[name]: entry(path)})
     assert isinstance(refusal(tiny_copy), DamageError)
 

@@ -1,18 +1,22 @@
 """What the `tiles` backend knows of a block's keys beforehand: which are near each other, and how near.
 
-Shapes: N keys, D d_model, n tiles of TILE_KEYS keys, P = PREFIX dimensions or fewer, V vocabulary.
+Shapes: N keys, D d_model, E = D rounded up to a multiple of PREFIX, n tiles of TILE_KEYS keys, V vocabulary.
 
 All of it is in a rotated basis, the eigenvectors of the keys' second moments, largest first: a few dimensions hold
-most of a key. Let x be a key, c the centre of its tile, d = x - c, and d1, d2 its first P and its other dimensions.
+most of a key. What is behind the last is 0. Let x be a key, c the centre of its tile, d = x - c, and d1, d2 its first
+PREFIX and its other dimensions. c, d1 and d2 are kept as int8, each times a scale of its tile.
 
 a whole tile    q.x = (q.c)(x.c)/|c|^2 + q'.x', the parts along c and across. x.c/|c|^2 lies between `lowest` and
                 `highest`, |q'|^2 = |q|^2 - (q.c)^2/|c|^2, and |x'| is at most `spread`
-one key         q.x = q.c + q1.d1 + q2.d2. d1 is kept as int8, times `scale`, and off by at most `rounding`; |d2| is in
-                `remainders`: by Cauchy-Schwarz, q.c + q1.d1 is off by at most |q1| rounding + |q2| remainder
-more closely    the same with DETAIL dimensions more, for a key that is still undecided; what is behind is in `tails`
+one key         q.x = q.c + q1.d1 + q2.d2. |d2| is in `remainders`: by Cauchy-Schwarz, q.c + q1.d1 is off by at most
+                |q1| `prefix rounding` + |q2| `remainder`
+more closely    q.c + q1.d1 + q2.d2 is off by at most |q1| `prefix rounding` + |q2| `detail rounding`
 
-All hold for any vectors; where a centre is too short to divide by, it is 0, and `spread` is the longest key. What
-float32 arithmetic adds is covered: norms are taken MARGIN longer than computed, and the rest is in `slack`.
+c is what was rounded, so q.c is not off. A rounding is how far d1 or d2 is at most from what is kept; and as q is
+rounded to bfloat16, by a vector that is known, its products are off by that vector's length times `|c|`, `prefix
+length` and `detail length`. All hold for any vectors; where a centre is too short to divide by, it is 0, and `spread`
+is the longest key. What float32 arithmetic adds is covered: norms are taken MARGIN longer than computed, and the rest
+is in `slack`.
 """
 
 from collections.abc import Iterator
@@ -38,8 +42,8 @@ ENDING_TOKENS = 3
 PREFIX = 32
 """Dimensions of a residual that bound all keys of a tile at once."""
 
-DETAIL = 96
-"""Dimensions behind these that bound single keys more closely."""
+GROUP_TILES = 16
+"""Tiles that are multiplied with queries together."""
 
 NEAR_DIMENSIONS = 48
 """Dimensions in which nearness is measured for the order."""
@@ -53,8 +57,8 @@ MARGIN = 1 + 2.0**-10
 NORM_MAX = 1 + 2.0**-9
 """No key or query is longer: they are unit vectors, rounded to float16."""
 
-CENTRE_NORM_MAX = NORM_MAX * (1 + 2.0**-7)
-"""No centre is longer: a mean of keys, rotated and rounded to bfloat16."""
+ROTATED_TOGETHER = 32
+"""Products of a query's rotation that are added in float32, before float64 goes on. Divides a padded length."""
 
 CENTRE_NORM_MIN = 2.0**-5
 """A shorter centre is no direction."""
@@ -66,37 +70,42 @@ STEP_TILES = 1024
 def tiles_bytes(substrings: int, d_model: int, counts: NextTokenCounts) -> int:
     """How many bytes the tiles of one block take, at most."""
     tiles = -(-substrings // TILE_KEYS)
-    prefix, detail = dimensions(d_model)
-    of_keys = substrings * 4 + tiles * TILE_KEYS * (prefix + detail + 2 * 4)
-    of_tiles = tiles * (2 * d_model + 8 * 4 + 8) + 10 * min(len(counts.tokens), tiles * counts.vocabulary_size)
-    return of_keys + of_tiles + 4 * d_model**2 + (1 << 12)
+    width = padded(d_model)
+    of_keys = substrings * 4 + tiles * TILE_KEYS * (width + 4)
+    of_tiles = (tiles + GROUP_TILES) * width + tiles * (12 * 4 + 8)
+    of_counts = 10 * min(len(counts.tokens), tiles * counts.vocabulary_size) + 6 * len(counts.tokens) + 8 * substrings
+    return of_keys + of_tiles + of_counts + 4 * d_model**2 + (1 << 12)
 
 
-def dimensions(d_model: int) -> tuple[int, int]:
-    """How many dimensions of a key are in the prefix (padded to a multiple of 8), and in the detail."""
-    return min(PREFIX, -(-d_model // 8) * 8), max(0, min(DETAIL, d_model - PREFIX))
+def padded(d_model: int) -> int:
+    """How many dimensions are kept of vectors: the first are their own, the others are 0."""
+    return -(-d_model // PREFIX) * PREFIX
 
 
 class Tiles(NamedTuple):
     """The tiles of one block; `tiles_of` makes them. Tile t holds the keys `order[32 t : 32 t + 32]`.
 
-    order: [N] int32. basis: [D, D] float32. centres: [n, D] uint16, the bits of bfloat16 numbers. bounds: [8, n]
-    float32: lowest, highest, 1/|c|^2, spread, scale and rounding of the prefix, scale and rounding of the detail.
-    residuals: [n, P, 32] int8, P a multiple of 8. remainders: [n, 32] float32. details: [n, 32, E] int8. tails: [n, 32]
-    float32. offsets: [n + 1] int64, tokens: [M] uint16, counts: [M] int64, the next-token counts of each tile, summed.
+    order: [N] int32. basis: [D, D] float32. centres: [m, E] int8, m = n rounded up to a multiple of GROUP_TILES.
+    bounds: [12, n] float32: lowest, highest, 1/|c|^2, spread; |c| and the scale of c; scale, rounding and length of the
+    prefix; the same of the detail. residuals: [n, 32 PREFIX] int8: two dimensions of each key, then the next two.
+    remainders: [n, 32] float32. details: [n, 32 (E - PREFIX)] int8, likewise. offsets: [n + 1] int64, tokens: [M]
+    uint16, counts: [M] int64, the next-token counts of each tile, summed. key_offsets: [N + 1] int64, key_tokens: [K]
+    uint16, key_counts: [K] uint32, those of each key, in the order of the tiles.
     """
 
     order: NDArray[np.int32]
     basis: Float32
-    centres: NDArray[np.uint16]
+    centres: NDArray[np.int8]
     bounds: Float32
     residuals: NDArray[np.int8]
     remainders: Float32
     details: NDArray[np.int8]
-    tails: Float32
     offsets: Int64
     tokens: NDArray[np.uint16]
     counts: Int64
+    key_offsets: Int64
+    key_tokens: NDArray[np.uint16]
+    key_counts: NDArray[np.uint32]
 
 
 def tiles_of(keys: Float16, counts: NextTokenCounts, endings: NDArray[np.uint16] | None = None) -> Tiles:
@@ -115,24 +124,29 @@ def tiles_of(keys: Float16, counts: NextTokenCounts, endings: NDArray[np.uint16]
         positions[part] = (source[part].float() @ basis[:, : positions.shape[1]]).numpy()
     order = closest_order(positions, np.empty((N, 0), np.uint16) if endings is None else endings, TILE_KEYS)
     del positions
-    measured, sums = _measured(source, order, basis), _summed(counts, order)
-    return Tiles(*(order.astype(np.int32), basis.numpy(), *measured, *sums))
+    measured, counted = _measured(source, order, basis), _counted(counts, order)
+    return Tiles(*(order.astype(np.int32), basis.numpy(), *measured, *counted))
 
 
 def slack(basis: Float32) -> float:
     """How far q.x may be from the product of the rotated vectors, and from what float32 makes of the bounds above.
 
-    Two parts for vectors no longer than NORM_MAX. The basis W is not quite orthogonal: |q.x - (qW).(xW)| is at most
-    the norm of W W^T - 1, which is computed here. And a rotated vector is off by D u sqrt(D) at most, u = 2^-24: each
-    of its elements by D u |q|.|w| (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), and the |w| of
-    all columns together have the norm sqrt(D). The second part is taken three times, for either vector and for the
-    sums of estimates; 64 u more are for the few operations on numbers below 2 that a bound consists of.
+    For vectors no longer than NORM_MAX, u = 2^-24; that float32 sums of products of n numbers are off by n u times the
+    product of the lengths is told in Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+
+    - The basis W is not quite orthogonal: |q.x - (qW).(xW)| is at most the norm of W W^T - 1, which is computed here.
+    - xW is computed in float64, and qW from float32 sums of ROTATED_TOGETHER products: each element is off by as many u
+      times |q| and the length of a column, and these have the length sqrt(D) together.
+    - The sums of q1.d1 and q2.d2 are off by D u |q||d|, and |d| is at most twice as long as a key.
+    - 64 u more are for the few operations on numbers below 2 that a bound consists of.
+
+    What q.c is off by is in a query's `errors`.
     """
     D = len(basis)
     wide = basis.astype(np.float64)
     defect = float(np.linalg.norm(wide @ wide.T - np.eye(D)))
-    rounding = D * 2.0**-24 * D**0.5 + 64 * 2.0**-24
-    bound: float = (defect + 3 * rounding) * NORM_MAX**2 * MARGIN
+    rounding = (ROTATED_TOGETHER * D**0.5 + 2 * D + 64) * 2.0**-24
+    bound: float = (defect + rounding) * NORM_MAX**2 * MARGIN
     return bound
 
 
@@ -144,60 +158,69 @@ def _basis(source: Tensor) -> Tensor:
 
 
 def _measured(source: Tensor, order: Int64, basis: Tensor) -> tuple[NDArray[Any], ...]:
-    """Centres, bounds, residuals, remainders, details and tails of the tiles of an order."""
+    """Centres, bounds, residuals, remainders and details of the tiles of an order."""
     N, D = source.shape
-    tiles = -(-N // TILE_KEYS)
-    prefix, detail = dimensions(D)
+    tiles, width = -(-N // TILE_KEYS), padded(D)
+    wide_basis = basis.double()
     members = torch.from_numpy(np.append(order, np.full(tiles * TILE_KEYS - N, order[-1])))
-    centres, bounds = torch.empty((tiles, D), dtype=torch.bfloat16), torch.empty((8, tiles))
-    residuals = torch.zeros((tiles, prefix, TILE_KEYS), dtype=torch.int8)
-    details = torch.empty((tiles, TILE_KEYS, detail), dtype=torch.int8)
-    remainders, tails = torch.empty((tiles, TILE_KEYS)), torch.empty((tiles, TILE_KEYS))
+    centres = torch.zeros((-(-tiles // GROUP_TILES) * GROUP_TILES, width), dtype=torch.int8)
+    bounds, remainders = torch.empty((12, tiles)), torch.empty((tiles, TILE_KEYS))
+    residuals = torch.empty((tiles, TILE_KEYS * PREFIX), dtype=torch.int8)
+    details = torch.empty((tiles, TILE_KEYS * (width - PREFIX)), dtype=torch.int8)
     for part in _parts(tiles, STEP_TILES):
         of_part = members[part.start * TILE_KEYS : part.stop * TILE_KEYS]
-        x = (source[of_part].float() @ basis).view(-1, TILE_KEYS, D)
-        mean = x.mean(dim=1)
-        c = torch.where(mean.norm(dim=1, keepdim=True) < CENTRE_NORM_MIN, 0, mean).bfloat16()
-        centres[part], c = c, c.float()
-        square = c.double().square().sum(dim=1, keepdim=True)
+        x = torch.zeros((part.stop - part.start, TILE_KEYS, width))
+        x[..., :D] = (source[of_part].double() @ wide_basis).view(-1, TILE_KEYS, D)
+        mean = x.mean(dim=1, keepdim=True)
+        direction = torch.where(mean.norm(dim=2, keepdim=True) < CENTRE_NORM_MIN, 0, mean)
+        whole, scale = _quantised(direction)
+        c = whole.float() * scale
+        square = c.double().square().sum(dim=2)
         inverse_square = torch.where(square > 0, 1 / square, 0).float()
-        along = torch.bmm(x, c[..., None])[..., 0] * inverse_square
-        across = (x - along[..., None] * c[:, None]).norm(dim=2)
-        d = x - c[:, None]
-        d1, scale, rounding = _quantised(d[..., :prefix])
-        d2, detail_scale, detail_rounding = _quantised(d[..., prefix : prefix + detail])
-        cones = (along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], across.amax(dim=1) * MARGIN)
-        bounds[:, part] = torch.stack([*cones, scale, rounding, detail_scale, detail_rounding])
-        residuals[part, : d1.shape[2]] = d1.transpose(1, 2)
-        details[part] = d2
-        remainders[part] = d[..., prefix:].norm(dim=2) * MARGIN
-        tails[part] = d[..., prefix + detail :].norm(dim=2) * MARGIN
-    arrays = (centres.view(torch.uint16), bounds, residuals, remainders, details, tails)
-    return tuple(array.numpy() for array in arrays)
+        along = (x * c).sum(dim=2) * inverse_square
+        across = (x - along[..., None] * c).norm(dim=2)
+        d = x - c
+        d1, of_prefix = _residual(d[..., :PREFIX])
+        d2, of_detail = _residual(d[..., PREFIX:])
+        cones = [along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], across.amax(dim=1) * MARGIN]
+        of_centre = [square[:, 0].sqrt().float() * MARGIN, scale[:, 0, 0]]
+        bounds[:, part] = torch.stack([*cones, *of_centre, *of_prefix, *of_detail])
+        centres[part] = whole[:, 0]
+        residuals[part], details[part] = d1, d2
+        remainders[part] = d[..., PREFIX:].norm(dim=2) * MARGIN
+    return tuple(array.numpy() for array in (centres, bounds, residuals, remainders, details))
 
 
-def _quantised(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values [n, 32, P] as int8, and for each tile [n] the scale, and how long what is lost of a key is at most."""
+def _quantised(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [n, K, P] as int8, and for each tile [n, 1, 1] the scale."""
     if not values.shape[2]:
-        return values.to(torch.int8), torch.zeros(len(values)), torch.zeros(len(values))
-    scale = values.abs().amax(dim=(1, 2)).clamp(min=1e-30) / 127
-    rounded = (values / scale[:, None, None]).round()
-    lost = (values - rounded * scale[:, None, None]).norm(dim=2).amax(dim=1)
-    return rounded.to(torch.int8), scale, lost * MARGIN
+        return values.to(torch.int8), torch.zeros((len(values), 1, 1))
+    scale = values.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30) / 127
+    return (values / scale).round().to(torch.int8), scale
 
 
-def _summed(counts: NextTokenCounts, order: Int64) -> tuple[Int64, NDArray[np.uint16], Int64]:
-    """The next-token counts of each tile of an order, in compressed rows: offsets, tokens, counts."""
+def _residual(d: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Residuals [n, 32, P] as [n, 32 P], as `multiply` takes them, and their scale, rounding and length [n]."""
+    whole, scale = _quantised(d)
+    kept = whole.float() * scale
+    rounding, length = ((values.norm(dim=2).amax(dim=1) * MARGIN) for values in (d - kept, kept))
+    return whole.unflatten(2, (d.shape[2] // 2, 2)).transpose(1, 2).flatten(1), (scale[:, 0, 0], rounding, length)
+
+
+def _counted(counts: NextTokenCounts, order: Int64) -> tuple[NDArray[Any], ...]:
+    """The next-token counts of each tile of an order, summed, and those of each key, in compressed rows."""
     lengths = np.diff(counts.offsets)[order]
-    ends = np.cumsum(lengths)
-    entries = np.arange(ends[-1]) + np.repeat(counts.offsets[:-1][order] - (ends - lengths), lengths)
+    key_offsets = np.append(0, np.cumsum(lengths))
+    entries = np.arange(key_offsets[-1]) + np.repeat(counts.offsets[:-1][order] - key_offsets[:-1], lengths)
+    key_tokens, key_counts = counts.tokens[entries], counts.counts[entries]
     tile = np.repeat(np.arange(len(order)) // TILE_KEYS, lengths)
-    places, place_of_entry = np.unique(tile * counts.vocabulary_size + counts.tokens[entries], return_inverse=True)
+    places, place_of_entry = np.unique(tile * counts.vocabulary_size + key_tokens, return_inverse=True)
     sums = np.zeros(len(places), np.int64)
-    np.add.at(sums, place_of_entry, counts.counts[entries])
+    np.add.at(sums, place_of_entry, key_counts)
     tiles = -(-len(order) // TILE_KEYS)
     offsets = np.searchsorted(places, np.arange(tiles + 1) * counts.vocabulary_size)
-    return offsets, (places % counts.vocabulary_size).astype(np.uint16), sums
+    tokens = (places % counts.vocabulary_size).astype(np.uint16)
+    return offsets, tokens, sums, key_offsets, key_tokens, key_counts
 
 
 def _parts(items: int, step: int) -> Iterator[slice]:

@@ -65,7 +65,5 @@ def _run_batch(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run windows [ROWS, L] and read position `last` of each: FFN outputs [K, ROWS, D], logits [ROWS, V]."""
     device = model.head.weight.device
-    output = model(torch.from_numpy(windows).to(device))
-    rows, positions = torch.arange(ROWS, device=device), torch.from_numpy(last).to(device)
-    vectors = torch.stack([ffn[rows, positions] for ffn in output.ffn])
-    return vectors.cpu().numpy(), output.logits[rows, positions].cpu().numpy()
+    output = model.read(torch.from_numpy(windows).to(device), torch.from_numpy(last).to(device))
+    return torch.stack(output.ffn).cpu().numpy(), output.logits.cpu().numpy()

@@ -14,7 +14,7 @@ from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.files import load_array, save_array
 from ffnsearch_indexer.index.base import Float16
-from ffnsearch_indexer.index.tiles import TILE_KEYS, Tiles, dimensions, tiles_of
+from ffnsearch_indexer.index.tiles import GROUP_TILES, PREFIX, TILE_KEYS, Tiles, padded, tiles_of
 from ffnsearch_indexer.progress import Progress
 from ffnsearch_indexer.store.snapshot import tiles_files
 
@@ -53,30 +53,36 @@ def missing_tiles(folder: Path, blocks: int, substrings: int, d_model: int) -> l
 
 def load_tiles(folder: Path, block: int, substrings: int, d_model: int) -> Tiles:
     """Map the tiles of a block into memory; raises DamageError for files that are not theirs."""
-    tiles, (prefix, detail) = -(-substrings // TILE_KEYS), dimensions(d_model)
+    tiles, width = -(-substrings // TILE_KEYS), padded(d_model)
     shapes: dict[str, tuple[type, tuple[int | None, ...]]] = {
         "order": (np.int32, (substrings,)),
         "basis": (np.float32, (d_model, d_model)),
-        "centres": (np.uint16, (tiles, d_model)),
-        "bounds": (np.float32, (8, tiles)),
-        "residuals": (np.int8, (tiles, prefix, TILE_KEYS)),
+        "centres": (np.int8, (-(-tiles // GROUP_TILES) * GROUP_TILES, width)),
+        "bounds": (np.float32, (12, tiles)),
+        "residuals": (np.int8, (tiles, TILE_KEYS * PREFIX)),
         "remainders": (np.float32, (tiles, TILE_KEYS)),
-        "details": (np.int8, (tiles, TILE_KEYS, detail)),
-        "tails": (np.float32, (tiles, TILE_KEYS)),
+        "details": (np.int8, (tiles, TILE_KEYS * (width - PREFIX))),
         "offsets": (np.int64, (tiles + 1,)),
         "tokens": (np.uint16, (None,)),
         "counts": (np.int64, (None,)),
+        "key_offsets": (np.int64, (substrings + 1,)),
+        "key_tokens": (np.uint16, (None,)),
+        "key_counts": (np.uint32, (None,)),
     }
     files = tiles_files(block)
     arrays: dict[str, Any] = {name: load_array(folder / files[name], *shapes[name]) for name in Tiles._fields}
-    tiles_of_block = Tiles(**arrays)
-    rows = tiles_of_block.offsets
-    if not rows[0] == 0 or not rows[-1] == len(tiles_of_block.tokens) == len(tiles_of_block.counts):
+    made = Tiles(**arrays)
+    rows, key_rows = made.offsets, made.key_offsets
+    if not (
+        rows[0] == key_rows[0] == 0
+        and rows[-1] == len(made.tokens) == len(made.counts)
+        and key_rows[-1] == len(made.key_tokens) == len(made.key_counts)
+    ):
         raise DamageError(
             f"{folder} has tiles of block {block} whose counts do not fit each other: build the snapshot again",
             file=files["offsets"],
         )
-    return tiles_of_block
+    return made
 
 
 def _write_block(folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, block: int) -> None:
