@@ -79,3 +79,18 @@ def test_cost_by_size_and_by_threshold(snapshot: Path, tmp_path: Path) -> None:
         neighbors = [point["neighbors_per_query"] for point in of_block["by_threshold"]]
         assert neighbors == sorted(neighbors)
         assert all(len(seconds) == 2 for point in of_block["by_size"] for seconds in point["samples"].values())
+
+
+def test_speed_from_end_to_end(snapshot: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+    options = ["--snapshot", snapshot, "--json", written, "--batch", "1,4", "--prompts", 8]
+    command = [sys.executable, BENCHMARKS / "end_to_end.py", *options]
+    printed = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    result = json.loads(written.read_text())
+    assert list(result["measured"]) == ["article", "balanced"]
+    for profile, speeds in result["measured"].items():
+        assert profile in printed
+        assert [speed["batch"] for speed in speeds["batches"]] == [1, 4]
+        for speed in speeds["batches"]:
+            stages = [speed[stage]["prompts_per_second"] for stage in ("model", "search")]
+            assert speed["together"]["prompts_per_second"] < min(stages)
