@@ -1,4 +1,4 @@
-"""How results look: throughput by batch size; cost by number of substrings and by threshold."""
+"""How results look: throughput by batch size; cost by number of substrings and by threshold; where the time goes."""
 
 from typing import Any
 
@@ -83,6 +83,44 @@ def scaling(result: Result) -> bytes:
         )
 
     return draw("scaling", 0.6 + 3.8 * len(blocks), "", "", paint).png
+
+
+STAGES = {"model": "model", "search": "search and sums", "combine": "distributions"}
+
+
+def stages(result: Result) -> bytes:
+    """Which share of a prompt's time each stage takes, by batch size, for each profile that was measured, as PNG."""
+
+    def paint(figure: Figure) -> None:
+        columns = figure.subplots(1, len(result["measured"]), sharey=True, squeeze=False)[0]
+        for axes, (profile, measured) in zip(columns, result["measured"].items(), strict=True):
+            _plot_stages(axes, measured["batches"])
+            axes.set(title=f"profile {profile}", xlabel="prompts in a call")
+        columns[0].set_ylabel("share of the time, %")
+        figure.legend(*columns[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(STAGES))
+        first = next(iter(result["measured"].values()))
+        _below(
+            figure,
+            f"{first['corpus']}, {first['substrings']:,} substrings in {first['blocks']} blocks, "
+            f"{first['cores']} cores of an {result['machine']['processor']}. "
+            "Above the bars: milliseconds a prompt, all stages together.",
+        )
+
+    return draw("stages", 4.6, "", "", paint).png
+
+
+def _plot_stages(axes: Axes, batches: list[Result]) -> None:
+    places = range(len(batches))
+    below = [0.0] * len(batches)
+    for number, (stage, label) in enumerate(STAGES.items()):
+        shares = [100 * batch[stage]["share"] for batch in batches]
+        axes.bar(places, shares, 0.7, below, color=series_style(number)[0], label=label)
+        below = [height + share for height, share in zip(below, shares, strict=True)]
+    for place, batch in zip(places, batches, strict=True):
+        axes.annotate(f"{batch['together']['ms_per_prompt']:.1f} ms", (place, 101), ha="center", fontsize=9)
+    axes.set_xticks(list(places), [f"{batch['batch']:,}" for batch in batches])
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 25))
 
 
 def _plot_rates(axes: Axes, name: str, by_batch: Result) -> None:

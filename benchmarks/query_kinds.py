@@ -33,7 +33,7 @@ def ask(datastore: Datastore, kind: str, count: int) -> Asked:
     if not len(windows):
         raise SystemExit(f"no prompts of the kind {kind} ({description}) in {datastore.path}")
     prompts = np.resize(windows, (count, datastore.window_tokens))
-    vectors = run_prompts(datastore.model, list(prompts), datastore.window_tokens).vectors
+    vectors = run_prompts(datastore.packed_model, list(prompts), datastore.window_tokens).vectors
     return Asked(description, min(count, len(windows)), vectors)
 
 

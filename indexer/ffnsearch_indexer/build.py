@@ -30,7 +30,9 @@ from ffnsearch_indexer.errors import ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.models import activations
+from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
+from ffnsearch_indexer.models.products import ROWS, multiply, pack
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
@@ -75,6 +77,11 @@ class _Source:
     substrings: Substrings
     windows: NDArray[np.uint16]  # [N, L] by id
     order: NDArray[np.int64]  # [N] ids, in ascending order of windows
+
+    @cached_property
+    def packed_model(self) -> PackedModel:
+        """The model as windows are run with it."""
+        return pack_model(self.model)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -197,8 +204,6 @@ def _plan(source: _Source, work: Path) -> Plan:
     key_bytes = 2 * N * config.d_model * config.blocks
     other_bytes = map_bytes(source.substrings) + 16 * len(source.tokens) + 30 * N + 4 * source.model.parameter_count()
     other_bytes += config.blocks * tiles_bytes(N, config.d_model, source.substrings.counts)
-    shard_windows = min(N, keys.SHARD_WINDOWS)
-    shard_prefixes = prefixes * shard_windows // N
     is_done = blocks_done == config.blocks
     left = 0.0 if is_done else 1 - done / len(shards)
     missing_bytes = int(key_bytes * (left + 1 - blocks_done / config.blocks))
@@ -207,11 +212,14 @@ def _plan(source: _Source, work: Path) -> Plan:
         distinct_prefixes=prefixes,
         shards=len(shards),
         shards_done=len(shards) if is_done else done,
-        seconds=left * prefixes * activations.flops_per_node(source.model) / _flops_per_second() * 1.3
+        seconds=left * prefixes * activations.flops_per_node(source.model.config) / _flops_per_second() * 1.3
         + key_bytes / 0.4e9
         + config.blocks * N * SECONDS_OF_TILES / torch.get_num_threads(),
         memory_bytes=(500 << 20)
-        + max(activations.memory_bytes(shard_prefixes, shard_windows, source.model), 2 * N * config.d_model)
+        + max(
+            activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
+            2 * N * config.d_model,
+        )
         + 60 * len(source.tokens)
         + 40 * N,
         disk_bytes=missing_bytes + other_bytes,
@@ -221,14 +229,16 @@ def _plan(source: _Source, work: Path) -> Plan:
 
 def _flops_per_second() -> float:
     """Measure this machine for a moment with the matrix product that the work consists of."""
-    x, weight = torch.ones(activations.TILE_NODES, 384), torch.ones(1536, 384)
-    flops = 2.0 * len(x) * weight.numel()
+    x, weight = np.ones((20 * ROWS, 384), np.float32), np.ones((1536, 384), np.float32)
+    packed, out = pack(weight), np.zeros((len(x), len(weight)), np.float32)
+    multiply(x, packed, out)  # compiles it, or loads what was compiled
+    flops = 2.0 * len(x) * weight.size
     rates = []
     for _ in range(8):
         started = time.perf_counter()
-        torch.mm(x, weight.T)
+        multiply(x, packed, out)
         rates.append(flops / (time.perf_counter() - started))
-    return float(np.median(rates))
+    return float(np.median(rates)) * torch.get_num_threads()
 
 
 def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) -> None:
@@ -250,7 +260,7 @@ def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]
-            keys.save_shard(shards, shard, activations.extract_keys(source.model, windows))
+            keys.save_shard(shards, shard, activations.extract_keys(source.packed_model, windows))
         progress("keys", positions.stop, N, "")
 
 

@@ -49,7 +49,7 @@ class Reference:
     def answers(self, prompt: str) -> dict[tuple[str, str], dict[str, float]]:
         """Each answer to a prompt as characters and their probabilities; empty without support."""
         tokens = np.array([ALPHABET.index(character) for character in prompt], dtype=np.uint16)
-        queries = run_prompts(self.predictor.datastore.model, [tokens], WINDOW).vectors[:, 0]
+        queries = run_prompts(self.predictor.datastore.packed_model, [tokens], WINDOW).vectors[:, 0]
         without = prompt if self.protocol is Protocol.LEAVE_ONE_OUT else None
         counted = [window for window in self.corpus.windows if window != without]
 
@@ -81,7 +81,7 @@ class Reference:
     def mass(self, prompt: str) -> int:
         """Next tokens found by the default profile."""
         tokens = np.array([ALPHABET.index(character) for character in prompt], dtype=np.uint16)
-        queries = run_prompts(self.predictor.datastore.model, [tokens], WINDOW).vectors[:, 0]
+        queries = run_prompts(self.predictor.datastore.packed_model, [tokens], WINDOW).vectors[:, 0]
         without = prompt if self.protocol is Protocol.LEAVE_ONE_OUT else None
         found = (self.corpus.above(queries[k], self.keys[k], EVEN.thresholds(k)[0], without=without) for k in range(2))
         return sum(self.corpus.sum_of(windows).total() for windows in found)

@@ -11,7 +11,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index import base
 from ffnsearch_indexer.index.base import cut, decide, exact_scores, levels_above, score_error
 from ffnsearch_indexer.index.sums import SumAccumulator
-from ffnsearch_indexer.models.queries import unit_float16
+from ffnsearch_indexer.models.inference import unit_float16
 
 thresholds_in_range = st.floats(-1, 1)
 

@@ -48,7 +48,7 @@ def test_sums_are_those_of_the_scores(
     rows = np.repeat(np.arange(N), np.diff(datastore.counts.offsets))
     dense = np.zeros((N, V), dtype=np.int64)
     dense[rows, datastore.counts.tokens] = datastore.counts.counts
-    queries = run_prompts(datastore.model, prompts, 10).vectors.astype(np.float64)
+    queries = run_prompts(datastore.packed_model, prompts, 10).vectors.astype(np.float64)
     for row, answer in enumerate(ask(predictor, prompts, blocks)):
         for block, sums in enumerate(answer.blocks):
             scores = datastore.keys[block].astype(np.float64) @ queries[block, row]
@@ -79,7 +79,7 @@ def test_backends_give_the_same_integers(
 def test_excluding_itself_takes_away_that_row_and_no_other(
     predictor: Predictor, datastore: Datastore, prompts: list[Tokens], blocks: tuple[tuple[Step, ...], ...]
 ) -> None:
-    queries = run_prompts(datastore.model, prompts, 10).vectors
+    queries = run_prompts(datastore.packed_model, prompts, 10).vectors
     with_itself, without = (ask(predictor, prompts, blocks, exclude_self=flag) for flag in (False, True))
     for row, (left, right) in enumerate(zip(with_itself, without, strict=True)):
         assert left.self_id == right.self_id
@@ -135,7 +135,7 @@ def test_the_answer_is_the_combined_sums_and_the_models_own_beside_it(
     answers = predictor.predict(prompts, profile).answers
     freqs = [np.stack([answer.blocks[block].freq for answer in answers]) for block in range(2)]
     distributions, has_support = combine(profile, freqs, datastore.unigram)
-    model = softmax(run_prompts(datastore.model, prompts, 10).logits)
+    model = softmax(run_prompts(datastore.packed_model, prompts, 10).logits)
     for row, answer in enumerate(answers):
         np.testing.assert_array_equal(answer.model, model[row])
         assert has_support[row]

@@ -16,6 +16,10 @@ windows_of_few_tokens = shapes.flatmap(lambda shape: arrays(np.uint16, shape, el
 )
 
 
+def whole(windows: np.ndarray) -> np.ndarray:
+    return np.full(len(windows), windows.shape[1])
+
+
 def prefixes_of(windows: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(window[:end]) for window in windows.tolist() for end in range(1, len(window) + 1)}
 
@@ -31,7 +35,7 @@ def prefix_at(tree: PrefixTree, node: int) -> tuple[int, ...]:
 
 @given(windows_of_few_tokens)
 def test_the_nodes_are_the_distinct_prefixes(windows: np.ndarray) -> None:
-    tree = prefix_tree(windows)
+    tree = prefix_tree(windows, whole(windows))
     found = [prefix_at(tree, node) for node in range(len(tree.tokens))]
     assert len(found) == len(set(found))
     assert set(found) == prefixes_of(windows)
@@ -39,24 +43,40 @@ def test_the_nodes_are_the_distinct_prefixes(windows: np.ndarray) -> None:
 
 
 @given(windows_of_few_tokens)
-def test_the_leaves_are_the_windows_in_their_order(windows: np.ndarray) -> None:
-    tree = prefix_tree(windows)
-    assert [prefix_at(tree, leaf) for leaf in tree.leaves] == [tuple(window) for window in windows.tolist()]
-    assert (np.diff(tree.leaves) > 0).all()
+def test_the_ends_are_the_windows_in_their_order(windows: np.ndarray) -> None:
+    tree = prefix_tree(windows, whole(windows))
+    assert [prefix_at(tree, end) for end in tree.ends] == [tuple(window) for window in windows.tolist()]
+    assert (np.diff(tree.ends) > 0).all()
 
 
 @given(windows_of_few_tokens)
 def test_a_node_comes_after_its_parent(windows: np.ndarray) -> None:
-    tree = prefix_tree(windows)
+    tree = prefix_tree(windows, whole(windows))
     is_root = tree.depths == 0
     nodes = np.arange(len(tree.parents))
     assert (tree.parents[is_root] == nodes[is_root]).all()
     assert (tree.parents[~is_root] < nodes[~is_root]).all()
 
 
+@given(st.sets(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), min_size=1, max_size=30), st.data())
+def test_windows_of_different_lengths_share_their_prefixes(windows: set[tuple[int, ...]], data: st.DataObject) -> None:
+    ordered = sorted(windows)
+    lengths = np.array([len(window) for window in ordered])
+    padded = data.draw(
+        arrays(np.uint16, (len(ordered), 6), elements=st.integers(0, 2))
+    )  # whatever stands behind the end
+    for row, window in enumerate(ordered):
+        padded[row, : len(window)] = window
+    tree = prefix_tree(padded, lengths)
+    assert [prefix_at(tree, end) for end in tree.ends] == ordered
+    found = [prefix_at(tree, node) for node in range(len(tree.tokens))]
+    assert len(found) == len(set(found))
+    assert set(found) == {window[:end] for window in windows for end in range(1, len(window) + 1)}
+
+
 @given(windows_of_few_tokens)
 def test_the_count_is_that_of_the_tree(windows: np.ndarray) -> None:
-    assert count_prefixes(windows) == len(prefix_tree(windows).tokens) == len(prefixes_of(windows))
+    assert count_prefixes(windows) == len(prefix_tree(windows, whole(windows)).tokens) == len(prefixes_of(windows))
 
 
 @given(windows_of_few_tokens)

@@ -1,4 +1,4 @@
-"""A prompt's query is its own: no other prompt, no row of a batch and no padding changes a byte of it."""
+"""A prompt's query is its own: no other prompt, no row and no group changes a byte of it."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffnsearch_indexer.errors import FfnSearchError, PromptError
-from ffnsearch_indexer.models.queries import ROWS, Queries, run_prompts, unit_float16
+from ffnsearch_indexer.models.inference import unit_float16
+from ffnsearch_indexer.models.packed import pack_model
+from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.models.transformer import Transformer, TransformerConfig
 
 L = 6
@@ -45,15 +47,15 @@ def answer_bytes(queries: Queries, row: int) -> tuple[bytes, bytes]:
 
 
 def run(model: Transformer, prompts: Sequence[np.ndarray]) -> Queries:
-    return run_prompts(model, prompts, L)
+    return run_prompts(pack_model(model), prompts, L)
 
 
 def test_an_answer_depends_on_no_row_and_no_company(model: Transformer) -> None:
-    prompts = random_prompts(ROWS + 3)
+    prompts = random_prompts(19)
     alone = [answer_bytes(run(model, [prompt]), 0) for prompt in prompts]
     together = run(model, prompts)
     assert [answer_bytes(together, row) for row in range(len(prompts))] == alone
-    for shift in (1, 2, 7, ROWS - 1):
+    for shift in (1, 2, 7, 15):
         rolled = run(model, prompts[shift:] + prompts[:shift])
         assert answer_bytes(rolled, 0) == alone[shift]
         assert answer_bytes(rolled, len(prompts) - shift) == alone[0]
@@ -85,9 +87,9 @@ def test_a_short_prompt_equals_the_model_run_on_it_alone(small_model: Transforme
 
 
 def test_shapes_and_types(small_model: Transformer) -> None:
-    queries = run(small_model, random_prompts(ROWS + 1))
-    assert (queries.vectors.shape, queries.vectors.dtype) == ((2, ROWS + 1, 24), np.float16)
-    assert (queries.logits.shape, queries.logits.dtype) == ((ROWS + 1, 65), np.float32)
+    queries = run(small_model, random_prompts(17))
+    assert (queries.vectors.shape, queries.vectors.dtype) == ((2, 17, 24), np.float16)
+    assert (queries.logits.shape, queries.logits.dtype) == ((17, 65), np.float32)
 
 
 def test_an_empty_prompt_is_refused_with_its_number(small_model: Transformer) -> None:

@@ -45,16 +45,6 @@ def test_it_returns_logits_and_the_ffn_output_of_every_block() -> None:
     assert [ffn.shape for ffn in output.ffn] == [(4, 24, 16)] * 3
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_reading_one_position_of_each_row_gives_the_same(blocks: int) -> None:
-    model, positions = make(replace(SMALL, blocks=blocks)).eval(), torch.tensor([23, 0, 5, 5])
-    with torch.inference_mode():
-        read, whole = model.read(some_tokens(), positions), model(some_tokens())
-    assert torch.allclose(read.logits, whole.logits[torch.arange(4), positions], atol=1e-6)
-    for of_position, everywhere in zip(read.ffn, whole.ffn, strict=True):
-        assert torch.allclose(of_position, everywhere[torch.arange(4), positions], atol=1e-6)
-
-
 def test_an_ffn_output_is_what_its_block_adds_last() -> None:
     model, seen = make().eval(), []
     handles = [block.register_forward_hook(lambda _, inputs, outputs: seen.append(outputs)) for block in model.blocks]

@@ -21,6 +21,7 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE
+from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
 from ffnsearch_service.client import Client
@@ -84,7 +85,7 @@ def queries_of(side: Side, prompt: str) -> list[np.ndarray]:
     """The product's queries, one a block, which are the reference's own but for one step of float16."""
     window_tokens = side.corpus.window_tokens
     tokens = np.array([side.characters.index(character) for character in prompt], dtype=np.uint16)
-    queries = run_prompts(side.model, [tokens], window_tokens).vectors[:, 0]
+    queries = run_prompts(pack_model(side.model), [tokens], window_tokens).vectors[:, 0]
     own = naive.vectors(forward(side.model, side.characters), prompt[-window_tokens:])
     assert float16_steps(queries, np.array(own)) <= 1
     return list(queries)

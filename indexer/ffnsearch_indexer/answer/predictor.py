@@ -157,7 +157,7 @@ class Predictor:
         Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
         """
         started = time.perf_counter_ns()
-        queries = run_prompts(self.datastore.model, prompts, self.datastore.window_tokens)
+        queries = run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
         self_ids = [self.datastore.find(prompt[-self.datastore.window_tokens :]) for prompt in prompts]
         modelled = time.perf_counter_ns()
         sums = self._range_sums(queries.vectors, thresholds, checkpoint)
@@ -185,7 +185,7 @@ class Predictor:
                 field="block",
             )
         window_tokens = self.datastore.window_tokens
-        queries = run_prompts(self.datastore.model, [prompt], window_tokens).vectors[block]
+        queries = run_prompts(self.datastore.packed_model, [prompt], window_tokens).vectors[block]
         found = self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
         ids, scores = found.ids, found.scores
         if exclude_self:

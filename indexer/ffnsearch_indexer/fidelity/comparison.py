@@ -118,5 +118,5 @@ class Comparison:
 
 
 def _ask(sister: Sister, prompts: NDArray[np.uint16]) -> Answer:
-    logits = run_prompts(sister.model, list(prompts), prompts.shape[1]).logits
+    logits = run_prompts(sister.packed_model, list(prompts), prompts.shape[1]).logits
     return softmax(logits), np.ones(len(prompts), dtype=np.bool_)

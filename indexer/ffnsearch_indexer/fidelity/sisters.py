@@ -9,6 +9,7 @@ from typing import Any
 
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import ModelError
+from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.training import RECORD_FILE
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
@@ -17,7 +18,7 @@ from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 class Sister:
     """A model to compare with. facts: its hash, and its losses (nats a token) and seed where its record says them."""
 
-    model: Transformer = field(repr=False)
+    packed_model: PackedModel = field(repr=False)
     facts: dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def _load(folder: Path, tokenizer: Tokenizer, window_tokens: int) -> Sister:
             f"{window_tokens}: give a model with a longer context",
             folder=folder,
         )
-    return Sister(model, {"model_sha256": model.sha256(), **_recorded(folder / RECORD_FILE)})
+    return Sister(pack_model(model), {"model_sha256": model.sha256(), **_recorded(folder / RECORD_FILE)})
 
 
 def _recorded(path: Path) -> dict[str, Any]:

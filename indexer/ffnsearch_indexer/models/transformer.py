@@ -108,14 +108,9 @@ class Block(nn.Module):
         self.ffn = Ffn(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, read: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the residual stream after the block and the block's FFN output, both [B, T, D].
-
-        read: rows and positions [M], where the FFN is not wanted anywhere else; then both are [M, D].
-        """
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the residual stream after the block and the block's FFN output, both [B, T, D]."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
-        if read is not None:
-            x = x[read]
         ffn = self.ffn(self.ffn_norm(x))
         return x + self.dropout(ffn), ffn
 
@@ -136,28 +131,12 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> TransformerOutput:
         """Run token ids [B, T], int64, T at most `context_tokens`."""
-        x, ffn = self._embed(tokens), []
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x, ffn = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions)), []
         for block in self.blocks:
             x, ffn_output = block(x)
             ffn.append(ffn_output)
         return TransformerOutput(self.head(self.final_norm(x)), tuple(ffn))
-
-    def read(self, tokens: Tensor, positions: Tensor) -> TransformerOutput:
-        """The same at one position [B] of each row: logits [B, V], and FFN outputs [B, D] of each block.
-
-        Of the last block nothing else is run through the FFN.
-        """
-        x, ffn, rows = self._embed(tokens), [], torch.arange(len(tokens), device=tokens.device)
-        for block in self.blocks[:-1]:
-            x, ffn_output = block(x)
-            ffn.append(ffn_output[rows, positions])
-        x, ffn_output = self.blocks[-1](x, (rows, positions))
-        return TransformerOutput(self.head(self.final_norm(x)), (*ffn, ffn_output))
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        embedded: Tensor = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
-        return embedded
 
     def parameter_count(self) -> int:
         """Number of trained values."""

@@ -11,6 +11,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts, SuffixOrder, s
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import DamageError, MismatchError, ModelError
 from ffnsearch_indexer.files import load_array
+from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.store import snapshot
 from ffnsearch_indexer.store.counts import Record, RecordStore
@@ -79,6 +80,11 @@ class Datastore:
     def close(self) -> None:
         """Close the record store; arrays that callers still hold stay valid."""
         self._records.close()
+
+    @cached_property
+    def packed_model(self) -> PackedModel:
+        """The model as prompts are run with it."""
+        return pack_model(self.model)
 
     @cached_property
     def unigram(self) -> NDArray[np.float64]:

@@ -1,0 +1,77 @@
+"""How windows are run: sorted ones in groups, a tree of prefixes each, on all threads.
+
+A thread runs a group from the first block to the last and waits for nobody. A window's result is its own, to the last
+bit: neither the other windows nor the groups nor the number of threads matter.
+
+Shapes: n windows, L window, K block, D d_model, V vocabulary.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.models import forward
+from ffnsearch_indexer.models.packed import PackedModel
+from ffnsearch_indexer.models.prefixes import prefix_tree
+
+WINDOWS_TOGETHER_MAX = 256
+"""Windows in a group: its attention keys and values stay in the cache, and its edges cost two prefixes of a hundred."""
+
+Write = Callable[[slice, NDArray[np.float32], NDArray[np.float32]], None]
+"""Called as write(windows, ffn [K, n, D], logits [n, V]) for each group, on any thread."""
+
+
+def run_sorted(
+    model: PackedModel,
+    windows: NDArray[np.uint16],
+    lengths: NDArray[np.int64],
+    write: Write,
+    *,
+    with_logits: bool,
+) -> None:
+    """Run the first `lengths` [n] tokens of windows [n, L], sorted and different as `prefix_tree` wants them.
+
+    Uses as many threads as torch would. Without logits, `write` gets none: [0, V].
+    """
+
+    def run_group(group: slice) -> None:
+        tree = prefix_tree(windows[group], lengths[group])
+        ffn = np.empty((model.blocks, len(tree.ends), model.d_model), dtype=np.float32)
+        logits = np.empty((len(tree.ends) if with_logits else 0, model.vocabulary_size), dtype=np.float32)
+        forward.run(model, *tree, ffn, logits)
+        write(group, ffn, logits)
+
+    threads = torch.get_num_threads()
+    groups = _groups(len(windows), threads)
+    if len(groups) == 1:
+        run_group(groups[0])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(run_group, groups):
+                pass
+
+
+def unit_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Divide vectors [..., D] by their Euclidean norms and round to float16: the canonical form of queries and keys.
+
+    A zero vector stays zero. Raises FfnSearchError for values that are not finite. Norms are float64: in
+    float32 their last bits depend on the layout in memory, and tiny or huge vectors lose theirs.
+    """
+    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
+    if not np.isfinite(norms).all():
+        raise FfnSearchError(
+            "the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE"
+        )
+    return (vectors / np.where(norms > 0, norms, 1)[..., None]).astype(np.float16)
+
+
+def _groups(windows: int, threads: int) -> list[slice]:
+    """Equal shares for all threads, as many for each as it takes for small ones."""
+    rounds = -(-windows // (threads * WINDOWS_TOGETHER_MAX))
+    edges = np.linspace(0, windows, min(windows, threads * rounds) + 1, dtype=np.int64)
+    return [slice(int(first), int(end)) for first, end in pairwise(edges)]
