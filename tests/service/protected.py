@@ -32,6 +32,7 @@ class Methods:
             "Sum": grpc.stream_unary_rpc_method_handler(self.sum),
             "Names": grpc.unary_stream_rpc_method_handler(self.names),
             "Silent": grpc.unary_stream_rpc_method_handler(self.silent),
+            "Flood": grpc.unary_stream_rpc_method_handler(self.flood),
             "Both": grpc.stream_stream_rpc_method_handler(self.both),
             "Fail": grpc.unary_unary_rpc_method_handler(self.fail),
             "FailLate": grpc.unary_stream_rpc_method_handler(self.fail_late),
@@ -58,6 +59,12 @@ class Methods:
             while True:
                 await context.write(CALLER.get().encode())
                 await asyncio.sleep(0.01)
+
+    async def flood(self, request: bytes, context: Any) -> Any:
+        """Write more than a connection keeps for who does not read."""
+        async with self._counted():
+            while True:
+                yield bytes(1 << 20)
 
     async def silent(self, request: bytes, context: Any) -> Any:
         async with self._counted():

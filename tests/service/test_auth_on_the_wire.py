@@ -256,10 +256,25 @@ def test_a_revoked_token_ends_its_streams(channel, methods, tokens, kind):
         assert time.monotonic() - began_s < WAIT_S / 4
     finally:
         ended.set()
+    wait_until_none_runs(methods)
+
+
+def wait_until_none_runs(methods):
     deadline = time.monotonic() + WAIT_S
     while methods.running:
         assert time.monotonic() < deadline, "the handler goes on"
         time.sleep(0.01)
+
+
+def test_a_revoked_token_ends_the_stream_of_who_does_not_read_it(channel, methods, tokens):
+    tokens.add("lazy", "read")
+    time.sleep(2 * CHECK_MS / 1000)
+    stream = channel.unary_stream(f"/{SERVICE}/Flood")(b"", metadata=tokens.of("lazy"), timeout=WAIT_S)
+    assert next(stream)
+    assert methods.running == 1
+    revoke_token(tokens.path, "lazy")
+    wait_until_none_runs(methods)
+    stream.cancel()
 
 
 def test_a_token_that_expires_ends_its_streams(channel, tokens):
@@ -275,10 +290,7 @@ def test_a_caller_who_leaves_stops_the_handler_of_a_stream(channel, methods, tok
     assert next(stream) == b"only"
     assert methods.running == 1
     stream.cancel()
-    deadline = time.monotonic() + WAIT_S
-    while methods.running:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_none_runs(methods)
 
 
 def test_one_revoked_token_leaves_the_others_alone(channel, tokens):

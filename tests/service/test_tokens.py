@@ -225,8 +225,9 @@ def test_a_file_that_breaks_keeps_the_tokens_and_is_told_once(file, caplog, brok
     for clock.now_s in (1, 2, 3):
         assert store.find(secret)
     assert len(caplog.records) == 1
-    assert "stay as they are" in caplog.text
+    assert re.search(r"stay as they are: (FILE_|INVALID_TOKENS_FILE)", caplog.text)
     assert secret not in caplog.text
+    assert str(file.parent) not in caplog.text
     file.unlink(missing_ok=True)
     later = added(file, "two")
     clock.now_s = 4

@@ -15,7 +15,7 @@ Behavior = Callable[[Any, Any], Awaitable[Any]]
 
 
 def behavior_of(handler: Any) -> Behavior:
-    """What a handler does, in one form: a generator's messages are written to the context too."""
+    """What a handler, a coroutine or an asynchronous generator, does: the latter's messages are written too."""
     behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     if not inspect.isasyncgenfunction(behavior):
         return behavior  # type: ignore[no-any-return]

@@ -62,7 +62,7 @@ class ServerTls:
     """The identity that a server shows. Any thread may use it: gRPC asks from its own, at every new connection.
 
     Files that were replaced and cannot be used, or are gone, leave the identity as it was; the log says so, once for
-    each state of the files. So does a certificate replaced before its key, until the key follows.
+    each state of the files, and names no path. So does a certificate replaced before its key, until the key follows.
     """
 
     def __init__(self, files: TlsFiles, identity: Identity, seen: tuple[Stamp | None, ...]) -> None:
@@ -100,7 +100,7 @@ class ServerTls:
             try:
                 self._identity = Identity.load(self._files)
             except CredentialsError as error:
-                _log.error("the certificate in use stays: %s", error.message)
+                _log.error("the certificate in use stays: %s; `ffnsearch serve --check` says more", error.reason)
                 return None
             _log.info("the certificate has changed; the new one expires %s", self._identity.expires.isoformat())
             return self._identity.configuration()

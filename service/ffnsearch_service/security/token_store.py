@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 class TokenStore:
     """The tokens of one file. Lives in one thread.
 
-    Every `find` first looks whether the file has changed, at most once in `check_ms_max`: 2 microseconds, or some
+    Every `find` first looks whether the file has changed, at most once in `check_ms_max`: some microseconds, or some
     milliseconds where it has. A file that cannot be used, or is gone, leaves the tokens as they were; the log says so,
-    once for each state of the file.
+    once for each state of the file, and names no path.
     """
 
     def __init__(
@@ -74,6 +74,6 @@ class TokenStore:
         try:
             self.load()
         except CredentialsError as error:
-            _log.error("the tokens in use stay as they are: %s", error.message)
+            _log.error("the tokens in use stay as they are: %s; `ffnsearch serve --check` says more", error.reason)
         else:
             _log.info("the tokens file has changed: %d tokens are in use", len(self._tokens))
