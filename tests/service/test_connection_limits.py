@@ -66,11 +66,21 @@ def test_streams_beyond_the_limit_are_refused_and_the_others_answered():
         assert not connection.closed
 
 
-def test_a_client_that_keeps_the_rules_waits_for_a_stream():
-    with served(streams_max=2) as address, grpc.insecure_channel(address) as channel:
+def test_calls_below_the_limit_are_all_answered():
+    with served(streams_max=200) as address, grpc.insecure_channel(address) as channel:
         echo = channel.unary_unary(f"/{SERVICE}/Echo")
-        calls = [echo.future(b"hello", timeout=WAIT_S) for _ in range(50)]
-        assert {call.result() for call in calls} == {b"hello from "}
+        for _ in range(5):
+            calls = [echo.future(b"hello", timeout=WAIT_S) for _ in range(40)]
+            assert {call.result() for call in calls} == {b"hello from "}
+
+
+def test_streams_that_are_begun_and_reset_at_once_harm_nobody_else():
+    with served() as address, raw_connection(address) as connection, grpc.insecure_channel(address) as channel:
+        connection.greet()
+        for number in range(5000):
+            connection.call(f"/{SERVICE}/Silent", 1 + 2 * number)
+            connection.send(Frame(RST_STREAM, 0, 1 + 2 * number, b"\0\0\0\x08"))
+        assert channel.unary_unary(f"/{SERVICE}/Echo")(b"hello", timeout=WAIT_S) == b"hello from "
 
 
 @pytest.mark.parametrize(("characters", "is_taken"), [(3000, True), (5000, False), (60_000, False)])
