@@ -5,19 +5,25 @@ import socket
 
 from ffnsearch_service.errors import AddressError
 
+_SETTING = {"TLS": "[tls] certificate_file and key_file", "tokens": "[auth] tokens_file"}
 
-def listening_address(host: str, port: int, *, insecure_public: bool) -> str:
+
+def listening_address(
+    host: str, port: int, *, insecure_public: bool, encrypted: bool = False, authenticated: bool = False
+) -> str:
     """The address `host:port` to listen on, once it is known to be allowed and free.
 
-    Raises AddressError for a port in use, a host that is not this machine's, or one that others can reach while
-    `insecure_public` is not set: calls are neither encrypted nor authenticated.
+    encrypted, authenticated: whether calls go through TLS and take a token. Raises AddressError for a port in use, a
+    host that is not this machine's, or one that others can reach without both, while `insecure_public` is not set.
     """
     if not 0 <= port <= 65535:
         raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
-    if not (insecure_public or is_loopback(host)):
+    missing = [what for what, is_there in (("TLS", encrypted), ("tokens", authenticated)) if not is_there]
+    if missing and not (insecure_public or is_loopback(host)):
         raise AddressError(
-            f"{host} can be reached from other machines, and calls are neither encrypted nor authenticated: "
-            "listen on 127.0.0.1, or accept that with --insecure-public",
+            f"{host or 'every address'} can be reached from other machines, and the server has no "
+            f"{' and no '.join(missing)}: set {' and '.join(_SETTING[what] for what in missing)}, listen on 127.0.0.1, "
+            "or accept it with --insecure-public",
             reason="PUBLIC_ADDRESS",
             host=host,
         )
@@ -33,6 +39,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_of(address: str) -> str:
+    """The host of `host:port`, without the brackets of a literal IPv6 host; "" where it is no such address."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]") if port.isdecimal() else ""
 
 
 def join(host: str, port: int) -> str:

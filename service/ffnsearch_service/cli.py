@@ -12,6 +12,7 @@ import typer
 from ffnsearch_indexer.cli import add_command, register
 from ffnsearch_indexer.errors import FfnSearchError, ProfileError
 from ffnsearch_service.errors import AddressError, RequestError
+from ffnsearch_service.security.cli import register_tokens
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
@@ -73,6 +74,7 @@ def make_app() -> typer.Typer:
         "shakespeare.ffn 'And only l' --block 4 --classes",
     )
     add_command(app, demo, "", "--out coriolanus.ffn")
+    register_tokens(app)
     return app
 
 

@@ -32,6 +32,17 @@ class Limits:
     sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a larger call runs in groups of prompts
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
+    streams_max: int = 1024  # calls at a time on one connection: more than find a place, so these are refused in words
+    metadata_bytes_max: int = 8192  # of one call; a token and a trace take some hundred
+    handshake_ms_max: int = 10_000  # a connection that says nothing is let go
+    ping_interval_ms_min: int = 10_000  # between a client's pings while no data flows; gRPC's own is 5 minutes
+    ping_strikes_max: int = 2  # pings too early before the connection is closed
+    keepalive_ms: int = 60_000  # without data for so long, the server asks whether the client is still there
+    ping_timeout_ms: int = 20_000  # a client that has not answered is gone
+    connection_idle_ms_max: int = 1_800_000  # a connection without calls is closed; clients open another by themselves
+    connection_age_ms_max: int = 3_600_000  # so that a replaced certificate or client CA reaches everybody
+    connection_age_grace_ms_max: int = 300_000  # longest that a call may go on after that: streams begin again
+    tokens_check_ms_max: int = 250  # oldest look at the tokens file: how long a revoked token may still be taken
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -4,9 +4,14 @@ FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more calls at a time than the server takes
 ├── AddressError         an address that cannot be listened on or called
+├── CredentialsError     a file of tokens, certificates or keys that must not be used
+├── AuthenticationError  a call without a token that is valid now
+├── ScopeError           a call that its token does not allow
 └── ServiceError         a call that failed, as a client sees it
     ├── InvalidRequestError       INVALID_ARGUMENT
     ├── NotFoundError             NOT_FOUND
+    ├── UnauthenticatedError      UNAUTHENTICATED
+    ├── PermissionDeniedError     PERMISSION_DENIED
     ├── DeadlineExceededError     DEADLINE_EXCEEDED
     └── UnavailableError          UNAVAILABLE: the one to retry
 """
@@ -34,6 +39,24 @@ class AddressError(FfnSearchError):
     default_reason = "INVALID_ADDRESS"
 
 
+class CredentialsError(FfnSearchError):
+    """A file of tokens, certificates or keys that must not be used. Its message names the file: never on the wire."""
+
+    default_reason = "INVALID_CREDENTIALS"
+
+
+class AuthenticationError(FfnSearchError):
+    """A call without a token, or whose token is unknown, expired or revoked: which of these is not told."""
+
+    default_reason = "TOKEN_INVALID"
+
+
+class ScopeError(FfnSearchError):
+    """A call that its token does not allow; `metadata["scope"]` is the scope that is missing."""
+
+    default_reason = "SCOPE_MISSING"
+
+
 class ServiceError(FfnSearchError):
     """A call that failed.
 
@@ -53,6 +76,14 @@ class InvalidRequestError(ServiceError):
 
 class NotFoundError(ServiceError):
     """The request names something that the snapshot does not have."""
+
+
+class UnauthenticatedError(ServiceError):
+    """The server wants a token, or does not know this one (any more)."""
+
+
+class PermissionDeniedError(ServiceError):
+    """The token is valid and has not the scope that the call takes."""
 
 
 class DeadlineExceededError(ServiceError):

@@ -23,26 +23,25 @@ from ffnsearch_service.call import Call
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine import Engine
 from ffnsearch_service.errors import AddressError, OverloadedError
+from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.status import status_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
 
 class Server:
-    """Serves one engine on one address. Lives in one event loop; does not own the engine."""
+    """Serves one engine on one address. Lives in one event loop; does not own the engine.
 
-    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+    protection: tokens, TLS and the limits of connections; without it, whoever reaches the address may call.
+    """
+
+    def __init__(self, engine: Engine, config: ServerConfig, protection: Protection | None = None) -> None:
         self._config = config
+        self._protection = protection or Protection.open(engine.limits)
         self._health = health.aio.HealthServicer()
         self._threads = ThreadPoolExecutor(engine.limits.calls_max, thread_name_prefix="ffnsearch-call")
         self._servicer = _Servicer(engine, self._threads)
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),  # two servers on one port would share its calls, silently
-                ("grpc.max_receive_message_length", engine.limits.request_bytes_max),
-                ("grpc.max_send_message_length", engine.limits.response_bytes_max),
-            ]
-        )
+        self._server = grpc.aio.server(interceptors=self._protection.interceptors, options=self._protection.options)
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
@@ -50,9 +49,15 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         config = self._config
-        address = listening_address(config.host, config.port, insecure_public=config.insecure_public)
+        address = listening_address(
+            config.host,
+            config.port,
+            insecure_public=config.insecure_public,
+            encrypted=self._protection.tls is not None,
+            authenticated=self._protection.has_tokens,
+        )
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._protection.add_port(self._server, address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}", reason="ADDRESS_UNAVAILABLE") from None
         await self._server.start()

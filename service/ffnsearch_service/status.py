@@ -1,8 +1,9 @@
 """How errors become google.rpc.Status on the wire, and how they come back as exceptions.
 
 The codes follow AIP-193. What a caller can mend is INVALID_ARGUMENT, except a profile name that the snapshot does
-not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. Everything else is INTERNAL
-with an opaque id; the log has the stack trace under that id, the reply has neither a path nor a trace.
+not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. A class that is not in the
+table is INTERNAL with an opaque id, whatever its message, which may name a path: the log has the message and the stack
+trace under that id, the reply has neither.
 """
 
 import logging
@@ -16,12 +17,16 @@ from grpc_status import rpc_status
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import CancelledError, FfnSearchError, LimitError, ProfileError, PromptError, TokenError
 from ffnsearch_service.errors import (
+    AuthenticationError,
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
     RequestError,
+    ScopeError,
     ServiceError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -41,10 +46,14 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
     (CancelledError, code_pb2.CANCELLED),
+    (AuthenticationError, code_pb2.UNAUTHENTICATED),
+    (ScopeError, code_pb2.PERMISSION_DENIED),
 )
 _ERROR_OF_CODE: dict[str, type[ServiceError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "NOT_FOUND": NotFoundError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "PERMISSION_DENIED": PermissionDeniedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
     "UNAVAILABLE": UnavailableError,
 }
@@ -104,9 +113,10 @@ def service_error(error: Any, address: str) -> ServiceError:
 
 
 def _code(error: Exception) -> int:
-    if isinstance(error, FfnSearchError) and error.reason in _CODE_OF_REASON:
-        return _CODE_OF_REASON[error.reason]
-    return next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), code_pb2.INTERNAL)
+    code: int = next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), code_pb2.INTERNAL)
+    if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
+        return code
+    return _CODE_OF_REASON.get(error.reason, code)
 
 
 def _advice(code: str) -> str:

@@ -13,6 +13,7 @@ from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
 
 WAIT_S = 20.0
@@ -49,14 +50,16 @@ class SlowPredictor(Predictor):
 
 
 @contextmanager
-def serving(engine: Engine, config: ServerConfig | None = None) -> Iterator[str]:
+def serving(engine: Engine, config: ServerConfig | None = None, protection: Protection | None = None) -> Iterator[str]:
     """Serve an engine on a free loopback port, from a thread of its own; yields the address."""
-    with server_thread(engine, config) as (address, _):
+    with server_thread(engine, config, protection) as (address, _):
         yield address
 
 
 @contextmanager
-def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
+def server_thread(
+    engine: Engine, config: ServerConfig | None = None, protection: Protection | None = None
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `serving` does; yields the address, and a function that begins the end without waiting for it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -66,7 +69,7 @@ def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterato
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def make() -> Server:
-        return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2))
+        return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2), protection)
 
     server = run(make())
     try:

@@ -4,10 +4,10 @@ import typer
 
 from ffnsearch_indexer.cli.making import build, index, train, verify
 from ffnsearch_indexer.cli.measuring import calibrate, evaluate, report
-from ffnsearch_indexer.cli.options import add_command
+from ffnsearch_indexer.cli.options import add_command, epilog
 from ffnsearch_indexer.cli.timing import bench
 
-__all__ = ["add_command", "register"]
+__all__ = ["add_command", "epilog", "register"]
 
 
 def register(app: typer.Typer) -> None:

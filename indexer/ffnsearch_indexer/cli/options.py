@@ -1,7 +1,7 @@
 """What the subcommands share: options, how a result is printed, and what an interrupted one says."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +27,13 @@ EXIT_INTERRUPTED = 130
 
 def add_command(app: typer.Typer, command: Callable[..., None], *examples: str) -> None:
     """Add a subcommand; its help ends in examples, whose lines stay as they are."""
-    lines = (f"  ffnsearch {command.__name__} {example}".rstrip() for example in examples)
-    app.command(epilog="\n".join(("\b", "Examples:", *lines)))(command)  # \b: do not fill these lines
+    app.command(epilog=epilog(f"{command.__name__} {example}" for example in examples))(command)
+
+
+def epilog(examples: Iterable[str]) -> str:
+    """The end of a subcommand's help: examples of what follows `ffnsearch`, a line each."""
+    lines = (f"  ffnsearch {example}".rstrip() for example in examples)
+    return "\n".join(("\b", "Examples:", *lines))  # \b: do not fill these lines
 
 
 @contextmanager

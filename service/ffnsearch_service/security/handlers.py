@@ -1,0 +1,54 @@
+"""How is a method's handler wrapped, whichever of the four kinds it is, and how is a call refused?"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from ffnsearch_service.status import status_of
+
+Behavior = Callable[[Any, Any], Awaitable[Any]]
+"""Takes a request, or an iterator of them, and the context; gives the response, or writes all to the context."""
+
+
+def behavior_of(handler: Any) -> Behavior:
+    """What a handler, a coroutine or an asynchronous generator, does: the latter's messages are written too."""
+    behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if not inspect.isasyncgenfunction(behavior):
+        return behavior  # type: ignore[no-any-return]
+
+    async def written(request: Any, context: Any) -> None:
+        async with aclosing(behavior(request, context)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    return written
+
+
+def with_behavior(handler: Any, behavior: Behavior, *, raw_requests: bool = False) -> Any:
+    """A handler of the same kind that does something else. raw_requests: it gets bytes, and reads them itself."""
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    deserializer = None if raw_requests else handler.request_deserializer
+    return make(behavior, deserializer, handler.response_serializer)
+
+
+def refusing(error: Exception) -> Any:
+    """A handler that refuses: the status goes out before any of the request is read, for every kind of method."""
+
+    async def refuse(_: AsyncIterator[bytes], context: Any) -> None:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def abort(context: Any, error: Exception) -> None:
+    """End a call with the status of an error; does not return."""
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))

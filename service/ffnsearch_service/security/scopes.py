@@ -1,0 +1,23 @@
+"""Method -> scope: what does a call take?"""
+
+from ffnsearch_service.security.tokens import ADMIN, READ
+
+OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check"})
+"""What anybody may call: whether the server is alive. An orchestrator's probe has no token, and learns nothing else."""
+
+_SCOPE_OF_SERVICE = {
+    "ffnsearch.v1.PredictionService": READ,
+    "grpc.health.v1.Health": READ,
+    "grpc.reflection.v1.ServerReflection": READ,
+    "grpc.reflection.v1alpha.ServerReflection": READ,
+    "ffnsearch.v1.AdminService": ADMIN,
+    "google.longrunning.Operations": ADMIN,
+}
+
+
+def scope_of(method: str) -> str | None:
+    """The scope that `/package.Service/Method` takes, None for an open one; what is not listed takes `admin`."""
+    if method in OPEN_METHODS:
+        return None
+    service, _, _ = method.removeprefix("/").rpartition("/")
+    return _SCOPE_OF_SERVICE.get(service, ADMIN)

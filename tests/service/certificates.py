@@ -1,0 +1,86 @@
+"""How a test makes certificates: an authority and what it signs, valid for a day where nothing else is said."""
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ffnsearch_service.security.tls import TlsFiles
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, in PEM."""
+
+    certificate: bytes
+    key: bytes
+
+    def write(self, folder: Path, client_ca: bytes | None = None) -> TlsFiles:
+        """Put them into a folder as an operator would."""
+        certificate, key, authority = folder / "server.crt", folder / "server.key", folder / "clients.crt"
+        certificate.write_bytes(self.certificate)
+        write_key(key, self.key)
+        if client_ca is None:
+            return TlsFiles(certificate, key)
+        authority.write_bytes(client_ca)
+        return TlsFiles(certificate, key, authority)
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, name: str = "a test's authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.certificate = self._sign(self._key, self._name, [x509.BasicConstraints(ca=True, path_length=None)])
+
+    def make(self, *, for_client=False, begins=-DAY, ends=DAY) -> Pair:
+        """A pair for 127.0.0.1, valid from and to so long from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if for_client else ExtendedKeyUsageOID.SERVER_AUTH
+        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+        return Pair(self._sign(key, name, [here, x509.ExtendedKeyUsage([usage])], begins, ends), _pem(key))
+
+    def _sign(self, key, name, extensions, begins=-DAY, ends=DAY) -> bytes:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def write_key(path: Path, key: bytes) -> Path:
+    """Put a key where nobody else reads it."""
+    path.write_bytes(key)
+    path.chmod(0o600)
+    return path
+
+
+def encrypted(key: bytes) -> bytes:
+    """The same key, with a password."""
+    loaded = serialization.load_pem_private_key(key, None)
+    return loaded.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"word")
+    )
+
+
+def _pem(key) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,128 @@
+"""How a test serves methods of its own behind a protection, without an engine."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ffnsearch_service.security.caller import CALLER
+from ffnsearch_service.security.protection import Protection
+
+WAIT_S = 20.0
+SERVICE = "ffnsearch.v1.PredictionService"
+ADMIN_SERVICE = "ffnsearch.v1.AdminService"
+
+
+class Methods:
+    """Methods on bytes, of all four kinds; a stream goes on until somebody stops it."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.begun = threading.Event()
+
+    def handlers(self) -> dict[str, Any]:
+        """By name."""
+        return {
+            "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
+            "Sum": grpc.stream_unary_rpc_method_handler(self.sum),
+            "Names": grpc.unary_stream_rpc_method_handler(self.names),
+            "Silent": grpc.unary_stream_rpc_method_handler(self.silent),
+            "Flood": grpc.unary_stream_rpc_method_handler(self.flood),
+            "Both": grpc.stream_stream_rpc_method_handler(self.both),
+            "Fail": grpc.unary_unary_rpc_method_handler(self.fail),
+            "FailLate": grpc.unary_stream_rpc_method_handler(self.fail_late),
+            "Typed": grpc.unary_unary_rpc_method_handler(self.echo, request_deserializer=self.read),
+        }
+
+    @staticmethod
+    def read(request: bytes) -> bytes:
+        if request != b"whole":
+            raise ValueError(f"/srv/secret/{request!r}")
+        return request
+
+    async def echo(self, request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(0)
+        return request + b" from " + CALLER.get().encode()
+
+    async def sum(self, requests: Any, context: Any) -> bytes:
+        self.begun.set()
+        return b"".join([request async for request in requests])
+
+    async def names(self, request: bytes, context: Any) -> Any:
+        """Write the caller's name every 10 ms."""
+        async with self._counted():
+            while True:
+                await context.write(CALLER.get().encode())
+                await asyncio.sleep(0.01)
+
+    async def flood(self, request: bytes, context: Any) -> Any:
+        """Write more than a connection keeps for who does not read."""
+        async with self._counted():
+            while True:
+                yield bytes(1 << 20)
+
+    async def silent(self, request: bytes, context: Any) -> Any:
+        async with self._counted():
+            yield b"only"
+            await asyncio.sleep(3600)
+
+    async def both(self, requests: Any, context: Any) -> Any:
+        async for request in requests:
+            yield request
+
+    async def fail(self, request: bytes, context: Any) -> bytes:
+        raise OSError(f"cannot read /srv/secret/{request.decode()}")
+
+    async def fail_late(self, request: bytes, context: Any) -> Any:
+        yield b"one"
+        raise OSError("cannot read /srv/secret/late")
+
+    def _counted(self) -> Any:
+        return _Counted(self)
+
+
+class _Counted:
+    def __init__(self, methods: Methods) -> None:
+        self._methods = methods
+
+    async def __aenter__(self) -> None:
+        self._methods.running += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._methods.running -= 1
+
+
+@contextmanager
+def protected(protection: Protection, methods: Methods | None = None) -> Iterator[str]:
+    """Serve methods, health and reflection on a free loopback port, from a thread of its own; yields the address."""
+    methods = methods or Methods()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
+
+    async def start() -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(interceptors=protection.interceptors, options=protection.options)
+        for service in (SERVICE, ADMIN_SERVICE):
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods.handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+        reflection.enable_server_reflection((reflection.SERVICE_NAME,), server)
+        port = protection.add_port(server, "127.0.0.1:0")
+        await server.start()
+        return server, port
+
+    server, port = run(start())
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        run(server.stop(0))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WAIT_S)
+        loop.close()

@@ -1,0 +1,88 @@
+"""A reply tells what its caller can mend, and of everything else an id: no path, no trace, no class of exception."""
+
+import logging
+import re
+
+import grpc
+import pytest
+from test_errors_on_the_wire import INVALID_CLASSES, INVALID_NEIGHBORS, INVALID_PREDICTIONS
+
+from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
+from ffnsearch_indexer import errors as indexer_errors
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service import errors as service_errors
+from ffnsearch_service.status import DOMAIN, prompt_error, status_of
+
+PATH = "/srv/secret/snapshot.ffn"
+OF_THE_CALLER = {
+    "AuthenticationError": "UNAUTHENTICATED",
+    "CancelledError": "CANCELLED",
+    "LimitError": "INVALID_ARGUMENT",
+    "OverloadedError": "RESOURCE_EXHAUSTED",
+    "ProfileError": "INVALID_ARGUMENT",
+    "PromptError": "INVALID_ARGUMENT",
+    "RequestError": "INVALID_ARGUMENT",
+    "ScopeError": "PERMISSION_DENIED",
+    "TokenError": "INVALID_ARGUMENT",
+}
+"""The classes whose messages travel: they speak of the request alone. One that is new is decided on here."""
+
+
+def tree(error=FfnSearchError):
+    return [error, *(below for child in error.__subclasses__() for below in tree(child))]
+
+
+def made(kind, reason=None):
+    """An error of a class, with a path wherever it has room."""
+    if issubclass(kind, service_errors.ServiceError):
+        return kind(f"see {PATH}", code="INTERNAL", reason=reason or PATH, field=PATH, metadata={"file": PATH})
+    return kind(f"see {PATH}", reason=reason, file=PATH, field=PATH)
+
+
+OWN = [kind for kind in tree() if kind.__name__ not in OF_THE_CALLER]
+
+
+def test_every_class_of_the_tree_is_known_by_its_module():
+    for kind in tree():
+        assert kind.__module__ in (indexer_errors.__name__, service_errors.__name__)
+    assert {kind.__name__ for kind in tree()} >= set(OF_THE_CALLER)
+
+
+@pytest.mark.parametrize("reason", [None, "PROFILE_NOT_FOUND", "DEADLINE_EXCEEDED"])
+@pytest.mark.parametrize("kind", [*OWN, OSError, KeyError, AssertionError], ids=lambda kind: kind.__name__)
+def test_what_is_not_the_callers_travels_as_an_id(kind, reason, caplog):
+    error = made(kind, reason) if issubclass(kind, FfnSearchError) else kind(f"see {PATH}")
+    with caplog.at_level(logging.ERROR):
+        status, shown = status_of(error), prompt_error(error)
+    for message in (status, shown):
+        text = str(message) + repr(message.SerializeToString())
+        assert PATH not in text
+        assert "secret" not in text
+        assert kind.__name__ not in text
+    assert status.code == shown.code == grpc.StatusCode.INTERNAL.value[0]
+    assert shown.reason == "INTERNAL"
+    assert re.fullmatch("[0-9a-f]{16}", shown.metadata["error_id"])
+    assert shown.metadata["error_id"] in caplog.text
+
+
+@pytest.mark.parametrize("name", OF_THE_CALLER)
+def test_what_the_caller_can_mend_is_told(name):
+    kind = next(kind for kind in tree() if kind.__name__ == name)
+    status = status_of(kind("mend it", reason="SOME_REASON"))
+    assert status.message == "mend it"
+    assert status.code == grpc.StatusCode[OF_THE_CALLER[name]].value[0]
+    assert DOMAIN in str(status)
+
+
+@pytest.mark.parametrize(
+    ("method", "cases"),
+    [("Predict", INVALID_PREDICTIONS), ("ListNeighbors", INVALID_NEIGHBORS), ("ListClasses", INVALID_CLASSES)],
+)
+def test_no_refusal_over_the_wire_names_a_path(channel, tiny_snapshot, method, cases):
+    call = getattr(pb_grpc.PredictionServiceStub(channel), method)
+    for request, _, _ in cases.values():
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request, timeout=20)
+        told = f"{caught.value.details()} {caught.value.trailing_metadata()}"
+        assert str(tiny_snapshot.parent) not in told
+        assert not re.search(r"(?<![\w.])/(home|tmp|usr|srv|work|root|var)/|\.py\b|Traceback|line \d+", told), told
