@@ -32,6 +32,11 @@ class Limits:
     sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a larger call runs in groups of prompts
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
+    snapshots_max: int = 16  # open at a time; each holds some tens of files
+    snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
+    aliases_max: int = 256
+    builds_queued_max: int = 16  # builds that wait for their turn
+    operations_max: int = 1000  # builds that are remembered; beyond it those that ended first are forgotten
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
