@@ -11,6 +11,7 @@ import typer
 
 from ffnsearch_indexer.cli import add_command, register
 from ffnsearch_indexer.errors import FfnSearchError, ProfileError
+from ffnsearch_service.admin_cli import make_admin_app
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def make_app() -> typer.Typer:
         "shakespeare.ffn 'And only l' --block 4 --classes",
     )
     add_command(app, demo, "", "--out coriolanus.ffn")
+    app.add_typer(make_admin_app(), name="admin")
     return app
 
 
