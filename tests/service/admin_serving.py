@@ -81,7 +81,7 @@ def make_site(root, model, text="a text for every test\n" * 20):
 def datastore_catalog(site, **options):
     """A catalog that opens datastores."""
     state_file = site.state / "catalog.json"
-    return Catalog(lambda folder: Datastore.open(folder, check="sizes"), state_file=state_file, **options)
+    return Catalog(lambda _, folder: Datastore.open(folder, check="sizes"), state_file=state_file, **options)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Opener:
         self.fidelity = {}
         self.began, self.go_on = threading.Event(), threading.Event()
 
-    def __call__(self, folder):
+    def __call__(self, name, folder):
         if folder.name == "broken":
             raise SnapshotError(f"{folder} is no snapshot", reason="SNAPSHOT_NOT_FOUND")
         if folder.name == "slow":

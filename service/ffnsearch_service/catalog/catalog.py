@@ -50,7 +50,7 @@ def at_once(close: Callable[[], None]) -> None:
 class Catalog(Generic[Open]):
     """Opens snapshots, names them, lends them to requests and closes them. Any thread may call any method.
 
-    opener: opens a folder; raises FfnSearchError where it cannot. state_file: where to remember what is loaded, None to
+    opener: opens a folder under a name; raises FfnSearchError where it cannot. state_file: where to remember what is loaded, None to
     forget it with the process. size_of: size of a folder in bytes, asked before it is opened. run_close: how a snapshot
     is closed whose last lease ends; give an executor's `submit` where that thread must not wait. on_change: called
     after each change, on the thread that made it, outside the locks.
@@ -58,7 +58,7 @@ class Catalog(Generic[Open]):
 
     def __init__(
         self,
-        opener: Callable[[Path], Open],
+        opener: Callable[[str, Path], Open],
         *,
         state_file: Path | None = None,
         limits: Limits | None = None,
@@ -124,7 +124,7 @@ class Catalog(Generic[Open]):
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))
         before = self._reserve(name, entry)
         try:
-            opened = self._open(entry)
+            opened = self._open(name, entry)
             try:
                 with self._changing:
                     self._require_free(name)  # an alias may have got the name meanwhile
@@ -297,7 +297,7 @@ class Catalog(Generic[Open]):
             )
         self._held.add(entry)
 
-    def _open(self, entry: Entry[Open]) -> Open:
+    def _open(self, name: str, entry: Entry[Open]) -> Open:
         folder = Path(entry.placed.folder)
         size_bytes = self._size_of(folder)
         with self._lock:
@@ -310,7 +310,7 @@ class Catalog(Generic[Open]):
                     limit=self._limits.snapshots_bytes_max,
                 )
             entry.bytes = size_bytes
-        return self._opener(folder)
+        return self._opener(name, folder)
 
     def _publish(self, entry: Entry[Open], opened: Open) -> None:
         with self._lock:
@@ -330,7 +330,7 @@ class Catalog(Generic[Open]):
         try:
             with self._lock:
                 self._hold(entry)
-            opened = self._open(entry)
+            opened = self._open(name, entry)
         except Exception as error:  # whatever it is, it stops neither the start nor the other snapshots
             _log.error("snapshot %s cannot be opened: %s", name, error, exc_info=not isinstance(error, FfnSearchError))
             with self._lock:
