@@ -50,10 +50,10 @@ def at_once(close: Callable[[], None]) -> None:
 class Catalog(Generic[Open]):
     """Opens snapshots, names them, lends them to requests and closes them. Any thread may call any method.
 
-    opener: opens a folder under a name; raises FfnSearchError where it cannot. state_file: where to remember what is loaded, None to
-    forget it with the process. size_of: size of a folder in bytes, asked before it is opened. run_close: how a snapshot
-    is closed whose last lease ends; give an executor's `submit` where that thread must not wait. on_change: called
-    after each change, on the thread that made it, outside the locks.
+    opener: opens a folder under a name; raises FfnSearchError where it cannot. state_file: where to remember what is
+    loaded, None to forget it with the process. size_of: size of a folder in bytes, asked before it is opened.
+    run_close: how a snapshot is closed whose last lease ends; give an executor's `submit` where that thread must not
+    wait. on_change: called after each change, on the thread that made it, outside the locks.
     """
 
     def __init__(
