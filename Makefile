@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON = $(firstword $(foreach p,python3.11 python3,$(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11); print("$(p)")' 2>/dev/null)))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-PROTOC := $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=protos --pyi_out=protos --grpc_python_out=protos
+PROTOS = $(wildcard protos/ffnsearch/*/*.proto)
+# What the contract imports lies among the installed packages, there under a name of its own.
+SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+OPERATIONS = google/longrunning/operations.proto=$(SITE)/google/longrunning/operations_proto.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --proto_path=$(SITE) --proto_path=$(OPERATIONS)
+PROTO_IMAGE := build/protos.binpb
 CACHES := .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist .demo
 
 # A stamp is newer than the files that decide what is installed, so an install runs only when they change.
@@ -31,7 +36,9 @@ check: $(TO_DEVELOP) ## Do all that CI does: format, lint, types, import order, 
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/buf lint protos
+	@mkdir -p $(dir $(PROTO_IMAGE))
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=$(PROTO_IMAGE) $(PROTOS)
+	$(BIN)/buf lint $(PROTO_IMAGE) --path ffnsearch --config protos/buf.yaml
 	$(BIN)/pytest
 
 format: $(TO_DEVELOP) ## Format the code and mend what the linter can mend by itself.
@@ -39,7 +46,7 @@ format: $(TO_DEVELOP) ## Format the code and mend what the linter can mend by it
 	$(BIN)/ruff format --quiet .
 
 protos: $(TO_DEVELOP) ## Write the generated modules beside the .proto files (a test compares them).
-	$(PROTOC) $(wildcard protos/ffnsearch/*/*.proto)
+	$(PROTOC) --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTOS)
 
 clean: ## Remove caches, build results and the demo's files; .venv stays.
 	rm -rf $(CACHES)

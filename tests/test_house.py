@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,11 @@ def test_generated_modules_are_those_of_the_protos(tmp_path: Path) -> None:
     protos = ROOT / "protos"
     sources = [str(path.relative_to(protos)) for path in sorted(protos.rglob("*.proto"))]
     outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path=.", *outputs, *sources]
+    site = Path(sysconfig.get_path("purelib"))
+    operations = "google/longrunning/operations.proto"
+    installed = site / "google" / "longrunning" / "operations_proto.proto"  # its package has it under another name
+    paths = [f"--proto_path={path}" for path in (".", site, f"{operations}={installed}")]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *paths, *outputs, *sources]
     subprocess.run(command, cwd=protos, check=True)
     assert sources
     assert generated_in(protos) == generated_in(tmp_path), "run `make protos`"

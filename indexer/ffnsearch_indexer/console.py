@@ -1,7 +1,10 @@
-"""How progress looks: bars with rate and time left on a terminal, now and then a line elsewhere."""
+"""How progress looks: bars with rate and time left on a terminal, now and then a line elsewhere, JSON for a program."""
 
+import contextlib
+import json
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ffnsearch_indexer.errors import FfnSearchError, OutputError
+
 LINE_INTERVAL_S = 15.0
 """Where output is no terminal: seconds between two lines of one stage."""
 
@@ -23,12 +28,21 @@ SHORT_STAGE_S = 1.0
 """Where output is no terminal: a stage that ends sooner is not worth a line."""
 
 
-class ProgressDisplay:
-    """A `progress` callback that writes to stderr; use it as a context manager."""
+EVENT_INTERVAL_S = 0.1
+"""For a program: seconds between two events of one stage."""
 
-    def __init__(self) -> None:
+
+class ProgressDisplay:
+    """A `progress` callback that writes to stderr; use it as a context manager.
+
+    events: a file to which JSON lines are appended: `{"stage", "done", "total", "detail"}`, at most ten a second, and
+    `{"error": {"reason", "message"}}` where an error of the tree ends the work.
+    """
+
+    def __init__(self, events: Path | None = None) -> None:
         self._bars = _Bars() if sys.stderr.isatty() else None
         self._lines = _Lines()
+        self._events = _Events(events) if events else None
 
     def __enter__(self) -> Self:
         if self._bars:
@@ -40,10 +54,14 @@ class ProgressDisplay:
     ) -> None:
         if self._bars:
             self._bars.stop()
+        if self._events:
+            self._events.close(error)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` units of a stage are there."""
         (self._bars or self._lines).show(stage, done, total, detail)
+        if self._events:
+            self._events.show(stage, done, total, detail)
 
     def say(self, line: str) -> None:
         """Write a line to stderr, above the bars where there are any."""
@@ -99,3 +117,27 @@ class _Lines:
             return ""
         rate = (done - self._first) / seconds
         return f", {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
+
+
+class _Events:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write progress to {path}: {error.strerror}; choose another file") from None
+        self._stage, self._last_event = "", 0.0
+
+    def show(self, stage: str, done: int, total: int, detail: str) -> None:
+        now = time.monotonic()
+        if stage != self._stage or done == total or now - self._last_event >= EVENT_INTERVAL_S:
+            self._stage, self._last_event = stage, now
+            self._write({"stage": stage, "done": done, "total": total, "detail": detail})
+
+    def close(self, error: BaseException | None) -> None:
+        with contextlib.suppress(OSError):  # who reads them may be gone, which changes nothing about the work's end
+            if isinstance(error, FfnSearchError):
+                self._write({"error": {"reason": error.reason, "message": error.message}})
+            self._file.close()
+
+    def _write(self, event: dict[str, object]) -> None:
+        print(json.dumps(event), file=self._file, flush=True)

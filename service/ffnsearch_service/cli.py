@@ -11,6 +11,7 @@ import typer
 
 from ffnsearch_indexer.cli import add_command, register
 from ffnsearch_indexer.errors import FfnSearchError, ProfileError
+from ffnsearch_service.admin_cli import make_admin_app
 from ffnsearch_service.errors import AddressError, RequestError
 from ffnsearch_service.security.cli import register_tokens
 
@@ -75,6 +76,7 @@ def make_app() -> typer.Typer:
     )
     add_command(app, demo, "", "--out coriolanus.ffn")
     register_tokens(app)
+    app.add_typer(make_admin_app(), name="admin")
     return app
 
 

@@ -43,6 +43,11 @@ class Limits:
     connection_age_ms_max: int = 3_600_000  # so that a replaced certificate or client CA reaches everybody
     connection_age_grace_ms_max: int = 300_000  # longest that a call may go on after that: streams begin again
     tokens_check_ms_max: int = 250  # oldest look at the tokens file: how long a revoked token may still be taken
+    snapshots_max: int = 16  # open at a time; each holds some tens of files
+    snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
+    aliases_max: int = 256
+    builds_queued_max: int = 16  # builds that wait for their turn
+    operations_max: int = 1000  # builds that are remembered; beyond it those that ended first are forgotten
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

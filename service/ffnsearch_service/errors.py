@@ -3,6 +3,12 @@
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more calls at a time than the server takes
+├── AdminError           what an administrator asked for cannot be done now
+│   ├── AbsentError               there is nothing of that name
+│   ├── PresentError              there is something of that name already
+│   ├── StateError                something must be done first
+│   ├── LostUpdateError           somebody else was faster
+│   └── ExhaustedError            a limit of the server is reached, or its disk is full
 ├── AddressError         an address that cannot be listened on or called
 ├── CredentialsError     a file of tokens, certificates or keys that must not be used
 ├── AuthenticationError  a call without a token that is valid now
@@ -31,6 +37,34 @@ class OverloadedError(FfnSearchError):
     """More calls at a time than the server takes."""
 
     default_reason = "OVERLOADED"
+
+
+class AdminError(FfnSearchError):
+    """What an administrator asked for cannot be done now. The message has no path."""
+
+    default_reason = "ADMIN_REFUSED"
+
+
+class AbsentError(AdminError):
+    """There is nothing of that name."""
+
+
+class PresentError(AdminError):
+    """There is something of that name already."""
+
+
+class StateError(AdminError):
+    """Something must be done first; the message says what."""
+
+
+class LostUpdateError(AdminError):
+    """The etag is not the current one: somebody else was faster."""
+
+    default_reason = "ETAG_MISMATCH"
+
+
+class ExhaustedError(AdminError):
+    """A limit of the server is reached, or its disk is full."""
 
 
 class AddressError(FfnSearchError):

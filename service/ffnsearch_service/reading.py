@@ -42,7 +42,7 @@ def predict_result(message: pb.PredictResponse) -> PredictResult:
         profile_kind=KINDS[message.profile_kind],
         backend=message.backend,
         approximate=message.approximate,
-        timings=Timings(**_scalars(message.timings)),
+        timings=Timings(**scalars(message.timings)),
         results=tuple(_prompt_result(result) for result in message.results),
     )
 
@@ -74,17 +74,30 @@ def class_list(message: pb.ListClassesResponse, block: int) -> ClassList:
 def info(message: pb.GetInfoResponse) -> Info:
     """Read the response to a GetInfoRequest."""
     return Info(
-        snapshot=_scalars(message.snapshot),
-        model=_scalars(message.model),
+        snapshot=scalars(message.snapshot),
+        model=scalars(message.model),
         vocabulary=tuple(message.vocabulary),
         profiles={profile.name: read_profile(profile) for profile in message.profiles},
         default_profile_name=message.default_profile_name,
         backend=message.backend,
         approximate=message.approximate,
-        limits=_scalars(message.limits),
+        limits=scalars(message.limits),
         server_version=message.server_version,
-        fidelity=tuple(FidelitySummary(**_scalars(summary)) for summary in message.fidelity),
+        fidelity=fidelity_summaries(message.fidelity),
     )
+
+
+def fidelity_summaries(messages: Iterable[pb.FidelitySummary]) -> tuple[FidelitySummary, ...]:
+    """Read the measurements of a snapshot."""
+    return tuple(FidelitySummary(**scalars(message)) for message in messages)
+
+
+def scalars(message: Any) -> dict[str, Any]:
+    """The fields of a flat message by name, None for one that is not set and tells so."""
+    return {
+        field.name: _optional(message, field.name) if field.has_presence else getattr(message, field.name)
+        for field in message.DESCRIPTOR.fields
+    }
 
 
 def _prompt_result(message: pb.PromptResult) -> PromptResult:
@@ -156,13 +169,6 @@ def _suffix_class(message: pb.SuffixClass) -> SuffixClass:
 
 def _token_counts(messages: Iterable[pb.TokenCount]) -> tuple[TokenCount, ...]:
     return tuple(TokenCount(token.id, token.text, token.count) for token in messages)
-
-
-def _scalars(message: Any) -> dict[str, Any]:
-    return {
-        field.name: _optional(message, field.name) if field.has_presence else getattr(message, field.name)
-        for field in message.DESCRIPTOR.fields
-    }
 
 
 def _optional(message: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ from ffnsearch_indexer.answer.profile import Profile, Step
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.config import Limits
 from ffnsearch_service.explanation import Contributions, contributions_of, expected_hellinger, support_of
 from ffnsearch_service.fidelity import fidelity_messages
@@ -111,17 +112,7 @@ def info_message(
     """Describe a snapshot, its model, vocabulary, profiles and fidelity, and the limits."""
     manifest, config = datastore.manifest, datastore.model.config
     return pb.GetInfoResponse(
-        snapshot=pb.SnapshotInfo(
-            id=manifest.snapshot_id,
-            format_version=manifest.format_version,
-            corpus_name=manifest.corpus_name,
-            corpus_sha256=manifest.corpus_sha256,
-            corpus_characters=manifest.corpus_characters,
-            split=manifest.split,
-            substrings=manifest.substrings,
-            window_tokens=manifest.window_tokens,
-            key_dtype=manifest.key_dtype,
-        ),
+        snapshot=snapshot_message(manifest),
         model=pb.ModelInfo(
             model_sha256=manifest.model_sha256,
             tokenizer_sha256=manifest.tokenizer_sha256,
@@ -138,6 +129,21 @@ def info_message(
         limits=limits_message(limits),
         server_version=version,
         fidelity=fidelity_messages(manifest.fidelity),
+    )
+
+
+def snapshot_message(manifest: Manifest) -> pb.SnapshotInfo:
+    """Identity and size of a snapshot."""
+    return pb.SnapshotInfo(
+        id=manifest.snapshot_id,
+        format_version=manifest.format_version,
+        corpus_name=manifest.corpus_name,
+        corpus_sha256=manifest.corpus_sha256,
+        corpus_characters=manifest.corpus_characters,
+        split=manifest.split,
+        substrings=manifest.substrings,
+        window_tokens=manifest.window_tokens,
+        key_dtype=manifest.key_dtype,
     )
 
 

@@ -17,15 +17,20 @@ from grpc_status import rpc_status
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import CancelledError, FfnSearchError, LimitError, ProfileError, PromptError, TokenError
 from ffnsearch_service.errors import (
+    AbsentError,
     AuthenticationError,
     DeadlineExceededError,
+    ExhaustedError,
     InvalidRequestError,
+    LostUpdateError,
     NotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    PresentError,
     RequestError,
     ScopeError,
     ServiceError,
+    StateError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -37,6 +42,7 @@ TEXT_CHARACTERS_MAX = 400
 _CODE_OF_REASON: dict[str, int] = {
     "PROFILE_NOT_FOUND": code_pb2.NOT_FOUND,
     "DEADLINE_EXCEEDED": code_pb2.DEADLINE_EXCEEDED,
+    "SNAPSHOT_NOT_READY": code_pb2.UNAVAILABLE,
 }
 _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (PromptError, code_pb2.INVALID_ARGUMENT),
@@ -45,6 +51,11 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (LimitError, code_pb2.INVALID_ARGUMENT),
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
+    (AbsentError, code_pb2.NOT_FOUND),
+    (PresentError, code_pb2.ALREADY_EXISTS),
+    (StateError, code_pb2.FAILED_PRECONDITION),
+    (LostUpdateError, code_pb2.ABORTED),
+    (ExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
     (CancelledError, code_pb2.CANCELLED),
     (AuthenticationError, code_pb2.UNAUTHENTICATED),
     (ScopeError, code_pb2.PERMISSION_DENIED),

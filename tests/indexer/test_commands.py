@@ -87,6 +87,35 @@ def test_a_calibration_that_is_interrupted_leaves_a_whole_snapshot(
     assert run("calibrate", tmp_path / "out")[0] == 0
 
 
+def test_an_interrupted_calibration_is_taken_up_by_a_build_that_resumes(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--json")
+    assert run(*arguments, "--calibration-prompts", 0)[0] == 0
+    assert run(*arguments)[0] == 2
+    code, out, _ = run(*arguments, "--resume")
+    manifest = read_manifest(tmp_path / "out")
+    assert (code, json.loads(out)["snapshot_id"]) == (0, manifest.snapshot_id)
+    assert manifest.default_profile == "balanced"
+    assert run(*arguments, "--resume")[0] == 0  # nothing is left to do
+    assert read_manifest(tmp_path / "out") == manifest
+
+
+def test_a_program_can_follow_a_build(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--progress-json", events)
+    assert run(*arguments)[0] == 0
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    assert {"substrings", "keys", "blocks", "counts", "tiles", "checksums"} < {event["stage"] for event in told}
+    assert all(0 <= event["done"] <= event["total"] for event in told)
+    events.unlink()
+    assert run(*arguments)[0] == 2
+    (event,) = [json.loads(line) for line in events.read_text().splitlines()]
+    assert event["error"]["reason"] == "OUTPUT_EXISTS"
+    code, _, err = run(*arguments[:-1], tmp_path / "no" / "events")
+    assert (code, err.count("\n")) == (2, 1)
+
+
 def test_build_and_verify_give_json(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
     options = ("--model", model, "--out", tmp_path / "out", "--split", "train", "--window-tokens", 6)
     code, out, _ = run("build", "--corpus", corpus, *options, "--json")

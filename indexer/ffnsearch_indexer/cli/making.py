@@ -33,39 +33,51 @@ def build(
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
     ] = 2000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Where OUT is built already, only calibrate it, unless it is.")
+    ] = False,
+    progress_json: Annotated[
+        Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
 
     Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` does so with more prompts. A
-    build that was stopped is continued by the same command.
+    build that was stopped is continued by the same command; with `--resume` also one that was being calibrated.
     """
     from ffnsearch_indexer import build as building
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.models import reference_folder
+    from ffnsearch_indexer.store.snapshot import read_manifest
     from ffnsearch_indexer.store.work import work_folder
 
     started = time.monotonic()
-    with resumable(work_folder(out)), ProgressDisplay() as display:
+    with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(
                 text, folder, out, window_tokens=window_tokens, split=split.value, progress=display
             )
             return print_result(as_json, vars(plan), _plan_lines(plan))
-        manifest = building.build(
-            text,
-            folder,
-            out,
-            window_tokens=window_tokens,
-            split=split.value,
-            announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
-            progress=display,
-        )
-    if min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN:
-        manifest = _calibrate_new(out, calibration_prompts)
+        if resume and out.exists():
+            manifest = read_manifest(out)
+        else:
+            manifest = building.build(
+                text,
+                folder,
+                out,
+                window_tokens=window_tokens,
+                split=split.value,
+                announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
+                progress=display,
+            )
+    is_calibrated = "calibration" in (manifest.fidelity or {})
+    enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
+    if enough and not is_calibrated:
+        manifest = _calibrate_new(out, calibration_prompts, progress_json)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -180,7 +192,7 @@ def train(
     )
 
 
-def _calibrate_new(snapshot: Path, prompts: int) -> "Manifest":
+def _calibrate_new(snapshot: Path, prompts: int, progress_json: Path | None) -> "Manifest":
     """Calibrate a snapshot that was just built, and return its new manifest; stopped, it is whole all the same."""
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
@@ -189,7 +201,7 @@ def _calibrate_new(snapshot: Path, prompts: int) -> "Manifest":
     from ffnsearch_indexer.store.snapshot import read_manifest
 
     try:
-        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay() as display:
+        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay(progress_json) as display:
             run_calibration(Predictor(datastore), prompts=prompts, save=True, progress=display)
     except KeyboardInterrupt:
         typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)

@@ -1,0 +1,293 @@
+"""Which builds wait, run and have ended: a queue of processes that outlives the service.
+
+A build is QUEUED, then RUNNING, then SUCCEEDED, FAILED or CANCELLED. Its record is written before anything is done of
+which a restart must know; `start` takes up what was queued or running. Records, logs and locks lie in one folder.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_service.builds.command import build_command
+from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
+from ffnsearch_service.builds.process import BuildProcess, Ended
+from ffnsearch_service.builds.progress import Meter, Progress
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildView:
+    """A build at one moment."""
+
+    record: BuildRecord
+    progress: Progress
+
+
+@dataclass
+class _Build:
+    """A build of this process. The lock of `Builds` guards every field."""
+
+    record: BuildRecord
+    progress: Progress = field(default_factory=lambda: Progress("queued"))
+    process: BuildProcess | None = None
+    is_cancelled: bool = False
+
+    def view(self) -> BuildView:
+        return BuildView(self.record, Progress("done", 1, 1) if self.record.is_done else self.progress)
+
+
+class Builds:
+    """Runs builds, `builds_max` at a time, the others in the order in which they came. Any thread may call it.
+
+    folder: where records, logs and locks are. open_built: opens what was built, where that was asked for; its errors
+    become those of the build. command: which command builds a specification, told whether it resumes a finished one.
+    """
+
+    def __init__(
+        self,
+        folders: Folders,
+        folder: Path,
+        *,
+        builds_max: int = 1,
+        limits: Limits | None = None,
+        open_built: Callable[[BuildSpec], None] = lambda spec: None,
+        command: Callable[..., list[str]] = build_command,
+    ) -> None:
+        self._folders = folders
+        self._folder = folder
+        self._builds_max = builds_max
+        self._limits = limits or Limits()
+        self._open_built = open_built
+        self._command = command
+        self._lock = threading.Lock()
+        self._builds: dict[str, _Build] = {}
+        self._workers = ThreadPoolExecutor(builds_max, thread_name_prefix="ffnsearch-build")
+        self._is_closing = False
+
+    def start(self) -> list[BuildView]:
+        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else."""
+        records = read_records(self._folder)
+        with self._lock:
+            self._builds = {record.id: _Build(record) for record in records}
+            unfinished = [build for build in self._builds.values() if not build.record.is_done]
+        for build in unfinished:
+            self._workers.submit(self._run, build)
+        return [build.view() for build in unfinished]
+
+    def create(self, spec: BuildSpec) -> BuildView:
+        """Queue a build; a build of the same that has not ended is returned instead.
+
+        Raises RequestError, AbsentError and StateError for folders and names, PresentError where there is a snapshot or
+        another build of this name, ExhaustedError where too many wait.
+        """
+        self._command(spec, self._folders, resume=False)  # refuses what cannot be
+        out = self._folders.snapshot(spec.name, field="name")
+        with self._lock:
+            self._require_open()
+            if running := self._unfinished_of(spec.name):
+                return self._joined(running, spec)
+            resumes = out.exists()
+            if resumes and not self._left_unfinished(spec):
+                raise PresentError(
+                    f"there is a snapshot {spec.name} already: choose another name, or load it",
+                    reason="SNAPSHOT_EXISTS",
+                    snapshot=spec.name,
+                )
+            self._require_room()
+            build = _Build(BuildRecord(_new_id(), spec, time.time(), resumes=resumes))
+            self._save(build.record)
+            self._builds[build.record.id] = build
+            self._forget_oldest()
+            view = build.view()
+        self._workers.submit(self._run, build)
+        return view
+
+    def get(self, id: str) -> BuildView:
+        """Tell how a build is doing. Raises AbsentError."""
+        with self._lock:
+            return self._find(id).view()
+
+    def list(self) -> list[BuildView]:
+        """Tell how all builds are doing, oldest first."""
+        with self._lock:
+            return [build.view() for build in self._builds.values()]
+
+    def cancel(self, id: str) -> None:
+        """Stop a build; what is done is kept. One that has ended stays as it is. Raises AbsentError."""
+        with self._lock:
+            build = self._find(id)
+            if build.record.is_done:
+                return
+            build.is_cancelled = True
+            if build.process:
+                build.process.stop()
+            elif build.record.state == "QUEUED":
+                self._end(build, state="CANCELLED", error=cancelled())
+
+    def delete(self, id: str) -> None:
+        """Forget a build that has ended, and discard what it left undone. Raises AbsentError, StateError."""
+        with self._lock:
+            record = self._find(id).record
+            if not record.is_done:
+                raise StateError("the build has not ended: cancel it first", reason="OPERATION_RUNNING")
+            if record.state != "SUCCEEDED" and not self._unfinished_of(record.spec.name):
+                shutil.rmtree(self._partial(record.spec), ignore_errors=True)
+            self._forget(id)
+
+    def close(self) -> None:
+        """Stop what runs, so that the next start goes on with it, and wait until it has stopped."""
+        with self._lock:
+            self._is_closing = True
+            for build in self._builds.values():
+                if build.process:
+                    build.process.stop()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, build: _Build) -> None:
+        """Take a build from the queue to its end; on a worker's thread."""
+        try:
+            process = self._begin(build)
+            if process:
+                meter = Meter()
+                self._finish(build, process.run(lambda event: self._show(build, meter.read(event))))
+        except Exception as error:
+            if not isinstance(error, FfnSearchError):
+                _log.exception("build %s of %s failed", build.record.id, build.record.spec.name)
+            with self._lock:
+                self._end(build, state="FAILED", error=failure_of_error(error))
+
+    def _begin(self, build: _Build) -> BuildProcess | None:
+        """Make a build a running one; None for one that was cancelled, or is left for the next start."""
+        with self._lock:
+            if self._is_closing or build.record.is_done:
+                return None
+            record = build.record
+            resume = record.resumes or record.attempts > 0
+            command = self._command(record.spec, self._folders, resume=resume)
+            self._change(
+                build, state="RUNNING", attempts=record.attempts + 1, started_s=record.started_s or time.time()
+            )
+            build.progress = Progress("start")
+            build.process = BuildProcess(command, self._file(record, ".lock"), self._file(record, ".log"))
+            return build.process
+
+    def _finish(self, build: _Build, ended: Ended) -> None:
+        with self._lock:
+            build.process = None
+            if ended.status != 0 and build.is_cancelled:
+                return self._end(build, state="CANCELLED", error=cancelled())
+            if ended.status != 0 and self._is_closing:
+                return None  # stopped by us: the next start goes on with it
+            if ended.status != 0:
+                _log.error("build %s failed, see %s", build.record.id, self._file(build.record, ".log"))
+                return self._end(build, state="FAILED", error=failure_of(ended))
+            build.progress = Progress("load")
+        result = result_of(json.loads(ended.output))
+        self._open_built(build.record.spec)
+        with self._lock:
+            self._end(build, state="SUCCEEDED", result=result)
+
+    def _show(self, build: _Build, progress: Progress) -> None:
+        with self._lock:
+            build.progress = progress
+
+    def _end(self, build: _Build, **changes: Any) -> None:
+        """Write how a build ended; the caller has the lock."""
+        try:
+            self._change(build, ended_s=time.time(), **changes)
+        except OSError as error:  # it has ended all the same; a restart would find that out again
+            _log.error("the end of build %s cannot be written: %s", build.record.id, error)
+            build.record = replace(build.record, ended_s=time.time(), **changes)
+        self._file(build.record, ".lock").unlink(missing_ok=True)
+
+    def _change(self, build: _Build, **changes: Any) -> None:
+        record = replace(build.record, **changes)
+        write_record(self._folder, record)
+        build.record = record
+
+    def _save(self, record: BuildRecord) -> None:
+        try:
+            write_record(self._folder, record)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise ExhaustedError(
+                    "the disk of the server's state folder is full: make room", reason="DISK_FULL"
+                ) from error
+            raise
+
+    def _joined(self, running: _Build, spec: BuildSpec) -> BuildView:
+        if running.record.spec == spec and not running.is_cancelled:
+            return running.view()
+        raise PresentError(
+            f"another build of {spec.name} waits or runs: wait for it, cancel it, or choose another name",
+            reason="BUILD_EXISTS",
+            operation=running.record.id,
+        )
+
+    def _find(self, id: str) -> _Build:
+        build = self._builds.get(id)
+        if build is None:
+            raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND")
+        return build
+
+    def _unfinished_of(self, name: str) -> _Build | None:
+        builds = self._builds.values()
+        return next((build for build in builds if build.record.spec.name == name and not build.record.is_done), None)
+
+    def _left_unfinished(self, spec: BuildSpec) -> bool:
+        """Whether the last build of this name was of the same, and did not get to its end."""
+        ended = [build.record for build in self._builds.values() if build.record.spec.name == spec.name]
+        return bool(ended) and ended[-1].state != "SUCCEEDED" and ended[-1].spec == spec
+
+    def _require_open(self) -> None:
+        if self._is_closing:
+            raise StateError("the server is going away: no build begins any more", reason="SERVER_CLOSING")
+
+    def _require_room(self) -> None:
+        unfinished = sum(not build.record.is_done for build in self._builds.values())
+        limit = self._builds_max + self._limits.builds_queued_max
+        if unfinished >= limit:
+            raise ExhaustedError(
+                f"{unfinished} builds wait or run, the most that this server takes: try again later",
+                reason="TOO_MANY_BUILDS",
+                limit=limit,
+            )
+
+    def _forget_oldest(self) -> None:
+        ended = [id for id, build in self._builds.items() if build.record.is_done]
+        for id in ended[: max(0, len(self._builds) - self._limits.operations_max)]:
+            self._forget(id)
+
+    def _forget(self, id: str) -> None:
+        record = self._builds.pop(id).record
+        for path in (record_file(self._folder, id), self._file(record, ".log"), self._file(record, ".lock")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _partial(self, spec: BuildSpec) -> Path:
+        return work_folder(self._folders.snapshot(spec.name, field="name"))
+
+    def _file(self, record: BuildRecord, suffix: str) -> Path:
+        return self._folder / f"{record.id}{suffix}"
+
+
+def _new_id() -> str:
+    """An id that no other build has, and that sorts by when it was made."""
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(4)}"

@@ -1,0 +1,51 @@
+"""What does the end of a build's process mean?"""
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from google.rpc import code_pb2
+
+from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.builds.process import Ended
+from ffnsearch_service.builds.record import BuildError, BuildResult
+from ffnsearch_service.confined import without_paths
+
+_CODES = {
+    "DISK_FULL": code_pb2.RESOURCE_EXHAUSTED,
+    "OUTPUT_EXISTS": code_pb2.ALREADY_EXISTS,
+    "OUTPUT_BUSY": code_pb2.ABORTED,
+}
+
+
+def result_of(document: Mapping[str, Any]) -> BuildResult:
+    """Read what `ffnsearch build --json` printed."""
+    return BuildResult(snapshot_id=document["snapshot_id"], substrings=document["substrings"])
+
+
+def cancelled() -> BuildError:
+    """The error of a build that somebody stopped."""
+    return BuildError(
+        code_pb2.CANCELLED, "CANCELLED", "the build was cancelled; the same request continues it, a delete discards it"
+    )
+
+
+def failure_of(ended: Ended) -> BuildError:
+    """The error of a process that did not succeed."""
+    if ended.error is not None:
+        reason = ended.error["reason"]
+        code = _CODES.get(reason, code_pb2.FAILED_PRECONDITION)
+        return BuildError(code, reason, without_paths(ended.error["message"]))
+    how = f"status {ended.status}" if ended.status >= 0 else f"signal {signal.Signals(-ended.status).name}"
+    return BuildError(
+        code_pb2.INTERNAL,
+        "BUILD_CRASHED",
+        f"the build ended with {how}: the server's log says more; the same request continues it",
+    )
+
+
+def failure_of_error(error: Exception) -> BuildError:
+    """The error of a build that could not be started, or whose snapshot could not be opened."""
+    if isinstance(error, FfnSearchError):
+        return BuildError(code_pb2.FAILED_PRECONDITION, error.reason, without_paths(error.message))
+    return BuildError(code_pb2.INTERNAL, "INTERNAL", "the build could not be run: the server's log says more")

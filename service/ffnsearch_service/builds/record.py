@@ -1,0 +1,100 @@
+"""What is known of a build: what was asked for, and how it went; one file each, so that a restart finds it."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ffnsearch_indexer.files import write_whole
+
+State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What to build. corpus, model: names below the allowed folders; model "" is the one that ffnsearch ships."""
+
+    name: str
+    corpus: str
+    model: str
+    window_tokens: int
+    split: str
+    calibration_prompts: int
+    load: bool
+    alias: str
+
+
+@dataclass(frozen=True)
+class BuildError:
+    """Why a build did not succeed. code: number of the google.rpc.Code. message: one line without paths."""
+
+    code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave."""
+
+    snapshot_id: str
+    substrings: int
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """One build. Times are in seconds since the epoch. attempts: how often its process was started.
+
+    resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
+    """
+
+    id: str
+    spec: BuildSpec
+    created_s: float
+    resumes: bool = False
+    state: State = "QUEUED"
+    attempts: int = 0
+    started_s: float | None = None
+    ended_s: float | None = None
+    result: BuildResult | None = None
+    error: BuildError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.state in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def write_record(folder: Path, record: BuildRecord) -> None:
+    """Make a record durable in one step. Raises OSError."""
+    text = json.dumps(asdict(record), indent=1, sort_keys=True) + "\n"
+    write_whole(record_file(folder, record.id), lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_records(folder: Path) -> list[BuildRecord]:
+    """All records of a folder, oldest first. One that cannot be read is logged and left alone."""
+    records = []
+    for path in folder.glob("*.json"):
+        try:
+            records.append(_record_of(json.loads(path.read_bytes())))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.error("%s cannot be read (%s): this build is not continued", path, error)
+    return sorted(records, key=lambda record: (record.created_s, record.id))
+
+
+def record_file(folder: Path, id: str) -> Path:
+    """Where the record of a build is."""
+    return folder / f"{id}.json"
+
+
+def _record_of(document: dict[str, Any]) -> BuildRecord:
+    spec, result, error = document.pop("spec"), document.pop("result"), document.pop("error")
+    return BuildRecord(
+        spec=BuildSpec(**spec),
+        result=BuildResult(**result) if result else None,
+        error=BuildError(**error) if error else None,
+        **document,
+    )

@@ -1,0 +1,91 @@
+"""What a restart finds: which snapshots are to be open, and where aliases point, in one file that is always whole."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ffnsearch_indexer.files import write_whole
+from ffnsearch_service.errors import StateError
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A snapshot's folder. etag: changes whenever the name gets another snapshot."""
+
+    folder: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Where an alias points. etag: changes whenever the alias does."""
+
+    snapshot: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What a configuration says: folders of snapshots and targets of aliases, by name."""
+
+    snapshots: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CatalogState:
+    """Everything that survives a restart. configured: what the configuration said at the last start."""
+
+    snapshots: Mapping[str, Placed] = field(default_factory=dict)
+    aliases: Mapping[str, Pointing] = field(default_factory=dict)
+    configured: Configured = field(default_factory=Configured)
+
+    def merged(self, configured: Configured, etag: str) -> "CatalogState":
+        """The state to start with: what the configuration changed since the last start counts, otherwise the state.
+
+        etag: what new entries get. An alias is dropped with its snapshot, and where a new snapshot has its name.
+        """
+        snapshots = _merge(self.snapshots, self.configured.snapshots, configured.snapshots, lambda to: Placed(to, etag))
+        aliases = _merge(self.aliases, self.configured.aliases, configured.aliases, lambda to: Pointing(to, etag))
+        kept = {
+            name: pointing
+            for name, pointing in aliases.items()
+            if pointing.snapshot in snapshots and name not in snapshots
+        }
+        return CatalogState(snapshots, kept, configured)
+
+
+def read_state(path: Path) -> CatalogState:
+    """Read the state; none there is an empty one. Raises StateError for one that cannot be read."""
+    try:
+        document = json.loads(path.read_bytes())
+        if document.pop("version") != _VERSION:
+            raise ValueError("it is of another version")
+        return CatalogState(
+            {name: Placed(**entry) for name, entry in document["snapshots"].items()},
+            {name: Pointing(**entry) for name, entry in document["aliases"].items()},
+            Configured(**document["configured"]),
+        )
+    except FileNotFoundError:
+        return CatalogState()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateError(
+            f"{path} cannot be read ({error}): mend it, or delete it to begin with the configuration alone",
+            reason="STATE_UNREADABLE",
+        ) from None
+
+
+def write_state(path: Path, state: CatalogState) -> None:
+    """Write the state in one step: a process that is killed leaves the old one or the new one. Raises OSError."""
+    text = json.dumps({"version": _VERSION, **asdict(state)}, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _merge(stored: Mapping[str, Any], before: Mapping[str, str], now: Mapping[str, str], make: Any) -> dict[str, Any]:
+    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    kept = {name: entry for name, entry in stored.items() if name not in changed}
+    return kept | {name: make(now[name]) for name in changed & now.keys()}

@@ -1,0 +1,133 @@
+"""How a test serves the administration on loopback, and what it lets callers build from."""
+
+import asyncio
+import shutil
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from serving import WAIT_S
+
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.admin_client import AdminClient
+from ffnsearch_service.admin_servicer import AdminThreads, add_admin_services
+from ffnsearch_service.administration import Administration, opener_of_built
+from ffnsearch_service.builds.builds import Builds
+from ffnsearch_service.builds.command import build_command
+from ffnsearch_service.catalog import Catalog
+from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
+
+FAKE_BUILD = """
+import json, sys, time
+from pathlib import Path
+out, folder, events = Path(sys.argv[1]), Path(sys.argv[2]), open(sys.argv[4], "w")
+with (folder / "starts").open("a") as starts:
+    starts.write("x")
+for done in range(1001):
+    if done == 1000 and not (folder / "go").exists():
+        while not (folder / "go").exists():
+            time.sleep(0.005)
+    if done % 500 == 0:
+        print(json.dumps({"stage": "keys", "done": done, "total": 1000, "detail": ""}), file=events, flush=True)
+if (folder / "fail").exists():
+    message = f"{folder}/texts/novel.txt is not UTF-8 text: convert it"
+    print(json.dumps({"error": {"reason": "UNDECODABLE_CORPUS", "message": message}}), file=events, flush=True)
+    sys.exit(2)
+out.mkdir()
+print(json.dumps({"snapshot_id": "abc", "substrings": 7}))
+"""
+"""A build that takes no time but waits until the file `go` is there, and fails if there is one called `fail`."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Folders as an operator sets them up."""
+
+    root: Path
+
+    @property
+    def folders(self):
+        return Folders(self.root / "snapshots", self.root / "corpora", self.root / "models")
+
+    @property
+    def state(self):
+        return self.root / "state"
+
+    def fake_command(self, spec, folders, *, resume):
+        """The command of a fake build, once the real one has been found to be allowed."""
+        build_command(spec, folders, resume=resume)
+        out = folders.snapshot(spec.name, field="name")
+        return [sys.executable, "-S", "-c", FAKE_BUILD, str(out), str(self.root)]
+
+    def let_go(self):
+        (self.root / "go").touch()
+
+
+def make_site(root, model, text="a text for every test\n" * 20):
+    """Folders with the corpora `novel.txt` and `plays/one.txt`, and the model `tiny`."""
+    site = Site(root)
+    for folder in ("snapshots", "corpora/plays", "models", "state"):
+        (root / folder).mkdir(parents=True)
+    for name in ("novel.txt", "plays/one.txt"):
+        (root / "corpora" / name).write_text(text)
+    shutil.copytree(model, root / "models" / "tiny")
+    return site
+
+
+def datastore_catalog(site, **options):
+    """A catalog that opens datastores."""
+    state_file = site.state / "catalog.json"
+    return Catalog(lambda _, folder: Datastore.open(folder, check="sizes"), state_file=state_file, **options)
+
+
+@contextmanager
+def administering(site, catalog, *, command=build_command, limits=None, builds_max=1):
+    """Serve the administration of a site; yields a client, and the builds."""
+    builds = Builds(
+        site.folders,
+        site.state / "operations",
+        builds_max=builds_max,
+        limits=limits,
+        open_built=opener_of_built(catalog, site.folders),
+        command=command,
+    )
+    builds.start()
+    administration = Administration(catalog, site.folders, builds, limits or Limits())
+    with serving_administration(administration) as address, AdminClient(address, timeout_s=WAIT_S) as client:
+        try:
+            yield client, builds
+        finally:
+            builds.close()
+
+
+@contextmanager
+def serving_administration(administration):
+    """Serve on a free loopback port, from a thread of its own; yields the address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    threads = AdminThreads()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
+
+    async def start():
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        add_admin_services(server, administration, threads)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, f"127.0.0.1:{port}"
+
+    server, address = run(start())
+    try:
+        yield address
+    finally:
+        run(server.stop(None))
+        threads.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WAIT_S)
+        loop.close()

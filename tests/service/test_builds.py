@@ -1,0 +1,342 @@
+"""Builds that clients ask for: queued, cancelled, resumed, never twice at a time, never outside the allowed folders."""
+
+import contextlib
+import errno
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from admin_serving import Site, make_site
+from serving import WAIT_S
+
+import stopping
+from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_service.builds import process as processes
+from ffnsearch_service.builds.builds import Builds, _new_id
+from ffnsearch_service.builds.record import BuildSpec, read_records
+from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders, without_paths
+from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, RequestError, StateError
+
+
+@pytest.fixture
+def site(tmp_path, tiny_model, tiny_corpus):
+    return make_site(tmp_path, tiny_model, tiny_corpus.text[:1500])
+
+
+def spec(name="novel", **changes):
+    wanted = {"corpus": "novel.txt", "model": "tiny", "window_tokens": 10, "split": "all", "calibration_prompts": 0}
+    return BuildSpec(**{"name": name, **wanted, "load": False, "alias": "", **changes})
+
+
+@contextlib.contextmanager
+def builds_of(site, **options):
+    made = Builds(site.folders, site.state / "operations", **{"command": site.fake_command, **options})
+    made.start()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def wait_for(condition):
+    ends_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < ends_s
+        time.sleep(0.005)
+
+
+def ended(builds, id):
+    wait_for(lambda: builds.get(id).record.is_done)
+    return builds.get(id).record
+
+
+def reason_of(kind, call, *arguments):
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    return caught.value.reason
+
+
+def starts(site):
+    path = site.root / "starts"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_a_build_tells_how_far_it_is_and_what_it_gave(site):
+    opened = []
+    with builds_of(site, open_built=opened.append) as builds:
+        id = builds.create(spec(load=True)).record.id
+        wait_for(lambda: builds.get(id).progress.done == 500)
+        view = builds.get(id)
+        assert (view.record.state, view.progress.stage, view.progress.fraction) == ("RUNNING", "keys", 0.5)
+        site.let_go()
+        record = ended(builds, id)
+        assert (record.state, record.result.snapshot_id, record.result.substrings) == ("SUCCEEDED", "abc", 7)
+        assert record.created_s <= record.started_s <= record.ended_s
+        assert opened == [spec(load=True)]
+        assert (builds.get(id).progress.stage, builds.get(id).progress.fraction) == ("done", 1.0)
+
+
+def test_one_runs_and_the_others_wait_for_their_turn(site):
+    with builds_of(site, limits=Limits(builds_queued_max=2)) as builds:
+        first, second, third = (builds.create(spec(name)).record.id for name in ("a", "b", "c"))
+        wait_for(lambda: starts(site) == 1)
+        assert [view.record.state for view in builds.list()] == ["RUNNING", "QUEUED", "QUEUED"]
+        assert reason_of(ExhaustedError, builds.create, spec("d")) == "TOO_MANY_BUILDS"
+        builds.cancel(second)
+        assert builds.get(second).record.error.reason == "CANCELLED"
+        site.let_go()
+        assert ended(builds, first).state == ended(builds, third).state == "SUCCEEDED"
+        assert starts(site) == 2
+
+
+def test_the_same_request_joins_and_another_of_that_name_is_refused(site):
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        assert builds.create(spec()).record.id == id
+        assert reason_of(PresentError, builds.create, spec(window_tokens=5)) == "BUILD_EXISTS"
+        assert reason_of(StateError, builds.delete, id) == "OPERATION_RUNNING"
+        site.let_go()
+        ended(builds, id)
+        assert reason_of(PresentError, builds.create, spec()) == "SNAPSHOT_EXISTS"
+        builds.delete(id)
+        assert reason_of(AbsentError, builds.get, id) == "OPERATION_NOT_FOUND"
+        assert list((site.state / "operations").iterdir()) == []
+
+
+def test_what_goes_wrong_is_told_in_a_line_without_paths(site):
+    (site.root / "fail").touch()
+    site.let_go()
+    with builds_of(site) as builds:
+        record = ended(builds, builds.create(spec()).record.id)
+    assert (record.state, record.error.reason) == ("FAILED", "UNDECODABLE_CORPUS")
+    assert record.error.message == "novel.txt is not UTF-8 text: convert it"
+
+
+def test_a_build_whose_process_is_killed_has_failed_and_the_same_request_tries_again(site):
+    with builds_of(site) as builds:
+        build = builds.create(spec()).record.id
+        wait_for(lambda: starts(site) == 1)
+        os.killpg(builds._builds[build].process._process.pid, signal.SIGKILL)
+        record = ended(builds, build)
+        assert (record.state, record.error.reason) == ("FAILED", "BUILD_CRASHED")
+        assert "SIGKILL" in record.error.message
+        site.let_go()
+        assert ended(builds, builds.create(spec()).record.id).state == "SUCCEEDED"
+
+
+def test_its_process_yields_to_the_service_and_reads_nothing(site):
+    with builds_of(site) as builds:
+        build = builds.create(spec()).record.id
+        wait_for(lambda: starts(site) == 1)
+        pid = builds._builds[build].process._process.pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+        assert os.getpgid(pid) == pid != os.getpgid(0)
+        assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+        site.let_go()
+
+
+def test_a_process_that_does_not_end_when_asked_is_killed(site, monkeypatch):
+    monkeypatch.setattr(processes, "STOP_GRACE_S", 0.05)
+    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+
+    def command(*_, **__):
+        return [
+            "/usr/bin/env",
+            "python3",
+            "-S",
+            "-c",
+            f"open({str(site.root / 'starts')!r}, 'w').write('x'); {stubborn}",
+        ]
+
+    with builds_of(site, command=command) as builds:
+        id = builds.create(spec()).record.id
+        wait_for(lambda: starts(site) == 1)
+        builds.cancel(id)
+        assert ended(builds, id).state == "CANCELLED"
+
+
+def test_a_service_that_stops_goes_on_with_its_builds_when_it_starts_again(site):
+    with builds_of(site) as builds:
+        running, queued = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: starts(site) == 1)
+    assert [record.state for record in read_records(site.state / "operations")] == ["RUNNING", "QUEUED"]
+    site.let_go()
+    with builds_of(site) as builds:
+        assert (ended(builds, running).state, ended(builds, running).attempts) == ("SUCCEEDED", 2)
+        assert (ended(builds, queued).state, ended(builds, queued).attempts) == ("SUCCEEDED", 1)
+
+
+def serve_builds(root, sender):
+    """In a process of its own: begin a build, tell its process, and wait for the end."""
+    site = Site(root)
+    builds = Builds(site.folders, site.state / "operations", command=site.fake_command)
+    builds.start()
+    id = builds.create(spec()).record.id
+    wait_for(lambda: starts(site) >= 1)
+    sender.send((id, builds._builds[id].process._process.pid))
+    time.sleep(60)
+
+
+def test_a_build_ends_with_a_service_that_is_killed_and_is_taken_up_once(site):
+    receiver, sender = stopping._context.Pipe(duplex=False)
+    service = stopping._context.Process(target=serve_builds, args=(site.root, sender))
+    service.start()
+    id, pid = receiver.recv()
+    service.kill()
+    service.join()
+    service.close()
+    with builds_of(site) as builds:
+        wait_for(lambda: not is_running(pid))
+        assert builds.create(spec()).record.id == id  # the same request finds it
+        site.let_go()
+        assert (ended(builds, id).state, ended(builds, id).attempts) == ("SUCCEEDED", 2)
+    assert starts(site) == 2
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_record_that_cannot_be_read_stops_no_other(site):
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        site.let_go()
+        ended(builds, id)
+    (site.state / "operations" / "bad.json").write_text("{")
+    (site.state / "operations" / "odd.json").write_text("[]")
+    with builds_of(site) as builds:
+        assert [view.record.id for view in builds.list()] == [id]
+
+
+def test_the_oldest_builds_are_forgotten(site):
+    site.let_go()
+    with builds_of(site, limits=Limits(operations_max=2)) as builds:
+        ids = []
+        for name in ("a", "b", "c"):
+            ids.append(builds.create(spec(name)).record.id)
+            ended(builds, ids[-1])
+        assert [view.record.id for view in builds.list()] == ids[1:]
+        assert ids == sorted(ids)
+
+
+def test_a_full_disk_refuses_a_build_and_forgets_it(site, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with builds_of(site) as builds:
+        monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
+        assert reason_of(ExhaustedError, builds.create, spec()) == "DISK_FULL"
+        assert builds.list() == []
+
+
+def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
+    (site.root / "fail").touch()
+    site.let_go()
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        ended(builds, id)
+        work = work_folder(site.folders.snapshots / "novel")
+        (work / "shards").mkdir(parents=True)
+        builds.delete(id)
+        assert not work.exists()
+
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "/",
+    "//",
+    "/etc/passwd",
+    "../state",
+    "plays/../../state",
+    "plays/..",
+    "plays//one.txt",
+    "plays/",
+    "./novel.txt",
+    ".hidden",
+    "plays/.hidden",
+    "novel.txt\0",
+    "novel.txt\n",
+    "-novel",
+    "--help",
+    "no vel",
+    "C:\\novel",
+    "plays\\one.txt",
+    "~root",
+    "$HOME",
+    "*",
+    "\u0430.txt",
+    "novel\u202etxt",
+    "a" * 129,
+    "/".join("abcdefghi"),
+    "link",
+    "link/passwd",
+    "linked/out.txt",
+    "circle",
+    "linked",
+]
+
+
+@pytest.fixture
+def hostile_site(site):
+    corpora = site.folders.corpora
+    (site.root / "outside.txt").write_text("secret")
+    (corpora / "link").symlink_to("/etc")
+    (corpora / "circle").symlink_to("circle")
+    (corpora / "linked").mkdir()
+    (corpora / "linked" / "out.txt").symlink_to(site.root / "outside.txt")
+    (corpora / ".hidden").write_text("hidden")
+    return site
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_corpus_outside_the_allowed_folder_is_refused_with_one_reason(hostile_site, name):
+    with pytest.raises(RequestError) as caught:
+        hostile_site.folders.corpus(name, field="corpus")
+    assert (caught.value.reason, caught.value.metadata["field"]) == ("PATH_NOT_ALLOWED", "corpus")
+    assert str(hostile_site.root) not in caught.value.message
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "link" not in name and name != "circle"])
+def test_models_and_snapshots_are_confined_too(hostile_site, name):
+    assert reason_of(RequestError, lambda: hostile_site.folders.model(name, field="m")) == "PATH_NOT_ALLOWED"
+    assert reason_of(RequestError, lambda: hostile_site.folders.snapshot(name, field="s")) == "PATH_NOT_ALLOWED"
+
+
+def test_what_is_allowed_is_found(hostile_site):
+    folders = hostile_site.folders
+    (folders.corpora / "inner").symlink_to("plays")
+    assert folders.corpus("plays/one.txt", field="corpus").is_file()
+    assert folders.corpus("inner", field="corpus").is_dir()
+    assert folders.model("tiny", field="model").is_dir()
+    assert folders.name_of(folders.snapshot("a/b.ffn", field="name")) == "a/b.ffn"
+    assert folders.name_of(hostile_site.root) == ""
+    assert reason_of(AbsentError, lambda: folders.corpus("none.txt", field="corpus")) == "CORPUS_NOT_FOUND"
+    assert reason_of(AbsentError, lambda: folders.model("none", field="model")) == "MODEL_NOT_FOUND"
+    assert reason_of(StateError, lambda: Folders().corpus("novel.txt", field="corpus")) == "FOLDER_NOT_SET"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/a/b/c.ffn exists already: choose", "c.ffn exists already: choose"),
+        ("cannot write /a/b.partial/x.npy: No space", "cannot write x.npy: No space"),
+        ("1 of 2, 3/4 and he/she\nstay", "1 of 2, 3/4 and he/she stay"),
+        ("say 'ffnsearch info /srv/x'", "say 'ffnsearch info x'"),
+    ],
+)
+def test_a_line_without_paths_keeps_the_last_part(text, told):
+    assert without_paths(text) == told
+
+
+def test_ids_differ():
+    ids = [_new_id() for _ in range(100)]
+    assert all(len(left) == len(right) and left != right for left, right in itertools.pairwise(ids))
