@@ -15,7 +15,7 @@ from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_service.client import Calls
+    from ffnsearch_service.calls import Calls
     from ffnsearch_service.engine import Engine
 
 EXIT_REFUSED = 2

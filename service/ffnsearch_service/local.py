@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch_service.call import Call
-from ffnsearch_service.client import Calls
+from ffnsearch_service.calls import Calls
 from ffnsearch_service.engine import Engine
 
 
