@@ -100,6 +100,7 @@ def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),  # the server's limit counts, and its refusal says so
         ("grpc.max_receive_message_length", limits.response_bytes_max),
         ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each client
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS_MIN),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
         ("grpc.enable_retries", int(retries)),
