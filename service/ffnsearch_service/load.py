@@ -6,6 +6,7 @@ is retried.
 """
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -109,8 +110,9 @@ async def by_callers(ask: Ask, callers: int, seconds: float) -> Load:
 
 def due_times(rate: float, seconds: float, arrivals: Arrivals, seed: int) -> Iterator[float]:
     """When calls are due, in seconds from now: evenly, or as independent callers would have it (Poisson)."""
-    chance = random.Random(seed)
-    due_s = 0.0
-    while due_s < seconds:
+    if arrivals == "constant":
+        yield from itertools.takewhile(lambda due_s: due_s < seconds, (call / rate for call in itertools.count()))
+        return
+    chance, due_s = random.Random(seed), 0.0
+    while (due_s := due_s + chance.expovariate(rate)) < seconds:
         yield due_s
-        due_s += 1 / rate if arrivals == "constant" else chance.expovariate(rate)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -128,8 +129,9 @@ async def load_service(
             await _try_out(methods[-1], requests[0], bearer, plan.timeout_s, address)
         ask = _asking(methods, requests, bearer, plan.timeout_s)
         levels: list[float] = [*plan.rates, *plan.callers]
+        level_s = math.ceil(plan.seconds)
         for place, level in enumerate(levels):
-            ticking = asyncio.create_task(_tick(progress, place, len(levels), plan.seconds))
+            ticking = asyncio.create_task(_tick(progress, place, len(levels), level_s))
             try:
                 if plan.rates:
                     found = await at_rate(ask, level, plan.seconds, arrivals=plan.arrivals)
@@ -138,6 +140,7 @@ async def load_service(
             finally:
                 ticking.cancel()
             yield found
+        progress("load", len(levels) * level_s, len(levels) * level_s, "")
 
 
 def _requests(prompts: Iterable[PromptLike], plan: LoadPlan) -> list[pb.PredictRequest]:
@@ -175,9 +178,8 @@ def _asking(methods: Sequence[Any], requests: Sequence[pb.PredictRequest], beare
     return ask
 
 
-async def _tick(progress: Progress, level: int, levels: int, seconds: float) -> None:
-    """Tell every half second how far the load is."""
-    for tick in itertools.count():
-        passed_s = min(int(seconds), tick // 2)
-        progress("load", level * int(seconds) + passed_s, levels * int(seconds), f"level {level + 1} of {levels}")
-        await asyncio.sleep(0.5)
+async def _tick(progress: Progress, level: int, levels: int, level_s: int) -> None:
+    """Tell every second how far the load is."""
+    for passed_s in range(level_s):
+        progress("load", level * level_s + passed_s, levels * level_s, f"s, level {level + 1} of {levels}")
+        await asyncio.sleep(1)

@@ -57,7 +57,7 @@ def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{place} is no JSON: {error}") from None
-    is_ids = isinstance(found, list) and all(isinstance(token, int) for token in found)
+    is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too
     if not (isinstance(found, str) or is_ids):
         raise RequestError(f"{place} is neither a JSON string nor a list of token ids")
     return found  # type: ignore[no-any-return]
