@@ -213,10 +213,11 @@ def _numbered(answer: PredictResult, first: int) -> list[PromptResult]:
 
 
 def _moved(told: Failure, first: int) -> Failure:
-    field, message = (
-        _PLACE.sub(lambda place: f"prompts[{int(place[1]) + first}]", text) for text in (told.field, told.message)
+    """The same failure of a prompt whose call began with the prompt `first`."""
+    field = _PLACE.sub(lambda place: f"prompts[{int(place[1]) + first}]", told.field)
+    return replace(
+        told, field=field, message=told.message.replace(told.field, field, 1) if told.field else told.message
     )
-    return replace(told, field=field, message=message)
 
 
 def _check(prompts: object, prompts_per_call: int, concurrency: int) -> None:

@@ -18,8 +18,8 @@ def print_load(document: Mapping[str, Any]) -> None:
     load = f"calls at a rate, {how}" if levels[0]["rate"] else "callers that never pause"
     print(
         f"{document['address']}: snapshot {document['snapshot_id'][:12]}, backend {document['backend']}; {load}; "
-        f"{document['prompts_per_call']:,} prompts a call, {document['seconds']:g} s a level, "
-        f"{document['connections']} connections\n"
+        f"{_counted(document['prompts_per_call'], 'prompt')} a call, {document['seconds']:g} s a level, "
+        f"{_counted(document['connections'], 'connection')}\n"
     )
     print_table(_levels_table(levels))
     print()
@@ -62,7 +62,11 @@ def _median_and_p99(percentiles_ms: Mapping[str, float]) -> str:
 
 
 def _level(level: Mapping[str, Any]) -> str:
-    return f"{level['rate']:g} calls/s" if level["rate"] else f"{level['callers']:,} callers"
+    return f"{level['rate']:g} calls/s" if level["rate"] else _counted(level["callers"], "caller")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' if number > 1 else ''}"
 
 
 def _print_doubts(level: Mapping[str, Any]) -> None:
