@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
-RATE_MAX, CALLERS_MAX, LEVELS_MAX = 1e6, 10_000, 64
+SECONDS = 10.0
+"""How long a level takes where nobody says: some hundred answers of a slow service."""
+
+RATE_MAX, CALLERS_MAX, LEVELS_MAX = 100_000, 10_000, 64
 """Most calls a second, most callers, and most of either in one command."""
+
+CALLS_MAX = 10_000_000
+"""Most calls at one rate: each is remembered until the level is summed up, in some 300 bytes."""
 
 
 @with_server_options
@@ -140,10 +146,15 @@ def _plan(
         raise RequestError("--rate and --callers are two ways to load a server: choose one")
     if arrivals is not None and rate is None:
         raise RequestError("--arrivals is given without --rate, which it is for: add --rate, or leave it out")
+    rates = _numbers(float, rate, "--rate", RATE_MAX) if rate is not None else []
+    if max(rates, default=0.0) * (seconds or SECONDS) > CALLS_MAX:
+        raise RequestError(
+            f"--rate {rate} for {seconds or SECONDS:g} s makes more than {CALLS_MAX:,} calls: take less of either"
+        )
     return LoadPlan(
-        rates=_numbers(float, rate, "--rate", RATE_MAX) if rate is not None else [],
+        rates=rates,
         callers=[] if rate is not None else _numbers(int, callers or "1,8,64", "--callers", CALLERS_MAX),
-        seconds=seconds or 10.0,
+        seconds=seconds or SECONDS,
         prompts_per_call=prompts_per_call or 1,
         connections=connections or 1,
         arrivals=arrivals or "poisson",

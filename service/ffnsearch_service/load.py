@@ -71,20 +71,27 @@ async def at_rate(ask: Ask, rate: float, seconds: float, *, arrivals: Arrivals =
         reply = await ask()
         samples.append(Sample(due_s, begun_s, time.perf_counter() - started_s, reply))
 
-    def begin(due_s: float) -> None:
+    def begin(due: list[float]) -> None:
         nonlocal unsent
-        if len(tasks) >= OUTSTANDING_MAX:
-            unsent += 1
-            return
-        task = loop.create_task(call(due_s))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        for due_s in due:
+            if len(tasks) >= OUTSTANDING_MAX:
+                unsent += 1
+                continue
+            task = loop.create_task(call(due_s))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     def pace() -> None:
+        due: list[float] = []  # more than one where the event loop keeps this thread from running
         for due_s in due_times(rate, seconds, arrivals, seed):
-            if stopped.wait(max(0.0, started_s + due_s - time.perf_counter())):
-                return
-            loop.call_soon_threadsafe(begin, due_s)
+            pause_s = started_s + due_s - time.perf_counter()
+            if pause_s > 0:
+                loop.call_soon_threadsafe(begin, due)
+                due = []
+                if stopped.wait(pause_s):
+                    return
+            due.append(due_s)
+        loop.call_soon_threadsafe(begin, due)
 
     try:
         await asyncio.to_thread(pace)

@@ -19,7 +19,7 @@ def busy(retry_after_s: float) -> status_pb2.Status:
     """The status of a server that is busy, and says when to come back."""
     details = [
         error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="ffnsearch", metadata={"reason": "a", "message": "b"}),
-        error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=int(retry_after_s * 1e9))),
+        error_details_pb2.RetryInfo(retry_delay=_duration(retry_after_s)),
     ]
     return status_pb2.Status(
         code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="busy", details=[_pack(one) for one in details]
@@ -86,6 +86,12 @@ def scripted_server(
         yield f"127.0.0.1:{bound}"
     finally:
         server.stop(0).wait()
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
 
 
 def _pack(message: Any) -> any_pb2.Any:

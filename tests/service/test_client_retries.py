@@ -125,12 +125,9 @@ async def test_a_busy_server_is_asked_again_when_it_says(kind):
 
 
 async def test_a_busy_server_is_not_waited_for_past_the_deadline(kind):
-    servicer = Scripted(busy(0.9))
-    with scripted_server(servicer) as address:
-        started = time.monotonic()
-        with pytest.raises(errors.ResourceExhaustedError):
-            await predict(kind, address, retry_overloaded=True, timeout_s=0.8)
-        assert time.monotonic() - started < 0.8
+    servicer = Scripted(busy(60))
+    with scripted_server(servicer) as address, pytest.raises(errors.ResourceExhaustedError):
+        await predict(kind, address, retry_overloaded=True, timeout_s=20)
     assert servicer.attempts == 1
 
 
