@@ -58,7 +58,7 @@ class ProgressDisplay:
             self._events.close(error)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` units of a stage are there."""
+        """Show that `done` of `total` units of a stage are there; a total of 0 is not known."""
         (self._bars or self._lines).show(stage, done, total, detail)
         if self._events:
             self._events.show(stage, done, total, detail)
@@ -91,8 +91,8 @@ class _Bars:
 
     def show(self, stage: str, done: int, total: int, detail: str) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total, detail=detail)
-        self._progress.update(self._tasks[stage], completed=done, total=total, detail=detail)
+            self._tasks[stage] = self._progress.add_task(stage, total=total or None, detail=detail)
+        self._progress.update(self._tasks[stage], completed=done, total=total or None, detail=detail)
 
 
 class _Lines:
@@ -107,7 +107,8 @@ class _Lines:
         is_end = done == total and seconds >= SHORT_STAGE_S
         if is_end or now - self._last_line >= LINE_INTERVAL_S:
             self._last_line = now
-            line = f"{stage}: {done:,} of {total:,}{self._rate(seconds, done, total)}{detail and ', ' + detail}"
+            of_total = f" of {total:,}" if total else ""
+            line = f"{stage}: {done:,}{of_total}{self._rate(seconds, done, total)}{detail and ', ' + detail}"
             print(line, file=sys.stderr, flush=True)
 
     def _rate(self, seconds: float, done: int, total: int) -> str:
@@ -116,6 +117,8 @@ class _Lines:
         if done <= self._first:
             return ""
         rate = (done - self._first) / seconds
+        if not total:
+            return f", {rate:,.1f} a second"
         return f", {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
 
 

@@ -20,7 +20,7 @@ class PredictOptions(TypedDict, total=False):
     profile: name of one of the snapshot's profiles, or a Profile. exclude_self: leave the prompt's own substring out.
     top_n: most tokens listed. min_prob: least probability listed. dense: add whole distributions as arrays.
     include_model: add the model's own distribution and the Hellinger distance. include_frequencies: add the sums.
-    include_contributions: add to each listed token of the answer what each block contributes.
+    include_contributions: add to each listed token of the answer what each block contributes. snapshot: name or alias.
     """
 
     profile: str | Profile | None
@@ -31,18 +31,20 @@ class PredictOptions(TypedDict, total=False):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
+    snapshot: str
 
 
 class SearchOptions(TypedDict, total=False):
     """What may be said about the neighbors in one block; what is left out takes the server's default.
 
     threshold: least score, exclusive; without it, the lowest of the block in `profile_name`. exclude_self: leave the
-    prompt's own substring out.
+    prompt's own substring out. snapshot: name or alias.
     """
 
     threshold: float
     profile_name: str
     exclude_self: bool
+    snapshot: str
 
 
 class NeighborsOptions(SearchOptions, total=False):
@@ -96,6 +98,11 @@ def classes_request(prompt: PromptLike, block: int, options: ClassesOptions) -> 
     return request
 
 
+def info_request(snapshot: str) -> pb.GetInfoRequest:
+    """Ask what is served. Raises InvalidRequestError for a name that no message can hold."""
+    return _message(pb.GetInfoRequest, "options", snapshot=snapshot)
+
+
 def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
     """Write one prompt. Raises InvalidRequestError for lone surrogates and for numbers that are no token ids."""
     if isinstance(prompt, str):
@@ -114,5 +121,5 @@ def _message(kind: Callable[..., Message], field: str, **fields: Any) -> Message
         return kind(**fields)
     except (ValueError, TypeError, UnicodeError) as error:
         raise InvalidRequestError(
-            f"{field}: {error}", code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field, metadata={}
+            f"{field}: {error}", code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field
         ) from None

@@ -1,36 +1,24 @@
 """The command line `ffnsearch`: one subcommand after the other; each imports only what it needs."""
 
 import os
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ffnsearch_indexer.cli import add_command, register
-from ffnsearch_indexer.errors import FfnSearchError, ProfileError
+from ffnsearch_indexer.cli.options import Backend
+from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.admin_cli import make_admin_app
-from ffnsearch_service.errors import AddressError, RequestError
+from ffnsearch_service.cli_asking import info, neighbors, predict
+from ffnsearch_service.cli_bench import bench
+from ffnsearch_service.cli_server import SkipVerify, check
+from ffnsearch_service.refusing import EXIT_REFUSED, complain
 from ffnsearch_service.security.cli import register_tokens
 
 if TYPE_CHECKING:
-    from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_service.client import Calls
     from ffnsearch_service.engine import Engine
-
-EXIT_REFUSED = 2
-"""Exit status for everything that the caller can mend: wrong arguments, files, addresses, prompts."""
-
-Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Backend = Annotated[str, typer.Option(help="What searches: exact, or faiss.")]
-Check = Literal["all", "sizes"]
-ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]
-ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's profiles; `info` lists them.")]
-SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
-TimeoutS = Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)]
 
 
 def main() -> None:
@@ -42,7 +30,7 @@ def main() -> None:
     try:
         make_app()(prog_name="ffnsearch")
     except FfnSearchError as error:
-        _complain(error.message)
+        complain(error.message)
         sys.exit(EXIT_REFUSED)
 
 
@@ -66,6 +54,8 @@ def make_app() -> typer.Typer:
         "shakespeare.ffn 'my most gr' --profile article --explain",
         "shakespeare.ffn 'my most gr' --profile-file mine.json",
         "two-blocks.ffn 'O Romeo, R' --threshold 0.9 --weight 1 --threshold 0.8 --weight 2",
+        "127.0.0.1:50051 --prompts-file prompts.txt --jsonl > answers.jsonl",
+        "search.example:443 'And only l' --ca-file ca.pem --token-file token --snapshot plays",
     )
     add_command(
         app,
@@ -74,20 +64,18 @@ def make_app() -> typer.Typer:
         "127.0.0.1:50051 'And only l' --block 5 --threshold 0.95 --limit 1000 --json",
         "shakespeare.ffn 'And only l' --block 4 --classes",
     )
+    add_command(
+        app,
+        bench,
+        "shakespeare.ffn",
+        "shakespeare.ffn --batch 1,8,64 --backend exact --profile article --json",
+        "127.0.0.1:50051 --callers 1,8,64 --prompts-per-call 16",
+        "127.0.0.1:50051 --rate 50,100,200 --seconds 30 --json",
+    )
     add_command(app, demo, "", "--out coriolanus.ffn")
     register_tokens(app)
     app.add_typer(make_admin_app(), name="admin")
     return app
-
-
-def info(target: Target, as_json: AsJson = False, skip_verify: SkipVerify = False, timeout_s: TimeoutS = 30) -> None:
-    """Tell what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
-    with _open(target, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
-        from ffnsearch_service.show import print_json
-        from ffnsearch_service.show_info import print_info
-
-        found = calls.info()
-        (print_json if as_json else print_info)(found)
 
 
 def serve(
@@ -110,102 +98,9 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     config = ServerConfig(
-        snapshot, host, port, backend=backend, check=_check(skip_verify), insecure_public=insecure_public
+        snapshot, host, port, backend=backend, check=check(skip_verify), insecure_public=insecure_public
     )
     run(config, _announce)
-
-
-def predict(
-    target: Target,
-    prompts: Annotated[
-        list[str], typer.Argument(help="Text to continue; several are answered together.", metavar="PROMPT")
-    ],
-    profile: ProfileName = None,
-    profile_file: Annotated[
-        Path | None,
-        typer.Option(help="A JSON file with a profile, as `info --json` prints them.", metavar="FILE.json"),
-    ] = None,
-    threshold: Annotated[
-        list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
-    ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="A weight for each block, repeated, in order.")] = None,
-    exclude_self: ExcludeSelf = False,
-    top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
-    min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
-    explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
-    as_json: AsJson = False,
-    backend: Backend = "tiles",
-    skip_verify: SkipVerify = False,
-    timeout_s: TimeoutS = 30,
-) -> None:
-    """Predict the next token: the model's own distribution and the approximation, side by side."""
-    chosen = _profile(profile, profile_file, threshold or [], weight or [])
-    with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
-        from ffnsearch_service import show
-
-        answer = calls.predict(
-            prompts,
-            profile=chosen,
-            exclude_self=exclude_self,
-            top_n=top_n,
-            min_prob=min_prob,
-            include_model=True,
-            include_contributions=explain,
-        )
-        if as_json:
-            show.print_json(answer)
-        else:
-            show.print_prediction(prompts, answer, explain=explain)
-    failures = [result.error for result in answer.results if result.error is not None]
-    for failure in failures:
-        _complain(failure.message)
-    if failures:
-        raise typer.Exit(EXIT_REFUSED)
-
-
-def neighbors(
-    target: Target,
-    prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
-    block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
-    threshold: Annotated[
-        float | None, typer.Option(help="Least score, exclusive, in [-1, 1].", show_default="the profile's")
-    ] = None,
-    profile: ProfileName = None,
-    exclude_self: ExcludeSelf = False,
-    classes: Annotated[
-        bool, typer.Option("--classes", help="Explain them: list the endings that are wholly or mostly above.")
-    ] = False,
-    min_share: Annotated[
-        float | None,
-        typer.Option(help="With --classes: least share of an ending that is above, in (0, 1].", show_default="0.5"),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
-    ] = None,
-    as_json: AsJson = False,
-    backend: Backend = "tiles",
-    skip_verify: SkipVerify = False,
-    timeout_s: TimeoutS = 30,
-) -> None:
-    """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
-    if min_share is not None and not classes:
-        raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
-    with _open(target, backend=backend, timeout_s=timeout_s, skip_verify=skip_verify) as calls:
-        from ffnsearch_service import show
-        from ffnsearch_service.asking import SearchOptions
-        from ffnsearch_service.config import MIN_SHARE_DEFAULT
-        from ffnsearch_service.evidence import collect
-
-        options: SearchOptions = {"exclude_self": exclude_self, "profile_name": profile or ""}
-        if threshold is not None:
-            options["threshold"] = threshold
-        if classes:
-            least = MIN_SHARE_DEFAULT if min_share is None else min_share
-            explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
-            (show.print_json if as_json else show.print_classes)(explained)
-        else:
-            found = collect(calls, prompt, block, limit=limit or 20, **options)
-            (show.print_json if as_json else show.print_evidence)(found)
 
 
 def demo(
@@ -218,49 +113,6 @@ def demo(
     from ffnsearch_service.demo import run_demo
 
     run_demo(out, keep=keep)
-
-
-def _open(target: str, *, timeout_s: float, skip_verify: bool, backend: str = "tiles") -> "Calls":
-    """Open a snapshot directory in this process, or call a server."""
-    if Path(target).is_dir():
-        from ffnsearch_service.local import LocalClient
-
-        return LocalClient.open(Path(target), backend=backend, check=_check(skip_verify))
-    if not re.fullmatch(r"\S+:\d{1,5}", target):
-        raise AddressError(
-            f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
-            reason="TARGET_NOT_FOUND",
-        )
-    from ffnsearch_service.client import Client
-
-    return Client(target, timeout_s=timeout_s)
-
-
-def _profile(
-    name: str | None, file: Path | None, thresholds: Sequence[float], weights: Sequence[float]
-) -> "Profile | str | None":
-    """The profile that the options choose, None for the default one."""
-    given = {
-        "--profile": name is not None,
-        "--profile-file": file is not None,
-        "--threshold or --weight": bool(thresholds or weights),
-    }
-    ways = [way for way, is_given in given.items() if is_given]
-    if len(ways) > 1:
-        raise ProfileError(f"{ways[0]} is given, and {ways[1]} too: choose one way")
-    if file is not None:
-        from ffnsearch_service.profiles import load_profile
-
-        return load_profile(file)
-    if thresholds or weights:
-        from ffnsearch_indexer.answer.profile import one_step
-
-        return one_step("", thresholds, weights)
-    return name
-
-
-def _check(skip_verify: bool) -> Check:
-    return "sizes" if skip_verify else "all"
 
 
 def _limit_threads(threads: int | None) -> None:
@@ -276,10 +128,6 @@ def _announce(address: str, engine: "Engine") -> None:
         f"backend {found.backend}; call it with: ffnsearch predict {address} 'some text'",
         flush=True,
     )
-
-
-def _complain(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,132 +1,87 @@
-"""The clients: a call in, arrays and typed exceptions out, the same for a server and for a snapshot opened here.
+"""The clients of a server: a call in, arrays and typed exceptions out.
 
 with Client("127.0.0.1:50051") as client:
     answer = client.predict("And only l", include_model=True)
     print(answer.results[0].distribution.tokens)
 """
 
-import itertools
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc
-
-from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
-from ffnsearch_service import reading
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_service import many, reading
 from ffnsearch_service.asking import (
     ClassesOptions,
     NeighborsOptions,
     PredictOptions,
     PromptLike,
     classes_request,
+    info_request,
     neighbors_request,
     predict_request,
 )
-from ffnsearch_service.config import Limits
-from ffnsearch_service.results import ClassList, Info, Neighbor, NeighborPage, PredictResult
-from ffnsearch_service.status import service_error
-
-TIMEOUT_S = 30.0
-"""How long a call may take where the caller does not say: gRPC's own default is for ever."""
-
-
-class Calls(ABC):
-    """The calls of the wire contract, whoever answers them. A context manager; `close` may be called twice.
-
-    Every method takes `timeout_s`, the time allowed for one call; without it, the client's own.
-    Every method raises FfnSearchError.
-    """
-
-    def predict(
-        self,
-        prompts: PromptLike | Sequence[PromptLike],
-        *,
-        timeout_s: float | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> PredictResult:
-        """Answer one prompt or several, each text or token ids; one result for each, in their order."""
-        return reading.predict_result(self._send("Predict", predict_request(prompts, options), timeout_s))
-
-    def neighbor_pages(
-        self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[NeighborsOptions]
-    ) -> Iterator[NeighborPage]:
-        """Page through the neighbors of a prompt in one block, a call a page, at least one page."""
-        request = neighbors_request(prompt, block, options)
-        while True:
-            page = reading.neighbor_page(self._send("ListNeighbors", request, timeout_s))
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    def neighbors(
-        self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[NeighborsOptions]
-    ) -> Iterator[Neighbor]:
-        """List the neighbors of a prompt in one block, best first; pages are fetched as they are needed."""
-        pages = self.neighbor_pages(prompt, block, timeout_s=timeout_s, **options)
-        return itertools.chain.from_iterable(page.neighbors for page in pages)
-
-    def classes(
-        self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[ClassesOptions]
-    ) -> ClassList:
-        """Explain the neighbors of a prompt in one block by classes of substrings that share a suffix."""
-        request = classes_request(prompt, block, options)
-        return reading.class_list(self._send("ListClasses", request, timeout_s), block)
-
-    def info(self, *, timeout_s: float | None = None) -> Info:
-        """Tell what is served, and within which limits."""
-        return reading.info(self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the server or the snapshot."""
-
-    @abstractmethod
-    def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        """Send a request message and return the response message."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+from ffnsearch_service.calls import Calls
+from ffnsearch_service.client_call import TIMEOUT_S, Caller
+from ffnsearch_service.client_channel import AccessOptions, Bearer, open_async_channel, open_channel
+from ffnsearch_service.readiness import wait_until_ready, wait_until_ready_async
+from ffnsearch_service.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
 
 
 class Client(Calls):
     """Calls a server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
-    The connection is made by the first call. It is direct: proxies in the environment are not used.
+    timeout_s: time allowed for a call, all tries together, where the call does not say. retry_overloaded: send a call
+    again that the server refused for being busy, when it asks to be asked again, within the call's time; calls that
+    find no server (UNAVAILABLE) are always sent again. What else may be said is in AccessOptions; it raises
+    CredentialsError. The connection is made by the first call. It is direct: proxies in the environment are not used.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry_overloaded: bool = False,
+        **access: Unpack[AccessOptions],
+    ) -> None:
         self.address = address
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=_channel_options())
+        bearer = Bearer(address, access)
+        self._caller = Caller(address, bearer, timeout_s=timeout_s, retry_overloaded=retry_overloaded)
+        self._channel = open_channel(address, access)
         self._stub = pb_grpc.PredictionServiceStub(self._channel)
+
+    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Return once the server says that it serves. Raises DeadlineExceededError if it does not within `timeout_s`.
+
+        Raises ServiceError at once for what waiting does not mend, such as a token that is not accepted.
+        """
+        wait_until_ready(self._caller, self._channel, timeout_s)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return getattr(self._stub, method)(request, timeout=_or_default(timeout_s, self._timeout_s))
-        except grpc.RpcError as error:
-            raise service_error(error, self.address) from None
+        return self._caller.call(getattr(self._stub, method), request, timeout_s)
 
 
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited. Belongs to the event loop that it is made in."""
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry_overloaded: bool = False,
+        **access: Unpack[AccessOptions],
+    ) -> None:
         self.address = address
-        self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
+        bearer = Bearer(address, access)
+        self._caller = Caller(address, bearer, timeout_s=timeout_s, retry_overloaded=retry_overloaded)
+        self._channel = open_async_channel(address, access)
         self._stub = pb_grpc.PredictionServiceStub(self._channel)
 
     async def predict(
@@ -138,6 +93,25 @@ class AsyncClient:
     ) -> PredictResult:
         """Answer one prompt or several, each text or token ids; one result for each, in their order."""
         return reading.predict_result(await self._send("Predict", predict_request(prompts, options), timeout_s))
+
+    def predict_many(
+        self,
+        prompts: Iterable[PromptLike] | AsyncIterable[PromptLike],
+        *,
+        prompts_per_call: int = many.PROMPTS_PER_CALL,
+        concurrency: int = many.CONCURRENCY,
+        progress: Progress = silent,
+        timeout_s: float | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> AsyncIterator[PromptResult]:
+        """Answer any number of prompts, as `Client.predict_many` does; they may come from an asynchronous iterable."""
+
+        async def ask(batch: Sequence[PromptLike]) -> PredictResult:
+            return await self.predict(batch, timeout_s=timeout_s, **options)
+
+        return many.predict_many_async(
+            ask, prompts, prompts_per_call=prompts_per_call, concurrency=concurrency, progress=progress
+        )
 
     async def neighbor_pages(
         self, prompt: PromptLike, block: int, *, timeout_s: float | None = None, **options: Unpack[NeighborsOptions]
@@ -166,9 +140,13 @@ class AsyncClient:
         request = classes_request(prompt, block, options)
         return reading.class_list(await self._send("ListClasses", request, timeout_s), block)
 
-    async def info(self, *, timeout_s: float | None = None) -> Info:
-        """Tell what is served, and within which limits."""
-        return reading.info(await self._send("GetInfo", pb.GetInfoRequest(), timeout_s))
+    async def info(self, *, snapshot: str = "", timeout_s: float | None = None) -> Info:
+        """Tell what is served, and within which limits. snapshot: name or alias."""
+        return reading.info(await self._send("GetInfo", info_request(snapshot), timeout_s))
+
+    async def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Return once the server says that it serves, as `Client.wait_for_ready` does."""
+        await wait_until_ready_async(self._caller, self._channel, timeout_s)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -183,20 +161,4 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return await getattr(self._stub, method)(request, timeout=_or_default(timeout_s, self._timeout_s))
-        except grpc.RpcError as error:
-            raise service_error(error, self.address) from None
-
-
-def _channel_options() -> list[tuple[str, int]]:
-    limits = Limits()
-    return [
-        ("grpc.max_send_message_length", -1),  # the server's limit counts, and its refusal says so
-        ("grpc.max_receive_message_length", limits.response_bytes_max),
-        ("grpc.enable_http_proxy", 0),
-    ]
-
-
-def _or_default(timeout_s: float | None, default_s: float) -> float:
-    return default_s if timeout_s is None else timeout_s
+        return await self._caller.call_async(getattr(self._stub, method), request, timeout_s)

@@ -14,7 +14,8 @@ from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.models import reference_folder
 from ffnsearch_service import show
-from ffnsearch_service.client import Calls, Client
+from ffnsearch_service.calls import Calls
+from ffnsearch_service.client import Client
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.evidence import collect
 from ffnsearch_service.results import PromptResult

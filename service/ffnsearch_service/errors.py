@@ -10,16 +10,23 @@ FfnSearchError
 │   ├── LostUpdateError           somebody else was faster
 │   └── ExhaustedError            a limit of the server is reached, or its disk is full
 ├── AddressError         an address that cannot be listened on or called
-├── CredentialsError     a file of tokens, certificates or keys that must not be used
+├── CredentialsError     a certificate, a key, a token or a file of them that must not or cannot be used
 ├── AuthenticationError  a call without a token that is valid now
 ├── ScopeError           a call that its token does not allow
 └── ServiceError         a call that failed, as a client sees it
     ├── InvalidRequestError       INVALID_ARGUMENT
+    ├── UnauthenticatedError      UNAUTHENTICATED: who calls is not known
+    ├── PermissionDeniedError     PERMISSION_DENIED: who calls is known, and may not
     ├── NotFoundError             NOT_FOUND
-    ├── UnauthenticatedError      UNAUTHENTICATED
-    ├── PermissionDeniedError     PERMISSION_DENIED
+    ├── AlreadyExistsError        ALREADY_EXISTS
+    ├── FailedPreconditionError   FAILED_PRECONDITION: not in the state that things are in
+    ├── AbortedError              ABORTED: somebody else was quicker (an etag that is out of date)
+    ├── ResourceExhaustedError    RESOURCE_EXHAUSTED: too much at a time, or too large
     ├── DeadlineExceededError     DEADLINE_EXCEEDED
-    └── UnavailableError          UNAVAILABLE: the one to retry
+    ├── CallCancelledError        CANCELLED
+    ├── UnimplementedError        UNIMPLEMENTED: switched off, or another version
+    ├── InternalError             INTERNAL: the server's fault
+    └── UnavailableError          UNAVAILABLE: the one that clients retry by themselves
 """
 
 from collections.abc import Mapping
@@ -74,7 +81,10 @@ class AddressError(FfnSearchError):
 
 
 class CredentialsError(FfnSearchError):
-    """A file of tokens, certificates or keys that must not be used. Its message names the file: never on the wire."""
+    """A certificate, a key, a token or a file of them that must not or cannot be used.
+
+    Its message may name the file: never on the wire.
+    """
 
     default_reason = "INVALID_CREDENTIALS"
 
@@ -95,34 +105,78 @@ class ServiceError(FfnSearchError):
     """A call that failed.
 
     code: name of the gRPC status code. reason: stable UPPER_SNAKE name. field: path of the request's field at
-    fault, or "". metadata: the variable parts of the message, as strings.
+    fault, or "". metadata: the variable parts of the message, as strings. retry_after_s: seconds after which the
+    server asks to come back (google.rpc.RetryInfo), None where it does not say.
     """
 
-    def __init__(self, message: str, *, code: str, reason: str, field: str, metadata: Mapping[str, str]) -> None:
-        super().__init__(message, reason=reason, **metadata)
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        reason: str,
+        field: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.metadata = dict(metadata or {})
         self.code = code
         self.field = field
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(ServiceError):
     """The request cannot be honoured, now or later."""
 
 
-class NotFoundError(ServiceError):
-    """The request names something that the snapshot does not have."""
-
-
 class UnauthenticatedError(ServiceError):
-    """The server wants a token, or does not know this one (any more)."""
+    """The server does not know who calls: there is no token, or not one that it accepts."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The token is valid and has not the scope that the call takes."""
+    """The server knows who calls, and the token's scopes do not cover this call."""
+
+
+class NotFoundError(ServiceError):
+    """The request names something that is not there: a snapshot, or a profile of it."""
+
+
+class AlreadyExistsError(ServiceError):
+    """The request would make something that is there already."""
+
+
+class FailedPreconditionError(ServiceError):
+    """Things are not in a state in which this can be done; trying again does not help until they are."""
+
+
+class AbortedError(ServiceError):
+    """Somebody else was quicker: read again what is there, its etag included, and decide anew."""
+
+
+class ResourceExhaustedError(ServiceError):
+    """More at a time, or a larger message, than the server takes.
+
+    With `retry_after_s` the server is busy, and that is when to come back. Without it, the request or its reply is too
+    large, and will be.
+    """
 
 
 class DeadlineExceededError(ServiceError):
     """The time allowed for the call has passed; the server has stopped working on it."""
 
 
+class CallCancelledError(ServiceError):
+    """The call was given up before there was an answer, by this side or by a server that went away."""
+
+
+class UnimplementedError(ServiceError):
+    """The server does not have this call: it is switched off, or the server is of another version."""
+
+
+class InternalError(ServiceError):
+    """The server failed; `metadata["error_id"]` is where its log says more."""
+
+
 class UnavailableError(ServiceError):
-    """No server answers at the address, or it is going away: try again."""
+    """No server answers at the address, or it is going away. The client has tried again already."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from ffnsearch_service.asking import NeighborsOptions, PromptLike
-from ffnsearch_service.client import Calls
+from ffnsearch_service.calls import Calls
 from ffnsearch_service.results import Neighbor
 
 _PAGE_NEIGHBORS_MAX = 1000

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch_service.call import Call
-from ffnsearch_service.client import Calls
+from ffnsearch_service.calls import Calls
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.errors import RequestError
 
 
 class LocalClient(Calls):
     """Calls an engine directly: the same messages and results as through a server. Safe to share between threads.
 
-    Failed calls raise what the engine raises, FfnSearchError. Without `timeout_s` a call may take any time.
+    Failed calls raise what the engine raises, FfnSearchError. Without `timeout_s` a call may take any time. The
+    snapshot has no name here: a call that names one is refused.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -35,4 +37,10 @@ class LocalClient(Calls):
         self._engine.close()
 
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        if request.snapshot:
+            raise RequestError(
+                f"snapshot: {request.snapshot!r} is a name, and a snapshot opened here has none: leave it out",
+                reason="SNAPSHOT_NOT_FOUND",
+                field="snapshot",
+            )
         return self._methods[method](request, Call(timeout_s))

@@ -100,10 +100,16 @@ def scalars(message: Any) -> dict[str, Any]:
     }
 
 
+def failure(message: pb.PromptError) -> Failure:
+    """Read why a prompt was refused."""
+    code = code_pb2.Code.Name(message.code)
+    return Failure(code, message.reason, message.message, message.field, dict(message.metadata))
+
+
 def _prompt_result(message: pb.PromptResult) -> PromptResult:
     return PromptResult(
         status=_STATUS[message.status],
-        error=_failure(message.error) if message.HasField("error") else None,
+        error=failure(message.error) if message.HasField("error") else None,
         distribution=_distribution(message.distribution) if message.HasField("distribution") else None,
         model=_distribution(message.model_distribution) if message.HasField("model_distribution") else None,
         hellinger=_optional(message, "hellinger"),
@@ -114,11 +120,6 @@ def _prompt_result(message: pb.PromptResult) -> PromptResult:
         self_id=_optional(message, "self_id"),
         blocks=tuple(tuple(_step(step) for step in block.steps) for block in message.blocks),
     )
-
-
-def _failure(message: pb.PromptError) -> Failure:
-    code = code_pb2.Code.Name(message.code)
-    return Failure(code, message.reason, message.message, message.field, dict(message.metadata))
 
 
 def _distribution(message: pb.Distribution) -> Distribution:

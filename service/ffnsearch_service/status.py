@@ -11,16 +11,22 @@ import secrets
 from typing import Any
 
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import CancelledError, FfnSearchError, LimitError, ProfileError, PromptError, TokenError
 from ffnsearch_service.errors import (
+    AbortedError,
     AbsentError,
+    AlreadyExistsError,
     AuthenticationError,
+    CallCancelledError,
     DeadlineExceededError,
     ExhaustedError,
+    FailedPreconditionError,
+    InternalError,
     InvalidRequestError,
     LostUpdateError,
     NotFoundError,
@@ -28,11 +34,13 @@ from ffnsearch_service.errors import (
     PermissionDeniedError,
     PresentError,
     RequestError,
+    ResourceExhaustedError,
     ScopeError,
     ServiceError,
     StateError,
     UnauthenticatedError,
     UnavailableError,
+    UnimplementedError,
 )
 
 DOMAIN = "ffnsearch"
@@ -62,10 +70,17 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
 )
 _ERROR_OF_CODE: dict[str, type[ServiceError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
-    "NOT_FOUND": NotFoundError,
     "UNAUTHENTICATED": UnauthenticatedError,
     "PERMISSION_DENIED": PermissionDeniedError,
+    "NOT_FOUND": NotFoundError,
+    "ALREADY_EXISTS": AlreadyExistsError,
+    "FAILED_PRECONDITION": FailedPreconditionError,
+    "ABORTED": AbortedError,
+    "RESOURCE_EXHAUSTED": ResourceExhaustedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "CANCELLED": CallCancelledError,
+    "UNIMPLEMENTED": UnimplementedError,
+    "INTERNAL": InternalError,
     "UNAVAILABLE": UnavailableError,
 }
 
@@ -106,21 +121,36 @@ def status_of(error: Exception) -> status_pb2.Status:
 def service_error(error: Any, address: str) -> ServiceError:
     """Turn a failed call to `address`, a grpc.RpcError of either kind of client, into what a client raises."""
     code = error.code().name
+    kind = _ERROR_OF_CODE.get(code, ServiceError)
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # details that contradict the code: some proxy's
-        status = None
+        details = _details(status)
+    except (ValueError, DecodeError):  # details that contradict the code, or cannot be read: some proxy's
+        status, details = None, _details(None)
     if status is None:
-        message = f"the call to {address} failed with {code}: {error.details()}{_advice(code)}"
-        return _ERROR_OF_CODE.get(code, ServiceError)(message, code=code, reason=code, field="", metadata={})
-    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad_request)
-    field = bad_request.field_violations[0].field if bad_request.field_violations else ""
-    return _ERROR_OF_CODE.get(code, ServiceError)(
-        status.message, code=code, reason=info.reason or code, field=field, metadata=dict(info.metadata)
+        return kind(
+            f"the call to {address} failed with {code}: {error.details()}{_advice(code)}", code=code, reason=code
+        )
+    info, bad_request, retry = details
+    return kind(
+        status.message,
+        code=code,
+        reason=info.reason or code,
+        field=bad_request.field_violations[0].field if bad_request.field_violations else "",
+        metadata=dict(info.metadata),
+        retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
     )
+
+
+def _details(
+    status: status_pb2.Status | None,
+) -> tuple[error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo]:
+    """The details of a status that a client reads, each empty where the status has none."""
+    found = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    for packed in status.details if status else ():
+        for detail in found:
+            packed.Unpack(detail)
+    return found
 
 
 def _code(error: Exception) -> int:
@@ -133,7 +163,7 @@ def _code(error: Exception) -> int:
 def _advice(code: str) -> str:
     return {
         "DEADLINE_EXCEEDED": "; allow more time, or send fewer prompts",
-        "UNAVAILABLE": "; check the address, and whether the server runs",
+        "UNAVAILABLE": "; check the address, whether the server runs, and whether it wants TLS",
         "RESOURCE_EXHAUSTED": "; `info` tells the server's limits",
         "UNIMPLEMENTED": "; another service listens there, or another version",
     }.get(code, "")

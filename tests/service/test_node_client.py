@@ -4,13 +4,19 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from scripted import Scripted, scripted_server
 
+from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.client import Client
+from ffnsearch_service.engine import Engine
 
 NODE = Path(__file__).parent / "node"
-PROTO = Path(__file__).parents[2] / "protos" / "ffnsearch" / "v1" / "ffnsearch.proto"
+CONTRACT = Path(__file__).parents[2] / "protos" / "ffnsearch" / "v1"
+FILES = (CONTRACT / "ffnsearch.proto", CONTRACT / "service_config.json")
 INSTALL_S = 300
 
 pytestmark = pytest.mark.skipif(
@@ -33,10 +39,15 @@ def node_folder(pytestconfig):
     return folder
 
 
+def run_node(folder: Path, address: str) -> Any:
+    """What the client tells of the server."""
+    command = ["node", "client.js", *map(str, FILES), address]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
 def test_a_node_client_gets_the_same_answers(node_folder, address):
-    command = ["node", "client.js", str(PROTO), address]
-    done = subprocess.run(command, cwd=node_folder, capture_output=True, text=True, check=True, timeout=60)
-    told = json.loads(done.stdout)
+    told = run_node(node_folder, address)
     with Client(address) as client:
         answer = client.predict(["the people"], dense=True, include_model=True).results[0]
         neighbors = [neighbor.id for neighbor in client.neighbors("the people", 1)]
@@ -49,3 +60,26 @@ def test_a_node_client_gets_the_same_answers(node_folder, address):
     assert [neighbor for page in told["pages"] for neighbor in page] == neighbors
     assert told["refusal"]["code"] == "INVALID_ARGUMENT"
     assert "min_prob" in told["refusal"]["details"]
+
+
+class Faltering(Scripted):
+    """Fails the first calls, then answers from an engine."""
+
+    def __init__(self, engine: Engine, *failures: grpc.StatusCode) -> None:
+        super().__init__(*failures)
+        self._engine = engine
+
+    def GetInfo(self, request: pb.GetInfoRequest, context: grpc.ServicerContext) -> pb.GetInfoResponse:
+        self._receive(request, context)
+        return self._engine.get_info(request)
+
+    def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
+        self._receive(request, context)
+        return self._engine.predict(request)
+
+
+def test_a_node_client_retries_by_the_same_service_config(node_folder, engine):
+    servicer = Faltering(engine, *[grpc.StatusCode.UNAVAILABLE] * 2)
+    with scripted_server(servicer) as address:
+        assert run_node(node_folder, address)["substrings"] > 0
+    assert [request.DESCRIPTOR.name for request in servicer.requests[:4]] == ["GetInfoRequest"] * 3 + ["PredictRequest"]

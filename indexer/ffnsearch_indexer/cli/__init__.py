@@ -1,11 +1,13 @@
-"""The indexer's subcommands; each imports what it needs when it runs."""
+"""The indexer's subcommands; each imports what it needs when it runs.
+
+`bench` (timing.py) is registered by the service, which has another half of it.
+"""
 
 import typer
 
 from ffnsearch_indexer.cli.making import build, index, train, verify
 from ffnsearch_indexer.cli.measuring import calibrate, evaluate, report
 from ffnsearch_indexer.cli.options import add_command, epilog
-from ffnsearch_indexer.cli.timing import bench
 
 __all__ = ["add_command", "epilog", "register"]
 
@@ -28,9 +30,6 @@ def register(app: typer.Typer) -> None:
         "tinyshakespeare.ffn --trained-on shakespeare --profile article --no-save",
     )
     add_command(app, calibrate, "shakespeare.ffn", "shakespeare.ffn --prompts 20000 --json")
-    add_command(
-        app, bench, "shakespeare.ffn", "shakespeare.ffn --batch 1,8,64 --backend exact --profile article --json"
-    )
     add_command(app, report, "shakespeare.ffn", "shakespeare.ffn --out shakespeare-report --json")
     add_command(
         app,

@@ -1,13 +1,17 @@
-// Calls a server with nothing but the .proto file, and prints what it says as JSON.
-// Usage: node client.js PROTO_FILE HOST:PORT
+// Calls a server with nothing but the .proto file and the service config, which says what is retried, and prints what
+// it says as JSON.
+// Usage: node client.js PROTO_FILE SERVICE_CONFIG_FILE HOST:PORT
 
+const fs = require("fs");
 const grpc = require("@grpc/grpc-js");
 const protoLoader = require("@grpc/proto-loader");
 
-const [protoFile, address] = process.argv.slice(2);
+const [protoFile, serviceConfigFile, address] = process.argv.slice(2);
 const definition = protoLoader.loadSync(protoFile, { keepCase: true, longs: Number, enums: String, defaults: true });
 const { ffnsearch } = grpc.loadPackageDefinition(definition);
-const client = new ffnsearch.v1.PredictionService(address, grpc.credentials.createInsecure());
+const client = new ffnsearch.v1.PredictionService(address, grpc.credentials.createInsecure(), {
+  "grpc.service_config": fs.readFileSync(serviceConfigFile, "utf8"),
+});
 
 function call(method, request) {
   const options = { deadline: Date.now() + 20_000 };

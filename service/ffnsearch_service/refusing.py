@@ -1,0 +1,11 @@
+"""How the command line says no: one line on stderr, and an exit status."""
+
+import sys
+
+EXIT_REFUSED = 2
+"""Exit status for everything that the caller can mend: wrong arguments, files, addresses, prompts."""
+
+
+def complain(message: str) -> None:
+    """Tell on stderr what is wrong, in one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)

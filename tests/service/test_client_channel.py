@@ -1,0 +1,180 @@
+"""A client encrypts, shows its certificate, and says who calls; a token does not leave the machine in plain text."""
+
+import json
+import subprocess
+
+import grpc
+import pytest
+from scripted import Scripted, scripted_server
+
+from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.errors import CredentialsError, UnavailableError
+
+AWAY = "search.example:443"
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory):
+    """A folder with an authority, and with certificates that it signed for a server and for a client."""
+    folder = tmp_path_factory.mktemp("pems")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    for name in ("server", "client"):
+        openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
+    openssl("ec", "-in", "client.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
+    openssl("req", "-x509", *key, "-keyout", "other.key", "-out", "other.pem", "-subj", "/CN=other", "-days", "2")
+    return folder
+
+
+def server_credentials(pems, *, mutual=False):
+    pair = ((pems / "server.key").read_bytes(), (pems / "server.pem").read_bytes())
+    return grpc.ssl_server_credentials([pair], (pems / "ca.pem").read_bytes() if mutual else None, mutual)
+
+
+def own(pems):
+    return {"certificate_file": pems / "client.pem", "key_file": pems / "client.key"}
+
+
+@pytest.fixture
+def tls_server(pems):
+    servicer = Scripted()
+    with scripted_server(servicer, credentials=server_credentials(pems)) as address:
+        yield address, servicer
+
+
+async def test_a_client_encrypts_and_sends_its_token(tls_server, pems):
+    address, servicer = tls_server
+    with Client(address, ca_file=pems / "ca.pem", token="sesame") as client:
+        assert client.info().backend == "scripted"
+        client.wait_for_ready(20)
+    async with AsyncClient(address, ca_file=pems / "ca.pem", token="sesame") as other:
+        assert (await other.info()).backend == "scripted"
+        await other.wait_for_ready(20)
+    assert [metadata["authorization"] for metadata in servicer.metadata] == ["Bearer sesame"] * 4
+
+
+@pytest.mark.parametrize("access", [{}, {"tls": True}, {"ca_file": "other.pem"}])
+def test_a_server_that_is_not_trusted_gets_no_request(tls_server, pems, access):
+    address, servicer = tls_server
+    access = {name: pems / value if name == "ca_file" else value for name, value in access.items()}
+    with Client(address, token="sesame", **access) as client, pytest.raises(UnavailableError):
+        client.info()
+    assert servicer.attempts == 0
+
+
+def test_a_client_shows_its_certificate(pems):
+    servicer = Scripted()
+    with scripted_server(servicer, credentials=server_credentials(pems, mutual=True)) as address:
+        with Client(address, ca_file=pems / "ca.pem", **own(pems)) as client:
+            client.info()
+        with Client(address, ca_file=pems / "ca.pem") as client, pytest.raises(UnavailableError):
+            client.info()
+    assert servicer.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"ca_file": "missing.pem"}, "missing.pem .*No such file"),
+        ({"ca_file": "ca.key"}, "ca.key holds no certificate"),
+        ({"certificate_file": "client.pem"}, "give both"),
+        ({"key_file": "client.key"}, "give both"),
+        ({"certificate_file": "client.pem", "key_file": "server.key"}, "server.key are no certificate and its key"),
+        ({"certificate_file": "client.pem", "key_file": "locked.key"}, "without a password"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_before_any_call(pems, files, message):
+    with pytest.raises(CredentialsError, match=message):
+        Client(AWAY, **{name: pems / file for name, file in files.items()})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "127.9.9.9:1"])
+def test_a_token_may_stay_on_this_machine_in_plain_text(address):
+    Client(address, token="sesame").close()
+
+
+@pytest.mark.parametrize(
+    "address", [AWAY, "10.0.0.1:1", "0.0.0.0:1", "localhost.example:1", "dns://away.example/localhost:1", "127.0.0.1"]
+)
+def test_a_token_leaves_this_machine_encrypted_or_by_request(pems, address):
+    with pytest.raises(CredentialsError, match="unencrypted") as caught:
+        Client(address, token="sesame")
+    assert caught.value.reason == "PLAINTEXT_TOKEN"
+    assert "sesame" not in str(caught.value)
+    Client(address, token="sesame", insecure_token=True).close()
+    Client(address, token="sesame", ca_file=pems / "ca.pem").close()
+
+
+def test_a_token_file_is_read_again_for_every_call(tmp_path):
+    file, servicer = tmp_path / "token", Scripted()
+    file.write_text("first\n")
+    with scripted_server(servicer) as address, Client(address, token_file=file) as client:
+        client.info()
+        file.write_text("second")
+        client.info()
+        file.unlink()
+        with pytest.raises(CredentialsError, match="token cannot be read"):
+            client.info()
+    assert [metadata["authorization"] for metadata in servicer.metadata] == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two words", "se\nsame", "s\u00e9same", "x" * 5000])
+def test_what_is_no_token_is_refused_and_not_shown(tmp_path, text):
+    (tmp_path / "token").write_text(text)
+    for access in ({"token": text}, {"token_file": tmp_path / "token"}):
+        with pytest.raises(CredentialsError, match="holds no token") as caught:
+            Client("127.0.0.1:1", **access)
+        assert not text or text not in str(caught.value)
+
+
+def test_one_token_is_enough(tmp_path):
+    with pytest.raises(CredentialsError, match="choose one"):
+        Client("127.0.0.1:1", token="a", token_file=tmp_path / "token")
+
+
+def test_the_command_line_encrypts_and_says_who_calls(run, tls_server, pems, tmp_path, monkeypatch):
+    address, servicer = tls_server
+    (tmp_path / "token").write_text("from-the-file")
+    code, out, _ = run("info", address, "--ca-file", pems / "ca.pem", "--token-file", tmp_path / "token", "--json")
+    assert (code, json.loads(out)["backend"]) == (0, "scripted")
+    monkeypatch.setenv("FFNSEARCH_TOKEN", "from-the-environment")
+    code, _, _ = run("info", address, "--ca-file", pems / "ca.pem", "--snapshot", "plays", "--json")
+    assert code == 0
+    assert [metadata["authorization"] for metadata in servicer.metadata] == [
+        "Bearer from-the-file",
+        "Bearer from-the-environment",
+    ]
+    assert [request.snapshot for request in servicer.requests] == ["", "plays"]
+    code, _, err = run("info", AWAY)
+    assert code == 2
+    assert "--insecure-token" in err
+    assert "environment" not in err
+
+
+@pytest.mark.parametrize("option", ["--ca-file", "--token-file", "--snapshot"])
+def test_a_directory_takes_no_options_of_a_server(run, tiny_snapshot, option):
+    for command in (("info",), ("predict", "a"), ("neighbors", "a", "--block", 0), ("bench",)):
+        code, _, err = run(command[0], tiny_snapshot, *command[1:], option, "x")
+        assert code == 2
+        assert f"{option} is for calling a server" in err
+
+
+def test_calls_name_their_snapshot(run):
+    servicer = Scripted()
+    with scripted_server(servicer) as address:
+        with Client(address) as client:
+            client.predict("a", snapshot="plays")
+            list(client.neighbors("a", 0, snapshot="plays"))
+            client.classes("a", 0, snapshot="plays")
+            client.info(snapshot="plays")
+            list(client.predict_many(["a"], snapshot="plays"))
+        run("predict", address, "a", "--snapshot", "plays", "--json")
+        run("neighbors", address, "a", "--block", 0, "--snapshot", "plays", "--json")
+    assert [request.snapshot for request in servicer.requests] == ["plays"] * 7
