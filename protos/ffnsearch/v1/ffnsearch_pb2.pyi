@@ -90,7 +90,7 @@ class ProfileExpectation(_message.Message):
     def __init__(self, support: _Optional[_Iterable[float]] = ..., distance: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies", "include_contributions")
+    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies", "include_contributions", "snapshot")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class PredictRequest(_message.Message):
     INCLUDE_MODEL_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     profile_name: str
     profile: Profile
@@ -111,7 +112,8 @@ class PredictRequest(_message.Message):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
-    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ...) -> None: ...
+    snapshot: str
+    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind")
@@ -237,7 +239,7 @@ class StepResult(_message.Message):
     def __init__(self, threshold: _Optional[float] = ..., weight: _Optional[float] = ..., neighbors: _Optional[int] = ..., mass: _Optional[int] = ..., frequencies: _Optional[bytes] = ...) -> None: ...
 
 class ListNeighborsRequest(_message.Message):
-    __slots__ = ("prompt", "block", "threshold", "profile_name", "exclude_self", "page_size", "page_token", "context_tokens", "places_max")
+    __slots__ = ("prompt", "block", "threshold", "profile_name", "exclude_self", "page_size", "page_token", "context_tokens", "places_max", "snapshot")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +249,7 @@ class ListNeighborsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PLACES_MAX_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     prompt: Prompt
     block: int
     threshold: float
@@ -256,7 +259,8 @@ class ListNeighborsRequest(_message.Message):
     page_token: str
     context_tokens: int
     places_max: int
-    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., block: _Optional[int] = ..., threshold: _Optional[float] = ..., profile_name: _Optional[str] = ..., exclude_self: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., context_tokens: _Optional[int] = ..., places_max: _Optional[int] = ...) -> None: ...
+    snapshot: str
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., block: _Optional[int] = ..., threshold: _Optional[float] = ..., profile_name: _Optional[str] = ..., exclude_self: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., context_tokens: _Optional[int] = ..., places_max: _Optional[int] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class ListNeighborsResponse(_message.Message):
     __slots__ = ("neighbors", "next_page_token", "total_neighbors", "threshold", "snapshot_id")
@@ -311,7 +315,7 @@ class Place(_message.Message):
     def __init__(self, position: _Optional[int] = ..., before: _Optional[str] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ListClassesRequest(_message.Message):
-    __slots__ = ("prompt", "block", "threshold", "profile_name", "exclude_self", "classes_max", "min_share")
+    __slots__ = ("prompt", "block", "threshold", "profile_name", "exclude_self", "classes_max", "min_share", "snapshot")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +323,7 @@ class ListClassesRequest(_message.Message):
     EXCLUDE_SELF_FIELD_NUMBER: _ClassVar[int]
     CLASSES_MAX_FIELD_NUMBER: _ClassVar[int]
     MIN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     prompt: Prompt
     block: int
     threshold: float
@@ -326,7 +331,8 @@ class ListClassesRequest(_message.Message):
     exclude_self: bool
     classes_max: int
     min_share: float
-    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., block: _Optional[int] = ..., threshold: _Optional[float] = ..., profile_name: _Optional[str] = ..., exclude_self: _Optional[bool] = ..., classes_max: _Optional[int] = ..., min_share: _Optional[float] = ...) -> None: ...
+    snapshot: str
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., block: _Optional[int] = ..., threshold: _Optional[float] = ..., profile_name: _Optional[str] = ..., exclude_self: _Optional[bool] = ..., classes_max: _Optional[int] = ..., min_share: _Optional[float] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class ListClassesResponse(_message.Message):
     __slots__ = ("classes", "total_neighbors", "covered_neighbors", "threshold", "min_share", "snapshot_id")
@@ -363,8 +369,10 @@ class SuffixClass(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., neighbors: _Optional[int] = ..., members: _Optional[int] = ..., best_score: _Optional[float] = ..., mass: _Optional[int] = ..., next_tokens: _Optional[_Iterable[_Union[TokenCount, _Mapping]]] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: str
+    def __init__(self, snapshot: _Optional[str] = ...) -> None: ...
 
 class GetInfoResponse(_message.Message):
     __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity")

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class PredictionServiceStub:
-    """Answers prompts from one snapshot: an index built from a model and a corpus.
+    """Answers prompts from snapshots: indexes, each built from a model and a corpus.
+
+    A server may have several open at once. Each call is answered by one of them from beginning to end, the
+    one that its `snapshot` means when the call arrives.
     """
 
     def __init__(self, channel):
@@ -58,7 +61,10 @@ class PredictionServiceStub:
 
 
 class PredictionServiceServicer:
-    """Answers prompts from one snapshot: an index built from a model and a corpus.
+    """Answers prompts from snapshots: indexes, each built from a model and a corpus.
+
+    A server may have several open at once. Each call is answered by one of them from beginning to end, the
+    one that its `snapshot` means when the call arrives.
     """
 
     def Predict(self, request, context):
@@ -67,7 +73,8 @@ class PredictionServiceServicer:
         A bad prompt fails alone: its result carries status INVALID and an error. Where no prompt of the
         call can be answered, the call itself fails with the error of the first prompt.
         INVALID_ARGUMENT: a field that cannot be honoured; ErrorInfo.reason and BadRequest say which.
-        NOT_FOUND: profile_name names no profile of the snapshot. RESOURCE_EXHAUSTED: the server is busy.
+        NOT_FOUND: `snapshot` names none that is open, or profile_name no profile of it. RESOURCE_EXHAUSTED: the
+        server is busy; RetryInfo tells when to come back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +107,7 @@ class PredictionServiceServicer:
     def GetInfo(self, request, context):
         """GetInfo describes the snapshot, its model, vocabulary and profiles, how near to the model its answers
         were measured to be, and the server's limits.
+        NOT_FOUND: `snapshot` names none that is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +145,10 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PredictionService:
-    """Answers prompts from one snapshot: an index built from a model and a corpus.
+    """Answers prompts from snapshots: indexes, each built from a model and a corpus.
+
+    A server may have several open at once. Each call is answered by one of them from beginning to end, the
+    one that its `snapshot` means when the call arrives.
     """
 
     @staticmethod
