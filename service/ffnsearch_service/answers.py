@@ -4,7 +4,8 @@ Calls share the search and each has its own profile: the rows of those with the 
 Shapes: B prompts, K block, S steps of a block, T steps of all blocks, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,41 +14,55 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer import prediction
 from ffnsearch_indexer.answer.predictor import Found
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.index.base import RangeSums
 from ffnsearch_service.requests import PredictJob
+
+
+class Listed(NamedTuple):
+    """The likeliest tokens of one distribution, best first, of equal ones the lower id."""
+
+    ids: list[int]
+    probabilities: list[float]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to B prompts with one profile, as arrays whose rows are the prompts.
+    """The answers to B prompts with one profile. Arrays have a row for each prompt, lists an entry.
 
-    distributions: [B, V], zeros without support. has_support: [B]. model: [B, V], the model's own. distances: [B],
-    Hellinger, between the two. supports: [B]. freqs: for each block [B, S, V]. neighbors, masses: [B, T], of all
-    steps, block after block. self_ids: the substring equal to each prompt's last window, or None.
+    distributions: [B, V], zeros without support. model: [B, V], the model's own. freqs: for each block [B, S, V].
+    listed, model_listed: their likeliest tokens, as many as the call that wants most of them lists; the model's
+    may be empty where none wants them. distances: Hellinger, between the two. neighbors, masses: of all T steps,
+    block after block. self_ids: the substring equal to the prompt's last window, or None.
+
+    What a reply of one prompt needs is in lists: a batch is turned into Python's numbers at once.
     """
 
     distributions: NDArray[np.float64]
-    has_support: NDArray[np.bool_]
     model: NDArray[np.float64]
-    distances: NDArray[np.float64]
-    supports: NDArray[np.float64]
-    freqs: Sequence[NDArray[np.int64]]
-    neighbors: NDArray[np.int64]
-    masses: NDArray[np.int64]
-    self_ids: Sequence[int | None]
+    freqs: list[NDArray[np.int64]]
+    listed: list[Listed]
+    model_listed: list[Listed]
+    has_support: list[bool]
+    distances: list[float]
+    supports: list[float]
+    neighbors: list[list[int]]
+    masses: list[list[int]]
+    self_ids: list[int | None]
 
     def rows(self, first: int, stop: int, *, with_freqs: bool) -> "Answers":
         """Some of the rows, copied: they keep nothing of the others. Without `with_freqs`, none of `freqs`."""
         rows = slice(first, stop)
         return Answers(
             self.distributions[rows].copy(),
-            self.has_support[rows].copy(),
             self.model[rows].copy(),
-            self.distances[rows].copy(),
-            self.supports[rows].copy(),
             [freq[rows].copy() for freq in self.freqs] if with_freqs else [],
-            self.neighbors[rows].copy(),
-            self.masses[rows].copy(),
+            self.listed[rows],
+            self.model_listed[rows],
+            self.has_support[rows],
+            self.distances[rows],
+            self.supports[rows],
+            self.neighbors[rows],
+            self.masses[rows],
             self.self_ids[rows],
         )
 
@@ -85,15 +100,14 @@ def combine_pieces(
     rows are its own.
     """
     model = prediction.softmax(found.logits)
-    ends = np.cumsum(prompts).tolist()
-    starts = [0, *ends[:-1]]
+    ends = list(itertools.accumulate(prompts))
     by_profile: dict[int, list[int]] = {}
     for piece, job in enumerate(jobs):
         by_profile.setdefault(id(job.profile), []).append(piece)
     placed: dict[int, tuple[Answers, int, int]] = {}
     for pieces in by_profile.values():
-        rows = [row for piece in pieces for row in range(starts[piece], ends[piece])]
-        answers = _combine(jobs[pieces[0]].profile, found, model, unigram, rows)
+        rows = [row for piece in pieces for row in range(ends[piece] - prompts[piece], ends[piece])]
+        answers = _combine([jobs[piece] for piece in pieces], _rows_of(found, rows), model[rows], unigram)
         first = 0
         for piece in pieces:
             placed[piece] = answers, first, first + prompts[piece]
@@ -101,29 +115,38 @@ def combine_pieces(
     return [placed[piece] for piece in range(len(jobs))]
 
 
+def _rows_of(found: Found, rows: list[int]) -> Found:
+    """Some rows of what was found."""
+    if len(rows) == len(found.self_ids):
+        return found
+    sums = [RangeSums(of_block.freq[rows], of_block.neighbors[rows]) for of_block in found.sums]
+    return found._replace(sums=sums, logits=found.logits[rows], self_ids=[found.self_ids[row] for row in rows])
+
+
 def _combine(
-    profile: Profile, found: Found, model: NDArray[np.float64], unigram: NDArray[np.float64], rows: list[int]
+    jobs: Sequence[PredictJob], found: Found, model: NDArray[np.float64], unigram: NDArray[np.float64]
 ) -> Answers:
-    if len(rows) < len(model):
-        freqs, neighbors = [sums.freq[rows] for sums in found.sums], [sums.neighbors[rows] for sums in found.sums]
-        model, self_ids = model[rows], [found.self_ids[row] for row in rows]
-    else:
-        freqs, neighbors = [sums.freq for sums in found.sums], [sums.neighbors for sums in found.sums]
-        self_ids = found.self_ids
-    distributions, has_support = prediction.combine(profile, freqs, unigram)
+    """Answer the prompts of jobs that have one profile. model: [B, V], for each row of what was found."""
+    freqs = [sums.freq for sums in found.sums]
+    distributions, has_support = prediction.combine(jobs[0].profile, freqs, unigram)
+    listed_max = max(job.top_n for job in jobs)
     return Answers(
         distributions=distributions,
-        has_support=has_support,
         model=model,
-        distances=prediction.hellinger(distributions, model),
-        supports=prediction.support(freqs),
         freqs=freqs,
-        neighbors=_side_by_side(neighbors),
-        masses=_side_by_side(freq.sum(axis=2) for freq in freqs),
-        self_ids=self_ids,
+        listed=_list(distributions, listed_max),
+        model_listed=_list(model, listed_max) if any(job.include_model for job in jobs) else [],
+        has_support=has_support.tolist(),
+        distances=prediction.hellinger(distributions, model).tolist(),
+        supports=prediction.support(freqs).tolist(),
+        neighbors=np.concatenate([sums.neighbors for sums in found.sums], axis=1).tolist(),
+        masses=np.concatenate([freq.sum(axis=2) for freq in freqs], axis=1).tolist(),
+        self_ids=found.self_ids,
     )
 
 
-def _side_by_side(of_blocks: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Put the steps [B, S] of each block into one array [B, T]."""
-    return np.concatenate(list(of_blocks), axis=1)
+def _list(probabilities: NDArray[np.float64], tokens_max: int) -> list[Listed]:
+    """The likeliest tokens of each of the distributions [B, V]."""
+    order = (-probabilities).argsort(axis=1, kind="stable")[:, :tokens_max]
+    best = np.take_along_axis(probabilities, order, axis=1)
+    return list(map(Listed, order.tolist(), best.tolist()))

@@ -1,6 +1,5 @@
 """How long a caller waits: a deadline and a flag, looked at between tiles of work."""
 
-import threading
 import time
 
 from ffnsearch_indexer.errors import CancelledError
@@ -11,11 +10,11 @@ class Call:
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._gone = threading.Event()
+        self._is_gone = False
 
     def cancel(self) -> None:
         """Say that the caller has gone: the next `check` stops the work."""
-        self._gone.set()
+        self._is_gone = True
 
     @property
     def remaining_s(self) -> float | None:
@@ -24,7 +23,7 @@ class Call:
 
     def over(self) -> CancelledError | None:
         """Why the call is over, None while its caller waits. Once over, it stays so."""
-        if self._gone.is_set():
+        if self._is_gone:
             return CancelledError("the caller has cancelled the call")
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             return CancelledError(

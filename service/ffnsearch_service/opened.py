@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.predictor import Predictor, RankedNeighbors, SuffixClass
@@ -25,7 +25,7 @@ from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
 from ffnsearch_service.pages import page_token
 from ffnsearch_service.profiles import kind_number
-from ffnsearch_service.prompt_replies import Writer
+from ffnsearch_service.prompt_replies import Writer, blank_result
 from ffnsearch_service.ranked import RankedCache
 from ffnsearch_service.replies import class_message, info_message, neighbor_message
 from ffnsearch_service.requests import BlockSearch, ClassesJob, NeighborsJob, PredictJob, RequestReader
@@ -60,6 +60,7 @@ class OpenSnapshot:
             default_profile=manifest.default_profile,
             limits=self.limits,
         )
+        self._usual = {name: _Usual.of(profile) for name, profile in self.profiles.items()}
         self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
         self._changed = threading.Condition()
         self._users = 0
@@ -111,12 +112,12 @@ class OpenSnapshot:
         """Answer prompts. Raises FfnSearchError for a field at fault."""
         arrived_ns = time.perf_counter_ns()
         job = self.reader.predict_job(request)
-        thresholds = tuple(job.profile.thresholds_by_block)
+        usual = self._usual[job.profile_name] if job.profile_name else _Usual.of(job.profile)
         work = Work(
             call,
             [min(len(prompt), self.datastore.window_tokens) for prompt in job.runnable],
             self._answer,
-            key=(self, thresholds, job.exclude_self),
+            key=(self, usual.thresholds, job.exclude_self),
             batch_prompts_max=self._batch_prompts_max(job),
             job=job,
             is_heavy=len(job.prompts) >= HEAVY_PROMPTS,
@@ -138,8 +139,13 @@ class OpenSnapshot:
             profile_kind=kind_number(job.profile),
             batch_prompts=max(part.times.prompts for part in parts),
         )
-        writer = Writer(job, self.datastore.tokenizer.characters, self.datastore.window_tokens, self.datastore.unigram)
-        writer.write(response.results, parts)
+        Writer(
+            job,
+            usual.blank,
+            self.datastore.tokenizer.characters,
+            self.datastore.window_tokens,
+            self.datastore.unigram,
+        ).write(response.results, parts)
         response.timings.total_ns = time.perf_counter_ns() - arrived_ns
         return response
 
@@ -266,6 +272,17 @@ class OpenSnapshot:
             )
             self._ranked.put(search.key, ranked)
         return ranked
+
+
+class _Usual(NamedTuple):
+    """What all calls with a profile have in common. blank: a result without what was found."""
+
+    thresholds: tuple[tuple[float, ...], ...]
+    blank: pb.PromptResult
+
+    @classmethod
+    def of(cls, profile: Profile) -> "_Usual":
+        return cls(tuple(profile.thresholds_by_block), blank_result(profile))
 
 
 def software_version() -> str:
