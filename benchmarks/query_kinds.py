@@ -37,6 +37,12 @@ def ask(datastore: Datastore, kind: str, count: int) -> Asked:
     return Asked(description, min(count, len(windows)), vectors)
 
 
+def prompts(datastore: Datastore, kind: str, count: int) -> list[NDArray[np.uint16]]:
+    """`count` prompts of a kind; where there are fewer, they come round again."""
+    _, windows = _prompts(datastore, kind, count)
+    return list(np.resize(windows, (count, datastore.window_tokens)))
+
+
 def _prompts(datastore: Datastore, kind: str, count: int) -> tuple[str, NDArray[np.uint16]]:
     if kind == "indexed":
         ids = evaluation_ids(datastore.manifest.substrings, count)

@@ -28,8 +28,14 @@ class Limits:
     places_max: int = 100
     classes_default: int = 10
     classes_max: int = 100  # lines of an explanation; beyond, it explains less than it lists
-    calls_max: int = 64  # a thread each, waiting; beyond it a caller is better told to come back
-    sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a larger call runs in groups of prompts
+    calls_max: int = 512  # two batches of one prompt a call, one that runs and one that waits; then come back
+    queue_prompts_max: int = 4096  # four of the largest calls wait; more would wait past any patience
+    batch_prompts_max: int = 256  # throughput hardly grows beyond, and a small call waits for it to end
+    batch_tokens_max: int = 64 * 1024  # of the windows: bounds how long the model holds a batch of long ones
+    piece_prompts_max: int = (
+        64  # what each call gets before any gets more: a quarter of a batch, and four forward passes
+    )
+    sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a batch has fewer prompts where they are large
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
     streams_max: int = 1024  # calls at a time on one connection: more than find a place, so these are refused in words
@@ -52,6 +58,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             assert value >= 1, f"{name} is {value}: a limit is at least 1"
+        assert self.queue_prompts_max >= self.prompts_max, "the largest call must fit into an empty queue"
 
 
 @dataclass(frozen=True)

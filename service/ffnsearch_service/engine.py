@@ -1,64 +1,86 @@
-"""The engine: owns the predictor and the one thread that runs it; takes request messages, returns response messages.
+"""The engine: the one thread that runs the models and the search, and two ways to get an answer from it.
 
-It knows nothing of sockets: the server calls it, and so does a command line that opens a snapshot by itself.
-A request is checked and tokenised, and its response written, on the caller's thread; only the model and the search
-run on the engine's. Calls run one after the other, in the order of their arrival.
+It knows nothing of sockets. Request messages go in and response messages come out: `predict` and its like wait for
+the answer, as a command line does that opens a snapshot by itself; `answer` is for an event loop, takes and gives
+bytes, and does on the loop only what is quick. Both drive the generators of `opened.py`, and share one queue.
 """
 
-import importlib.metadata
-import time
-from collections.abc import Callable
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.answer.predictor import Prediction, Predictor, RankedNeighbors, SuffixClass
-from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.batcher import Batch, Batcher, Work
 from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
-from ffnsearch_service.pages import page_token
-from ffnsearch_service.profiles import kind_number
-from ffnsearch_service.ranked import RankedCache
-from ffnsearch_service.replies import class_message, info_message, neighbor_message, prompt_results
-from ffnsearch_service.requests import BlockSearch, ClassesJob, NeighborsJob, PredictJob, RequestReader
+from ffnsearch_service.errors import RequestError
+from ffnsearch_service.mailbox import Mailbox
+from ffnsearch_service.opened import OpenSnapshot
+
+Lease = Callable[[str], AbstractContextManager[OpenSnapshot]]
+"""Gives the open snapshot of a name for the length of one request; raises FfnSearchError where there is none."""
+
+Observer = Callable[[Batch, Sequence[Any]], None]
+"""Told of each batch that was answered, and its parts, on the engine's thread: it has to be quick."""
 
 Result = TypeVar("Result")
 
+LARGE_REQUEST_BYTES = 2048
+"""Requests from here on are read and checked on a thread: half a millisecond for some 60 prompts."""
 
-class Answers(NamedTuple):
-    """The answers to the prompts of a job that can be run, and where the time on the engine's thread went."""
+READERS = 2
+"""Threads that check large requests and write large responses: they share an interpreter, so more gain nothing."""
 
-    answers: list[Prediction]
-    started_ns: int
-    model_ns: int
-    search_ns: int
-    combine_ns: int
+_log = logging.getLogger(__name__)
+
+
+class Method(NamedTuple):
+    """One kind of call: what its requests are, and who answers them."""
+
+    request: type[Message]
+    begin: Callable[[OpenSnapshot, Any, Call], Generator[Work, Any, Message]]
+
+
+METHODS = {
+    "Predict": Method(pb.PredictRequest, OpenSnapshot.predict),
+    "ListNeighbors": Method(pb.ListNeighborsRequest, OpenSnapshot.list_neighbors),
+    "ListClasses": Method(pb.ListClassesRequest, OpenSnapshot.list_classes),
+}
 
 
 class Engine:
-    """Answers the calls of the wire contract from one snapshot. Any thread may call it; close it once, at the end."""
+    """Answers the calls of the wire contract. Any thread may call it; close it once, at the end.
 
-    def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
-        """Take over a predictor and its datastore; `close` closes them."""
+    batcher: what waits and what runs; to be looked at, not to be changed.
+    """
+
+    def __init__(
+        self, lease: Lease, limits: Limits | None = None, *, on_close: Callable[[], None] | None = None
+    ) -> None:
+        """Answer from the snapshots that are leased. on_close: called when no work runs any more."""
         self.limits = limits or Limits()
-        self._predictor = predictor
-        self._datastore = predictor.datastore
-        manifest = self._datastore.manifest
-        self._profiles = {name: Profile.from_json(document) for name, document in manifest.profiles.items()}
-        self._reader = RequestReader(
-            snapshot_id=manifest.snapshot_id,
-            tokenizer=self._datastore.tokenizer,
-            window_tokens=self._datastore.window_tokens,
-            blocks=manifest.blocks,
-            profiles=self._profiles,
-            default_profile=manifest.default_profile,
-            limits=self.limits,
-        )
-        self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ffnsearch-engine")
+        self.lease = lease
+        self.batcher = Batcher(self.limits)
+        self._on_close = on_close
+        self._observers: list[Observer] = []
+        self._mailbox: Mailbox | None = None
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ffnsearch-reader")
+        self._thread = threading.Thread(target=self._work, name="ffnsearch-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def of(cls, snapshot: OpenSnapshot) -> "Engine":
+        """Answer from one snapshot, by its own limits; `close` closes it."""
+        return cls(partial(_sole, snapshot), snapshot.limits, on_close=snapshot.close)
 
     @classmethod
     def open(
@@ -69,85 +91,57 @@ class Engine:
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
     ) -> "Engine":
-        """Open a snapshot directory. Raises SnapshotError for one that must not be opened, BackendError."""
-        datastore = Datastore.open(snapshot, check=check)
-        try:
-            return cls(Predictor(datastore, backend=backend), limits)
-        except BaseException:
-            datastore.close()
-            raise
+        """Open one snapshot directory. Raises SnapshotError for one that must not be opened, BackendError."""
+        return cls.of(OpenSnapshot.open(snapshot, backend=backend, check=check, limits=limits))
 
     def predict(self, request: pb.PredictRequest, call: Call | None = None) -> pb.PredictResponse:
         """Answer prompts. Raises FfnSearchError: for a field at fault, or CancelledError once the call is over."""
-        arrived_ns = time.perf_counter_ns()
-        patience = call or Call()
-        job = self._reader.predict_job(request)
-        submitted_ns = time.perf_counter_ns()
-        found = self._run(lambda: self._answer(job, patience), patience)
-        manifest = self._datastore.manifest
-        response = pb.PredictResponse(
-            snapshot_id=manifest.snapshot_id,
-            profile_name=job.profile_name,
-            backend=self._predictor.backend,
-            approximate=self._predictor.approximate,
-            timings=pb.Timings(
-                tokenize_ns=submitted_ns - arrived_ns,
-                queue_ns=found.started_ns - submitted_ns,
-                model_ns=found.model_ns,
-                search_ns=found.search_ns,
-                combine_ns=found.combine_ns,
-            ),
-            results=prompt_results(
-                job,
-                found.answers,
-                self._datastore.tokenizer.characters,
-                manifest.window_tokens,
-                self._datastore.unigram,
-            ),
-            profile_kind=kind_number(job.profile),
-        )
-        response.timings.total_ns = time.perf_counter_ns() - arrived_ns
-        return response
+        return self._run("Predict", request, call)  # type: ignore[return-value]
 
     def list_neighbors(self, request: pb.ListNeighborsRequest, call: Call | None = None) -> pb.ListNeighborsResponse:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
-        patience = call or Call()
-        job = self._reader.neighbors_job(request)
-        ranked = self._run(lambda: self._rank(job.search, patience), patience)
-        return self._page(job, ranked, patience)
+        return self._run("ListNeighbors", request, call)  # type: ignore[return-value]
 
     def list_classes(self, request: pb.ListClassesRequest, call: Call | None = None) -> pb.ListClassesResponse:
         """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
-        patience = call or Call()
-        job = self._reader.classes_job(request)
-        ranked, classes = self._run(lambda: self._explain(job, patience), patience)
-        return pb.ListClassesResponse(
-            classes=[
-                class_message(found, self._datastore.tokenizer, next_tokens_max=self.limits.top_n_default)
-                for found in classes
-            ],
-            total_neighbors=len(ranked.ids),
-            covered_neighbors=sum(len(found.neighbors.ids) for found in classes),
-            threshold=job.search.threshold,
-            min_share=job.min_share,
-            snapshot_id=self._datastore.manifest.snapshot_id,
-        )
+        return self._run("ListClasses", request, call)  # type: ignore[return-value]
 
     def get_info(self, request: pb.GetInfoRequest | None = None, call: Call | None = None) -> pb.GetInfoResponse:
         """Describe the snapshot and the limits; answers at once, whatever the engine is doing."""
-        return info_message(
-            self._datastore,
-            self._profiles,
-            self.limits,
-            backend=self._predictor.backend,
-            approximate=self._predictor.approximate,
-            version=software_version(),
-        )
+        with self.lease(request.snapshot if request else "") as snapshot:
+            return snapshot.info
+
+    async def answer(self, method: str, data: bytes, call: Call) -> bytes:
+        """Answer one of METHODS: serialized request in, serialized response out. Raises FfnSearchError.
+
+        Where the task is cancelled, the call is over. For an event loop: what takes long is done elsewhere.
+        """
+        self.batcher.enter()
+        try:
+            is_large = len(data) >= LARGE_REQUEST_BYTES
+            request = await self._step(partial(_read, METHODS[method].request, data), is_large)
+            with self.lease(request.snapshot) as snapshot:
+                steps = METHODS[method].begin(snapshot, request, call)
+                work = await self._step(partial(next, steps), is_large, snapshot)
+                await self._ended(work)
+                return await self._step(lambda: _finish(steps, work).SerializeToString(), work.is_heavy, snapshot)
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        finally:
+            self.batcher.leave()
+
+    def observe(self, observer: Observer) -> None:
+        """Let somebody know of every batch from now on."""
+        self._observers.append(observer)
 
     def close(self) -> None:
-        """Wait for the running call, then close the datastore. No method may be called afterwards."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        self._datastore.close()
+        """End what waits, wait for what runs, then close what is open. No method may be called afterwards."""
+        self.batcher.close()
+        self._thread.join()
+        self._readers.shutdown()
+        if self._on_close is not None:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self
@@ -157,78 +151,97 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _run(self, work: Callable[[], Result], call: Call) -> Result:
-        """Run work on the engine's thread, once it is free, unless the call is over by then."""
+    def _run(self, method: str, request: Any, call: Call | None) -> Message:
+        """Answer a call, and wait for it on the caller's own thread."""
+        patience = call or Call()
+        self.batcher.enter()
+        try:
+            with self.lease(request.snapshot) as snapshot:
+                steps = METHODS[method].begin(snapshot, request, patience)
+                work = next(steps)
+                ended = threading.Event()
+                self.batcher.submit(work, ended.set)
+                if not ended.wait(patience.remaining_s):
+                    self.batcher.drop(work)
+                return _finish(steps, work)
+        finally:
+            self.batcher.leave()
 
-        def checked() -> Result:
-            call.check()
-            return work()
+    async def _ended(self, work: Work) -> None:
+        """Wait until work has ended; it ends now where the task is cancelled."""
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        future: asyncio.Future[None] = loop.create_future()
+        self.batcher.submit(work, partial(self._mailbox.put, future))
+        try:
+            await future
+        except asyncio.CancelledError:
+            work.call.cancel()
+            self.batcher.drop(work)
+            raise
 
-        return self._worker.submit(checked).result()
+    async def _step(self, step: Callable[[], Result], takes_long: bool, snapshot: OpenSnapshot | None = None) -> Result:
+        """Take a step here and now, or on a thread if it takes long; the snapshot stays open until it is through."""
+        if not takes_long:
+            return step()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step)
 
-    def _answer(self, job: PredictJob, call: Call) -> Answers:
-        """Answer a job in groups of prompts whose sums fit the budget; an answer does not depend on its group."""
-        started_ns = time.perf_counter_ns()
-        prompts = job.runnable
-        sum_bytes = 8 * max(1, job.steps) * self._datastore.manifest.vocabulary_size
-        size = max(1, self.limits.sums_bytes_max // sum_bytes)
-        groups = [
-            self._predictor.predict(
-                prompts[first : first + size], job.profile, exclude_self=job.exclude_self, checkpoint=call.check
-            )
-            for first in range(0, len(prompts), size)
-        ]
-        return Answers(
-            answers=[answer for group in groups for answer in group.answers],
-            started_ns=started_ns,
-            model_ns=sum(group.model_ns for group in groups),
-            search_ns=sum(group.search_ns for group in groups),
-            combine_ns=sum(group.combine_ns for group in groups),
-        )
+    def _work(self) -> None:
+        """Run one batch after the other, until the end: what the engine's thread does."""
+        while (batch := self.batcher.take()) is not None:
+            try:
+                parts = batch.run()
+            except Exception as error:
+                self.batcher.fail(batch, error)
+            else:
+                self.batcher.complete(batch, parts)
+                self._report(batch, parts)
 
-    def _page(self, job: NeighborsJob, ranked: RankedNeighbors, call: Call) -> pb.ListNeighborsResponse:
-        """Write one page; it ends early where the next neighbor would make it larger than a page may be."""
-        total = len(ranked.ids)
-        response = pb.ListNeighborsResponse(
-            total_neighbors=total, threshold=job.search.threshold, snapshot_id=self._datastore.manifest.snapshot_id
-        )
-        written_bytes, place = 0, job.page.offset
-        while place < min(total, job.page.offset + job.page.size):
-            call.check()
-            neighbor = neighbor_message(
-                self._datastore,
-                int(ranked.ids[place]),
-                float(ranked.scores[place]),
-                context_tokens=job.context_tokens,
-                places_max=job.places_max,
-            )
-            written_bytes += neighbor.ByteSize()
-            if written_bytes > self.limits.page_bytes_max and response.neighbors:
-                break
-            response.neighbors.append(neighbor)
-            place += 1
-        if place < total:
-            response.next_page_token = page_token(job.page.key, place)
-        return response
-
-    def _explain(self, job: ClassesJob, call: Call) -> tuple[RankedNeighbors, list[SuffixClass]]:
-        ranked = self._rank(job.search, call)
-        call.check()
-        return ranked, self._predictor.classes(ranked, classes_max=job.classes_max, min_share=job.min_share)
-
-    def _rank(self, search: BlockSearch, call: Call) -> RankedNeighbors:
-        ranked = self._ranked.get(search.key)
-        if ranked is None:
-            ranked = self._predictor.neighbors(
-                search.prompt, search.block, search.threshold, exclude_self=search.exclude_self, checkpoint=call.check
-            )
-            self._ranked.put(search.key, ranked)
-        return ranked
+    def _report(self, batch: Batch, parts: Sequence[Any]) -> None:
+        for observer in self._observers:
+            try:
+                observer(batch, parts)
+            except Exception:
+                _log.exception("an observer of batches failed")
 
 
-def software_version() -> str:
-    """Version of the installed distribution, or `unknown` where it runs from a bare checkout."""
+def _read(kind: type[Message], data: bytes) -> Any:
     try:
-        return importlib.metadata.version("ffnsearch")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return kind.FromString(data)
+    except DecodeError:
+        raise RequestError(
+            f"the request is no {kind.DESCRIPTOR.full_name}: check that both sides have the same .proto file",
+            reason="MALFORMED_REQUEST",
+        ) from None
+
+
+def _finish(steps: Generator[Work, Any, Message], work: Work) -> Message:
+    """Write the response to work that has ended, or raise why there is none."""
+    if work.error is not None:
+        raise work.error
+    try:
+        steps.send(work.parts)
+    except StopIteration as end:
+        response: Message = end.value
+        return response
+    raise AssertionError("a call has one piece of work")
+
+
+def _using(snapshot: OpenSnapshot | None, step: Callable[[], Result]) -> Result:
+    if snapshot is None:
+        return step()
+    with snapshot.use():
+        return step()
+
+
+@contextmanager
+def _sole(snapshot: OpenSnapshot, name: str) -> Iterator[OpenSnapshot]:
+    """Lease the one snapshot that there is."""
+    if name not in ("", "default", snapshot.name):
+        raise RequestError(
+            f"snapshot: there is none with the name {name[:100]!r}: leave it out to ask the one that is open",
+            reason="SNAPSHOT_NOT_FOUND",
+            field="snapshot",
+        )
+    yield snapshot

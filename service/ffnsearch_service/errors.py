@@ -2,7 +2,8 @@
 
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
-├── OverloadedError      more calls at a time than the server takes
+├── OverloadedError      more at a time than the server takes
+├── ShuttingDownError    a call that comes when the server is about to end
 ├── AdminError           what an administrator asked for cannot be done now
 │   ├── AbsentError               there is nothing of that name
 │   ├── PresentError              there is something of that name already
@@ -41,9 +42,19 @@ class RequestError(FfnSearchError):
 
 
 class OverloadedError(FfnSearchError):
-    """More calls at a time than the server takes."""
+    """More calls or prompts at a time than the server takes. retry_after_s: when there will be room, in seconds."""
 
     default_reason = "OVERLOADED"
+
+    def __init__(self, message: str, *, retry_after_s: float, **metadata: object) -> None:
+        super().__init__(message, reason=None, **metadata)
+        self.retry_after_s = retry_after_s
+
+
+class ShuttingDownError(FfnSearchError):
+    """A call that comes when the server is about to end: another server may take it."""
+
+    default_reason = "SHUTTING_DOWN"
 
 
 class AdminError(FfnSearchError):

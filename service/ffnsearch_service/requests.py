@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,10 +45,15 @@ class PredictJob:
     include_frequencies: bool
     include_contributions: bool
 
-    @property
+    @cached_property
     def runnable(self) -> list[Tokens]:
         """The prompts that can be run, in order."""
         return [prompt for prompt in self.prompts if not isinstance(prompt, FfnSearchError)]
+
+    @property
+    def needs_freqs(self) -> bool:
+        """Whether the response takes the sums themselves."""
+        return self.include_frequencies or self.include_contributions
 
     @property
     def steps(self) -> int:

@@ -1,32 +1,28 @@
 """The gRPC server: from the socket to the engine and back, with health, reflection and an orderly end.
 
-The event loop only passes messages on. A call takes one of `calls_max` threads, which waits for the engine; a call
-beyond those is refused at the door. When a client goes away or its deadline passes, the flag of its call is set and
-the search stops at the next tile.
+The event loop passes messages on and does what is quick; see `servicer.py` and `engine.py`. When a client goes away
+or its deadline passes, its call is over: what waits of it never runs, and what nobody waits for stops.
 """
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
 
-from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.address import join, listening_address
-from ffnsearch_service.call import Call
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine import Engine
-from ffnsearch_service.errors import AddressError, OverloadedError
+from ffnsearch_service.errors import AddressError
+from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.security.protection import Protection
-from ffnsearch_service.status import status_of
+from ffnsearch_service.servicer import SERVICE, PredictionServicer
 
-SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
 
 
 class Server:
@@ -39,13 +35,12 @@ class Server:
         self._config = config
         self._protection = protection or Protection.open(engine.limits)
         self._health = health.aio.HealthServicer()
-        self._threads = ThreadPoolExecutor(engine.limits.calls_max, thread_name_prefix="ffnsearch-call")
-        self._servicer = _Servicer(engine, self._threads)
+        self._servicer = PredictionServicer(engine)
         self._server = grpc.aio.server(interceptors=self._protection.interceptors, options=self._protection.options)
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
-        pb_grpc.add_PredictionServiceServicer_to_server(self._servicer, self._server)
+        self._servicer.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         config = self._config
@@ -68,53 +63,6 @@ class Server:
         """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._config.grace_s)
-        await asyncio.to_thread(self._threads.shutdown)
-
-
-class _Servicer(pb_grpc.PredictionServiceServicer):
-    """The four calls; each runs its engine method on a thread."""
-
-    def __init__(self, engine: Engine, threads: ThreadPoolExecutor) -> None:
-        self._engine = engine
-        self._threads = threads
-        self._places = engine.limits.calls_max
-
-    async def Predict(self, request: pb.PredictRequest, context: Any) -> Any:
-        return await self._answer(self._engine.predict, request, context)
-
-    async def ListNeighbors(self, request: pb.ListNeighborsRequest, context: Any) -> Any:
-        return await self._answer(self._engine.list_neighbors, request, context)
-
-    async def ListClasses(self, request: pb.ListClassesRequest, context: Any) -> Any:
-        return await self._answer(self._engine.list_classes, request, context)
-
-    async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> Any:
-        return await self._answer(self._engine.get_info, request, context)
-
-    async def _answer(self, method: Callable[[Any, Call], Any], request: Any, context: Any) -> Any:
-        call = Call(context.time_remaining())
-        try:
-            return await self._run(method, request, call)
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        except Exception as error:
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
-
-    async def _run(self, method: Callable[[Any, Call], Any], request: Any, call: Call) -> Any:
-        if self._places == 0:
-            raise OverloadedError(
-                f"{self._engine.limits.calls_max} calls wait or run, the most that are taken: try again later",
-                calls_max=self._engine.limits.calls_max,
-            )
-        self._places -= 1
-        done = self._threads.submit(method, request, call)
-        loop = asyncio.get_running_loop()
-        done.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_place))
-        return await asyncio.wrap_future(done)
-
-    def _free_place(self) -> None:
-        self._places += 1
 
 
 async def serve(engine: Engine, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
@@ -134,5 +82,8 @@ async def serve(engine: Engine, config: ServerConfig, on_ready: Callable[[str], 
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """Open the snapshot, serve it until a signal, then close everything. Raises AddressError, SnapshotError."""
     listening_address(config.host, config.port, insecure_public=config.insecure_public)  # before minutes of reading
-    with Engine.open(config.snapshot, backend=config.backend, check=config.check, limits=config.limits) as engine:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    snapshot = OpenSnapshot.open(config.snapshot, backend=config.backend, check=config.check, limits=config.limits)
+    with Engine.of(snapshot) as engine:
+        snapshot.warm_up()
         asyncio.run(serve(engine, config, lambda address: on_ready(address, engine)))

@@ -7,6 +7,7 @@ trace under that id, the reply has neither.
 """
 
 import logging
+import math
 import secrets
 from typing import Any
 
@@ -37,6 +38,7 @@ from ffnsearch_service.errors import (
     ResourceExhaustedError,
     ScopeError,
     ServiceError,
+    ShuttingDownError,
     StateError,
     UnauthenticatedError,
     UnavailableError,
@@ -49,6 +51,7 @@ TEXT_CHARACTERS_MAX = 400
 
 _CODE_OF_REASON: dict[str, int] = {
     "PROFILE_NOT_FOUND": code_pb2.NOT_FOUND,
+    "SNAPSHOT_NOT_FOUND": code_pb2.NOT_FOUND,
     "DEADLINE_EXCEEDED": code_pb2.DEADLINE_EXCEEDED,
     "SNAPSHOT_NOT_READY": code_pb2.UNAVAILABLE,
 }
@@ -64,6 +67,7 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (StateError, code_pb2.FAILED_PRECONDITION),
     (LostUpdateError, code_pb2.ABORTED),
     (ExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
+    (ShuttingDownError, code_pb2.UNAVAILABLE),
     (CancelledError, code_pb2.CANCELLED),
     (AuthenticationError, code_pb2.UNAUTHENTICATED),
     (ScopeError, code_pb2.PERMISSION_DENIED),
@@ -108,13 +112,20 @@ def prompt_error(error: Exception) -> pb.PromptError:
 
 
 def status_of(error: Exception) -> status_pb2.Status:
-    """Turn an error into the status of a whole call: ErrorInfo and, where a field is at fault, BadRequest."""
+    """Turn an error into the status of a whole call.
+
+    It carries ErrorInfo; where a field is at fault, BadRequest; and where there was no room, RetryInfo.
+    """
     shown = prompt_error(error)
     info = error_details_pb2.ErrorInfo(reason=shown.reason, domain=DOMAIN, metadata=shown.metadata)
     details: list[Any] = [info]
     if shown.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=shown.field, description=shown.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, OverloadedError):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(math.ceil(1000 * error.retry_after_s))
+        details.append(retry)
     return status_pb2.Status(code=shown.code, message=shown.message, details=[_pack(detail) for detail in details])
 
 

@@ -12,6 +12,7 @@ from serving import SlowPredictor, serving
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import Limits
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.opened import OpenSnapshot
 
 
 def engine_of(snapshot: str) -> Any:
@@ -58,6 +59,6 @@ def slow(tiny_snapshot: Path) -> SlowPredictor:
 
 @pytest.fixture
 def slow_engine(slow: SlowPredictor) -> Iterator[Engine]:
-    with Engine(slow, Limits(calls_max=2)) as opened:
+    with Engine.of(OpenSnapshot(slow, Limits(calls_max=2))) as opened:
         yield opened
         slow.release.set()

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.answer.predictor import Predictions, Predictor, RankedNeighbors
+from ffnsearch_indexer.answer.predictor import Found, Predictor, RankedNeighbors
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
 
@@ -29,9 +30,9 @@ class SlowPredictor(Predictor):
         self.stopped = threading.Event()
         self.release = threading.Event()
 
-    def predict(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> Predictions:
+    def search(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> Found:
         self._search(checkpoint)
-        return super().predict(*arguments, checkpoint=checkpoint, **options)
+        return super().search(*arguments, checkpoint=checkpoint, **options)
 
     def neighbors(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> RankedNeighbors:
         self._search(checkpoint)
@@ -47,6 +48,12 @@ class SlowPredictor(Predictor):
         except BaseException:
             self.stopped.set()
             raise
+
+
+def opened(engine: Engine) -> OpenSnapshot:
+    """The snapshot that an engine answers from where a request names none."""
+    with engine.lease("") as snapshot:
+        return snapshot
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from serving import opened
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
@@ -31,8 +32,8 @@ def test_a_response_holds_what_the_predictor_says(engine):
     response = engine.predict(
         pb.PredictRequest(prompts=prompts(*TEXTS), profile=profile_message(0.5, 0.6), exclude_self=True, **everything)
     )
-    tokens = [engine._datastore.tokenizer.encode(text) for text in TEXTS]
-    expected = engine._predictor.predict(tokens, one_step("", [0.5, 0.6], [1, 1]), exclude_self=True).answers
+    tokens = [opened(engine).datastore.tokenizer.encode(text) for text in TEXTS]
+    expected = opened(engine).predictor.predict(tokens, one_step("", [0.5, 0.6], [1, 1]), exclude_self=True).answers
     for text, result, answer in zip(TEXTS, response.results, expected, strict=True):
         assert result.used_tokens == answer.used_tokens == min(10, len(text))
         assert result.short_prompt == (len(text) < 10)
@@ -56,7 +57,8 @@ def test_tokens_are_listed_by_probability_then_id(engine):
         listed = [(token.id, token.probability) for token in distribution.tokens]
         expected = sorted(((i, p) for i, p in enumerate(dense.tolist()) if p > 0), key=lambda pair: (-pair[1], pair[0]))
         assert listed == expected
-        assert all(token.text == engine._datastore.tokenizer.characters[token.id] for token in distribution.tokens)
+        characters = opened(engine).datastore.tokenizer.characters
+        assert all(token.text == characters[token.id] for token in distribution.tokens)
 
 
 def test_top_n_and_min_prob_bound_the_list(engine):
@@ -85,7 +87,7 @@ def test_without_support_there_is_no_distribution(engine):
 
 
 def test_text_and_its_token_ids_are_the_same_prompt(engine):
-    ids = engine._datastore.tokenizer.encode("the people").tolist()
+    ids = opened(engine).datastore.tokenizer.encode("the people").tolist()
     by_text = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
     by_ids = engine.predict(pb.PredictRequest(prompts=[pb.Prompt(tokens=pb.TokenIds(ids=ids))]))
     assert by_text.results == by_ids.results
@@ -106,7 +108,7 @@ def test_stages_take_no_longer_than_the_whole(engine):
 
 def test_a_response_names_snapshot_profile_and_backend(engine):
     response = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
-    assert response.snapshot_id == engine._datastore.manifest.snapshot_id
+    assert response.snapshot_id == opened(engine).datastore.manifest.snapshot_id
     assert (response.profile_name, response.backend, response.approximate) == ("even", "tiles", False)
     assert engine.predict(pb.PredictRequest(prompts=prompts("a"), profile=profile_message(0.1, 0.1))).profile_name == ""
 
@@ -135,7 +137,7 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
         size = engine.predict(request).ByteSize()
     except FfnSearchError:
         return
-    reader = engine._reader
+    reader = opened(engine).reader
     narrow = RequestReader(
         reader.snapshot_id,
         reader.tokenizer,
@@ -178,8 +180,8 @@ def test_pages_put_together_are_the_whole_list(engine, sizes, block, exclude_sel
 
 
 def test_neighbors_are_those_of_the_predictor_in_order(engine):
-    tokens = engine._datastore.tokenizer.encode("the people")
-    expected = engine._predictor.neighbors(tokens, 1, 0.8)
+    tokens = opened(engine).datastore.tokenizer.encode("the people")
+    expected = opened(engine).predictor.neighbors(tokens, 1, 0.8)
     found = all_neighbors(engine, [1000] * 9, block=1, threshold=0.8)
     assert [neighbor.id for neighbor in found] == expected.ids.tolist()
     assert [neighbor.score for neighbor in found] == expected.scores.tolist()
@@ -187,7 +189,7 @@ def test_neighbors_are_those_of_the_predictor_in_order(engine):
 
 
 def test_a_neighbor_is_found_in_the_corpus_where_it_says(engine):
-    datastore = engine._datastore
+    datastore = opened(engine).datastore
     text = datastore.tokenizer.decode(datastore.corpus)
     neighbors = all_neighbors(engine, [1000] * 9, block=0, threshold=0.8, places_max=100, context_tokens=7)
     for neighbor in neighbors[:50]:
@@ -213,7 +215,7 @@ def test_a_page_ends_early_rather_than_grow_too_large(tiny_snapshot, engine):
 
 def test_the_default_threshold_is_the_lowest_of_the_block(engine):
     page = engine.list_neighbors(pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), block=1))
-    assert page.threshold == min(engine._profiles["even"].thresholds(1))
+    assert page.threshold == min(opened(engine).profiles["even"].thresholds(1))
     assert len(page.neighbors) == min(20, page.total_neighbors)
 
 
@@ -254,11 +256,11 @@ def test_a_page_token_is_written_in_one_way(written):
 
 
 def test_classes_are_those_of_the_predictor(engine):
-    datastore, tokens = engine._datastore, engine._datastore.tokenizer.encode("the people")
+    datastore, tokens = opened(engine).datastore, opened(engine).datastore.tokenizer.encode("the people")
     fields = {"block": 1, "threshold": 0.8, "classes_max": 7, "min_share": 0.25}
     response = engine.list_classes(pb.ListClassesRequest(prompt=pb.Prompt(text="the people"), **fields))
-    ranked = engine._predictor.neighbors(tokens, 1, 0.8)
-    expected = engine._predictor.classes(ranked, classes_max=7, min_share=0.25)
+    ranked = opened(engine).predictor.neighbors(tokens, 1, 0.8)
+    expected = opened(engine).predictor.classes(ranked, classes_max=7, min_share=0.25)
     assert expected
     assert response.total_neighbors == len(ranked.ids)
     assert response.covered_neighbors == sum(len(found.neighbors.ids) for found in expected)
@@ -277,7 +279,7 @@ def test_classes_are_those_of_the_predictor(engine):
 def test_classes_have_defaults_and_a_limit(tiny_snapshot, engine):
     request = pb.ListClassesRequest(prompt=pb.Prompt(text="the people"), block=1)
     response = engine.list_classes(request)
-    assert (response.threshold, response.min_share) == (min(engine._profiles["even"].thresholds(1)), 0.5)
+    assert (response.threshold, response.min_share) == (min(opened(engine).profiles["even"].thresholds(1)), 0.5)
     request.threshold, request.min_share = 0.6, 0.95
     assert len(engine.list_classes(request).classes) == 10
     with Engine.open(tiny_snapshot, check="sizes", limits=Limits(classes_max=3)) as strict:
@@ -309,11 +311,11 @@ def test_pages_are_read_on_without_searching_again(slow, slow_engine):
 
 def test_info_tells_what_is_there(engine):
     info = engine.get_info()
-    manifest = engine._datastore.manifest
+    manifest = opened(engine).datastore.manifest
     assert info.snapshot.id == manifest.snapshot_id
     assert (info.snapshot.substrings, info.snapshot.window_tokens) == (manifest.substrings, 10)
     assert (info.model.blocks, info.model.d_model, info.model.vocabulary_size) == (2, 32, 65)
-    assert "".join(info.vocabulary) == engine._datastore.tokenizer.characters
+    assert "".join(info.vocabulary) == opened(engine).datastore.tokenizer.characters
     assert [profile.name for profile in info.profiles] == [info.default_profile_name] == ["even"]
     assert list(info.fidelity) == []
     assert (info.limits.prompts_max, info.limits.request_bytes_max) == (1024, 4 << 20)

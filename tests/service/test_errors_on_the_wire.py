@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from serving import serving
+from serving import opened, serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
@@ -346,7 +346,7 @@ def test_what_is_our_fault_is_opaque_and_logged(tiny_snapshot, monkeypatch, capl
         raise ValueError(f"secret {tiny_snapshot}")
 
     with Engine.open(tiny_snapshot, check="sizes") as broken, serving(broken) as address:
-        monkeypatch.setattr(broken._predictor, "predict", fail)
+        monkeypatch.setattr(opened(broken).predictor, "search", fail)
         with grpc.insecure_channel(address) as channel, caplog.at_level(logging.ERROR):
             error, info, fields = refusal(pb_grpc.PredictionServiceStub(channel).Predict, predict())
     assert (error.code(), info.reason, fields) == (grpc.StatusCode.INTERNAL, "INTERNAL", [])

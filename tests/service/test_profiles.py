@@ -8,7 +8,7 @@ import pytest
 from calibrated import EVEN, PRODUCT, PROFILES, SUM
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import WAIT_S
+from serving import WAIT_S, opened
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.prediction import PROBABILITY_MIN, combine, contributions, support
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_process(client, calibrated_engine, profile, by
     assert answer.profile_kind == profile.kind
     assert answer.profile_name == (profile.name if by_name else "")
     for result in answer.results:
-        distributions, has_support = combine(profile, freqs_of(result), calibrated_engine._datastore.unigram)
+        distributions, has_support = combine(profile, freqs_of(result), opened(calibrated_engine).datastore.unigram)
         assert result.status == ("OK" if has_support[0] else "NO_SUPPORT")
         if has_support[0]:
             np.testing.assert_allclose(result.distribution.dense, distributions[0], rtol=1e-13)
@@ -107,7 +107,7 @@ def test_groups_of_prompts_give_the_same_answers(calibrated_snapshot, calibrated
 def test_contributions_are_those_of_the_process(client, calibrated_engine, profile):
     for result in ask(client, profile).results:
         if result.distribution:
-            expected = contributions(profile, freqs_of(result), calibrated_engine._datastore.unigram)[0]
+            expected = contributions(profile, freqs_of(result), opened(calibrated_engine).datastore.unigram)[0]
             for token in result.distribution.tokens:
                 assert token.block_contributions == tuple(expected[:, token.id])
 
@@ -121,7 +121,7 @@ def test_shares_of_a_sum_add_up_to_the_probability(client):
 
 
 def test_nats_of_a_product_add_up_to_the_log_probability(client, calibrated_engine):
-    log_prior = PRODUCT.prior_weight * np.log(np.maximum(calibrated_engine._datastore.unigram, PROBABILITY_MIN))
+    log_prior = PRODUCT.prior_weight * np.log(np.maximum(opened(calibrated_engine).datastore.unigram, PROBABILITY_MIN))
     log_prior += PRODUCT.token_bias
     for result in ask(client, PRODUCT).results:
         if result.distribution:

@@ -116,7 +116,7 @@ class PredictRequest(_message.Message):
     def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind")
+    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind", "batch_prompts")
     SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,7 @@ class PredictResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_KIND_FIELD_NUMBER: _ClassVar[int]
+    BATCH_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     snapshot_id: str
     profile_name: str
     backend: str
@@ -131,7 +132,8 @@ class PredictResponse(_message.Message):
     timings: Timings
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
     profile_kind: ProfileKind
-    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., profile_kind: _Optional[_Union[ProfileKind, str]] = ...) -> None: ...
+    batch_prompts: int
+    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., profile_kind: _Optional[_Union[ProfileKind, str]] = ..., batch_prompts: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenize_ns", "queue_ns", "model_ns", "search_ns", "combine_ns", "total_ns")

@@ -1,0 +1,326 @@
+"""What runs next? The bounded queue in front of the one engine thread.
+
+Calls bring work, the engine thread takes batches: whatever waits when it is free, with nothing waited for. Work of
+equal keys shares a batch; work without a key runs alone. A batch gives each work a piece of at most so many prompts,
+in the order of the queue, and then what room is left, in the same order. Work that is not done yet goes to the end of
+the queue. So the first in the queue is in every batch, and no work waits for more batches than there is work before
+it, however large that is.
+
+A state machine without threads of its own: it holds what waits and what runs, under one lock.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ffnsearch_indexer.errors import CancelledError
+from ffnsearch_service.call import Call
+from ffnsearch_service.config import Limits
+from ffnsearch_service.errors import OverloadedError, ShuttingDownError
+
+RETRY_UNMEASURED_S = 1.0
+"""What a refused caller is told to wait while no batch has been measured yet."""
+
+RETRY_MIN_S = 0.01
+"""Least that a refused caller is told to wait: a call is not written and read in less."""
+
+RATE_MEMORY = 0.9
+"""What a batch leaves of the measured rate's memory: about the last ten batches count."""
+
+
+@dataclass(eq=False)
+class Work:
+    """What one call wants of the engine thread. One thread at a time has it: the caller's, or the batcher.
+
+    call: whose patience counts. tokens: of each prompt, at least one prompt. run: gives one part for each piece of a
+    batch of such work. key: work with equal keys may share a batch; None runs alone, and whole. batch_prompts_max:
+    most prompts in a batch of this key. job: what `run` needs to know. is_heavy: whether writing the response takes
+    long.
+
+    Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: in the
+    queue, before its first piece and between pieces.
+    """
+
+    call: Call
+    tokens: Sequence[int]
+    run: Callable[["Batch"], Sequence[Any]]
+    key: Hashable | None = None
+    batch_prompts_max: int = 1 << 31
+    job: Any = None
+    is_heavy: bool = False
+
+    parts: list[Any] = field(default_factory=list, init=False)
+    error: Exception | None = field(default=None, init=False)
+    waited_ns: int = field(default=0, init=False)
+    _on_end: Callable[[], None] | None = field(default=None, init=False, repr=False)
+    _taken: int = field(default=0, init=False)
+    _since_ns: int = field(default=0, init=False)
+
+    @property
+    def left(self) -> int:
+        """Prompts that have not been in a batch."""
+        return len(self.tokens) - self._taken
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its caller was told; only of work that was submitted."""
+        return self._on_end is None
+
+
+class Piece(NamedTuple):
+    """Consecutive prompts of one work: `first` to `stop`, exclusive."""
+
+    work: Work
+    first: int
+    stop: int
+
+    @property
+    def prompts(self) -> int:
+        """How many."""
+        return self.stop - self.first
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all prompts of the work."""
+        return self.prompts == len(self.work.tokens)
+
+
+class Batch:
+    """Pieces that run together, one of each work, at least one. Made by the batcher."""
+
+    def __init__(self, pieces: Sequence[Piece], started_ns: int) -> None:
+        self.pieces = pieces
+        self.started_ns = started_ns
+        self.prompts = sum(piece.prompts for piece in pieces)
+        self._patient = 0
+
+    def run(self) -> Sequence[Any]:
+        """Do the work: one part for each piece."""
+        return self.pieces[0].work.run(self)
+
+    def check(self) -> None:
+        """Raise CancelledError once no member's caller waits any more: the checkpoint of the search. Any thread."""
+        while True:  # a call that is over stays so: those before `_patient` need no second look
+            error = self.pieces[self._patient].work.call.over()
+            if error is None:
+                return
+            if self._patient == len(self.pieces) - 1:
+                raise error
+            self._patient += 1
+
+
+class Batcher:
+    """Holds the work that waits, within limits, and forms batches of it. Any thread may call any method.
+
+    Every work that was taken in ends exactly once: answered, failed, dropped or closed. Its `on_end` is then called,
+    without any lock held, by the thread that ended it.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        """Begin empty. clock: gives nanoseconds, which only grow."""
+        self._limits = limits
+        self._clock = clock
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: deque[Work] = deque()
+        self._running: Batch | None = None
+        self._calls = 0
+        self._waiting_prompts = 0
+        self._is_closed = False
+        self._measured_prompts = self._measured_ns = 0.0
+
+    @property
+    def calls(self) -> int:
+        """Calls that have entered and not left."""
+        return self._calls
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls of which at least one prompt waits."""
+        return len(self._queue)
+
+    @property
+    def waiting_prompts(self) -> int:
+        """Prompts that wait; those of the running batch do not."""
+        return self._waiting_prompts
+
+    def enter(self) -> None:
+        """Take a place for a call, before anything is done for it. Raises OverloadedError where none is free."""
+        with self._changed:
+            self._require_open()
+            limit = self._limits.calls_max
+            if self._calls >= limit:
+                raise self._refusal(f"{limit} calls wait or run, the most that are taken", calls_max=limit)
+            self._calls += 1
+
+    def leave(self) -> None:
+        """Give a place back; once for each `enter`."""
+        with self._changed:
+            assert self._calls > 0, "nobody has entered"
+            self._calls -= 1
+
+    def submit(self, work: Work, on_end: Callable[[], None]) -> None:
+        """Put new work at the end of the queue. Raises OverloadedError where its prompts have no room."""
+        assert work.tokens, "work has at least one prompt"
+        with self._changed:
+            self._require_open()
+            limit = self._limits.queue_prompts_max
+            if self._waiting_prompts + len(work.tokens) > limit:
+                raise self._refusal(
+                    f"{self._waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
+                    queue_prompts_max=limit,
+                )
+            work._on_end = on_end
+            work._since_ns = self._clock()
+            self._queue.append(work)
+            self._waiting_prompts += work.left
+            self._changed.notify()
+
+    def take(self, *, wait: bool = True) -> Batch | None:
+        """Form the next batch, as soon as there is work; None once closed. Without `wait`, None where none waits.
+
+        The batch before must have ended. Work whose call is over ends here without having run.
+        """
+        batch = None
+        is_last = False
+        while batch is None and not is_last:
+            with self._changed:
+                assert self._running is None, "a batch runs already"
+                while wait and not self._queue and not self._is_closed:
+                    self._changed.wait()
+                is_last = self._is_closed or not wait
+                calls = [_settle(work, error) for work in self._queue if (error := work.call.over()) is not None]
+                for work in [work for work in self._queue if work.has_ended]:
+                    self._forget(work)
+                batch = self._running = self._form() if self._queue else None
+            _make(calls)
+        return batch
+
+    def complete(self, batch: Batch, parts: Sequence[Any]) -> None:
+        """End the running batch with one part for each piece. Work that has had its last part ends."""
+        with self._changed:
+            spent_ns = self._stop(batch)
+            self._measured_prompts = RATE_MEMORY * self._measured_prompts + batch.prompts
+            self._measured_ns = RATE_MEMORY * self._measured_ns + spent_ns
+            calls = []
+            for piece, part in zip(batch.pieces, parts, strict=True):
+                piece.work.parts.append(part)
+                if piece.stop == len(piece.work.tokens):
+                    calls.append(_settle(piece.work))
+        _make(calls)
+
+    def fail(self, batch: Batch, error: Exception) -> None:
+        """End the running batch, and all work that has a piece in it, with an error."""
+        with self._changed:
+            self._stop(batch)
+            calls = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
+            for piece in batch.pieces:
+                self._forget(piece.work)
+        _make(calls)
+
+    def drop(self, work: Work) -> None:
+        """End work now because its caller has left. What runs of it runs on; what has ended stays as it is."""
+        with self._changed:
+            calls = [_settle(work, work.call.over() or CancelledError("the caller has cancelled the call"))]
+            self._forget(work)
+        _make(calls)
+
+    def close(self) -> None:
+        """Take in no more work, and end all that waits; the running batch may go on. May be called twice."""
+        with self._changed:
+            self._is_closed = True
+            calls = [_settle(work, _shutting_down()) for work in self._queue]
+            self._queue.clear()
+            self._waiting_prompts = 0
+            self._changed.notify_all()
+        _make(calls)
+
+    def _form(self) -> Batch:
+        """Choose the next batch's pieces, and put work that is not done yet at the end of the queue."""
+        stops = self._share()
+        now_ns = self._clock()
+        batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
+        for work, stop in stops.items():
+            work.waited_ns += now_ns - work._since_ns
+            work._taken = stop
+        self._waiting_prompts -= batch.prompts
+        self._queue = deque(work for work in self._queue if work not in stops)
+        self._queue.extend(work for work in stops if work.left)
+        return batch
+
+    def _share(self) -> dict[Work, int]:
+        """Up to which of its prompts each work comes into the next batch; in the order of the queue."""
+        head, limits = self._queue[0], self._limits
+        if head.key is None:
+            return {head: len(head.tokens)}
+        members = [work for work in self._queue if work.key == head.key]
+        stops: dict[Work, int] = {}
+        prompts_left = min(limits.batch_prompts_max, head.batch_prompts_max)
+        tokens_left = limits.batch_tokens_max
+        for piece_prompts_max in (limits.piece_prompts_max, prompts_left):
+            for work in members:
+                begin = stop = stops.get(work, work._taken)
+                end = min(len(work.tokens), begin + min(piece_prompts_max, prompts_left))
+                while stop < end and (work.tokens[stop] <= tokens_left or (work is head and stop == work._taken)):
+                    tokens_left -= work.tokens[stop]
+                    stop += 1
+                if stop > begin:
+                    stops[work] = stop
+                    prompts_left -= stop - begin
+                if prompts_left == 0:
+                    return stops
+        return stops
+
+    def _stop(self, batch: Batch) -> int:
+        """Let the running batch be over; how many nanoseconds it ran."""
+        assert batch is self._running, "another batch runs"
+        self._running = None
+        now_ns = self._clock()
+        for piece in batch.pieces:
+            piece.work._since_ns = now_ns
+        return now_ns - batch.started_ns
+
+    def _forget(self, work: Work) -> None:
+        """Take work out of the queue, where it is there."""
+        if work in self._queue:
+            self._queue.remove(work)
+            self._waiting_prompts -= work.left
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise _shutting_down()
+
+    def _refusal(self, full: str, **metadata: int) -> OverloadedError:
+        retry_after_s = self._retry_after_s()
+        return OverloadedError(f"{full}: try again in {retry_after_s:.2g} s", retry_after_s=retry_after_s, **metadata)
+
+    def _retry_after_s(self) -> float:
+        """When all that waits and runs now will have been answered, at the rate of the last batches."""
+        if not self._measured_prompts:
+            return RETRY_UNMEASURED_S
+        prompts, spent_ns = self._waiting_prompts, 0
+        if self._running is not None:
+            prompts += self._running.prompts
+            spent_ns = self._clock() - self._running.started_ns
+        left_ns = prompts * self._measured_ns / self._measured_prompts - spent_ns
+        return max(RETRY_MIN_S, left_ns / 1e9)
+
+
+def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:
+    """Let work have ended, with the parts that it has or with an error; whom to tell, None where it had ended."""
+    on_end, work._on_end = work._on_end, None
+    if on_end is not None:
+        work.error = error
+    return on_end
+
+
+def _make(calls: Sequence[Callable[[], None] | None]) -> None:
+    for call in calls:
+        if call is not None:
+            call()
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("the server is shutting down: call another one, or try again later")

@@ -1,0 +1,55 @@
+"""How does a call get from the wire to the engine? As bytes, with its deadline; and its error back as a status."""
+
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_service.call import Call
+from ffnsearch_service.engine import METHODS, Engine
+from ffnsearch_service.status import status_of
+
+SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
+
+
+class PredictionServicer:
+    """Answers the calls of the PredictionService from one engine, in one event loop.
+
+    Messages stay bytes until the engine reads them: it decides what is read and written on the loop, and what is
+    large enough to be done elsewhere.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add_to(self, server: Any) -> None:
+        """Register the calls with a grpc.aio server that has not started."""
+        handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(self._handler(name)) for name in METHODS}
+        handlers["GetInfo"] = grpc.unary_unary_rpc_method_handler(
+            self._get_info,
+            request_deserializer=pb.GetInfoRequest.FromString,
+            response_serializer=pb.GetInfoResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def _handler(self, method: str) -> Any:
+        answer = self._engine.answer
+
+        async def handle(data: bytes, context: Any) -> Any:
+            try:
+                return await answer(method, data, Call(context.time_remaining()))
+            except Exception as error:
+                await context.abort_with_status(_status(error))
+
+        return handle
+
+    async def _get_info(self, request: pb.GetInfoRequest, context: Any) -> Any:
+        try:
+            return self._engine.get_info(request)
+        except Exception as error:
+            await context.abort_with_status(_status(error))
+
+
+def _status(error: Exception) -> Any:
+    return rpc_status.to_status(status_of(error))
