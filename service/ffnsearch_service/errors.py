@@ -3,6 +3,7 @@
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more calls at a time than the server takes
+├── SettingsError        settings that no server can run with
 ├── AddressError         an address that cannot be listened on or called
 └── ServiceError         a call that failed, as a client sees it
     ├── InvalidRequestError       INVALID_ARGUMENT
@@ -11,7 +12,7 @@ FfnSearchError
     └── UnavailableError          UNAVAILABLE: the one to retry
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ffnsearch_indexer.errors import FfnSearchError
 
@@ -26,6 +27,16 @@ class OverloadedError(FfnSearchError):
     """More calls at a time than the server takes."""
 
     default_reason = "OVERLOADED"
+
+
+class SettingsError(FfnSearchError):
+    """Settings that no server can run with; `problems` has a line for each one, with key, origin and next step."""
+
+    default_reason = "INVALID_SETTINGS"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
 
 
 class AddressError(FfnSearchError):

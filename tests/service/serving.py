@@ -5,15 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.answer.predictor import Predictions, Predictor, RankedNeighbors
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.engine import Engine
-from ffnsearch_service.server import Server
+from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.observer import SnapshotSeen
+from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.server import SERVICE, Server
 
 WAIT_S = 20.0
 
@@ -48,6 +50,15 @@ class SlowPredictor(Predictor):
             raise
 
 
+def operations_for(engine: Engine, config: ServerConfig) -> Operations:
+    """What watches a server of the engine, whose snapshot is open under the name `tiny`."""
+    operations = Operations(config, Health(SERVICE), "0.0")
+    found = engine.get_info()
+    operations.catalog.opened(SnapshotSeen("tiny", found.snapshot.id, found.snapshot.substrings, found.backend))
+    operations.catalog.pointed(DEFAULT_ALIAS, "tiny")
+    return operations
+
+
 @contextmanager
 def serving(engine: Engine, config: ServerConfig | None = None) -> Iterator[str]:
     """Serve an engine on a free loopback port, from a thread of its own; yields the address."""
@@ -65,14 +76,18 @@ def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterato
     def run(work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
+    settings = config or ServerConfig(port=0, grace_s=2)
+    operations = operations_for(engine, settings)
+
     async def make() -> Server:
-        return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2))
+        return Server(engine, settings, operations)
 
     server = run(make())
     try:
         yield run(server.start()), lambda: asyncio.run_coroutine_threadsafe(server.stop(), loop)
     finally:
         run(server.stop())
+        operations.close()
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WAIT_S)
         loop.close()
