@@ -35,8 +35,8 @@ class SettingsError(FfnSearchError):
     default_reason = "INVALID_SETTINGS"
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(" ".join(problem.split()) for problem in problems)
+        super().__init__("; ".join(self.problems))
 
 
 class AddressError(FfnSearchError):

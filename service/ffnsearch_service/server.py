@@ -25,7 +25,7 @@ from ffnsearch_service.engine import Engine, software_version
 from ffnsearch_service.errors import AddressError, OverloadedError
 from ffnsearch_service.operations.ending import notify, until_signal
 from ffnsearch_service.operations.health import Health
-from ffnsearch_service.operations.logs import configure
+from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.observer import SnapshotSeen
 from ffnsearch_service.operations.watch import Operations
 from ffnsearch_service.status import status_of
@@ -138,8 +138,13 @@ async def serve(engine: Engine, config: ServerConfig, operations: Operations, on
 
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """Open the snapshot, serve it until a signal, then close everything. Raises AddressError, SnapshotError."""
-    configure(config.logging)
     listening_address(config.host, config.port, insecure_public=config.insecure_public)  # before minutes of reading
+    with logging_to(config.logging):
+        _run(config, on_ready)
+        _log.info("closed: no snapshot is open any more")
+
+
+def _run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     name = config.aliases[DEFAULT_ALIAS]
     with (
         Operations(config, Health(SERVICE), software_version()) as operations,
@@ -152,4 +157,3 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
         for alias, target in config.aliases.items():
             operations.catalog.pointed(alias, target)
         asyncio.run(serve(engine, config, operations, lambda address: on_ready(address, engine)))
-    _log.info("closed: the snapshots are not in use any more")

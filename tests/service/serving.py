@@ -69,6 +69,23 @@ def serving(engine: Engine, config: ServerConfig | None = None) -> Iterator[str]
 @contextmanager
 def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `serving` does; yields the address, and a function that begins the end without waiting for it."""
+    settings = config or ServerConfig(port=0, grace_s=2)
+    with operations_for(engine, settings) as operations, watched_thread(engine, settings, operations) as served:
+        yield served
+
+
+@contextmanager
+def serving_with(engine: Engine, config: ServerConfig, operations: Operations) -> Iterator[str]:
+    """Serve as `serving` does, watched by operations that stay the test's."""
+    with watched_thread(engine, config, operations) as (address, _):
+        yield address
+
+
+@contextmanager
+def watched_thread(
+    engine: Engine, config: ServerConfig, operations: Operations
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Serve as `server_thread` does, watched by operations that stay the test's."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -76,18 +93,14 @@ def server_thread(engine: Engine, config: ServerConfig | None = None) -> Iterato
     def run(work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
-    settings = config or ServerConfig(port=0, grace_s=2)
-    operations = operations_for(engine, settings)
-
     async def make() -> Server:
-        return Server(engine, settings, operations)
+        return Server(engine, config, operations)
 
     server = run(make())
     try:
         yield run(server.start()), lambda: asyncio.run_coroutine_threadsafe(server.stop(), loop)
     finally:
         run(server.stop())
-        operations.close()
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WAIT_S)
         loop.close()

@@ -5,6 +5,8 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from ffnsearch_service.config import LoggingSettings
@@ -14,15 +16,24 @@ FRAMES_MAX = 3
 _call_log = logging.getLogger("ffnsearch.call")
 
 
-def configure(settings: LoggingSettings, stream: IO[str] | None = None) -> None:
-    """Let all of the process log to a stream, by default stderr, in place of what was set up before.
+@contextmanager
+def logging_to(settings: LoggingSettings, stream: IO[str] | None = None) -> Iterator[None]:
+    """Let all of the process log to a stream, by default stderr, and in the end to where it did before.
 
     A failure is told by its class and the functions it came through. Its message, which may quote what a caller
     sent, and the stack trace, which has paths, are written at level `debug` alone.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter((JsonLines if settings.format == "json" else TextLines)(traces=settings.level == "debug"))
-    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def log_call(record: CallRecord) -> None:

@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings import rules
-from ffnsearch_service.settings.schema import NAME, TABLES, section_of, sections, settings
+from ffnsearch_service.settings.schema import NAME, TABLES, section_fields, sections, settings
 from ffnsearch_service.settings.sources import Given
 from ffnsearch_service.settings.values import UnfitValueError, path_of, shown, value_of
 
@@ -54,7 +54,8 @@ def key_values(config: ServerConfig) -> dict[str, Any]:
     """Every value of a configuration by its key, the tables last; an absent one is None."""
     found = {}
     for key, setting in settings().items():
-        owner = config if setting.owner is ServerConfig else _part(config, key.partition(".")[0])
+        section = key.partition(".")[0]
+        owner = config if section == "server" else getattr(config, section_fields()[section])
         found[key] = getattr(owner, setting.field)
     for table in TABLES:
         found |= {f"{table}.{name}": value for name, value in getattr(config, table).items()}
@@ -107,18 +108,6 @@ def _config(values: Mapping[str, Any]) -> ServerConfig:
         (tables[section] if section in TABLES else parts[section])[name] = value
     if tables["snapshots"]:
         tables["aliases"].setdefault(DEFAULT_ALIAS, next(iter(tables["snapshots"])))
-    own = {
-        one.name: sections()[section_of(one.name)](**parts[section_of(one.name)])
-        for one in fields(ServerConfig)
-        if section_of(one.name) in parts
-    }
+    own = {field: sections()[section](**parts[section]) for section, field in section_fields().items()}
     arguments: dict[str, Any] = {**tables, **parts["server"], **own}
     return ServerConfig(**arguments)
-
-
-def _part(config: ServerConfig, section: str) -> Any:
-    return next(
-        value
-        for one in fields(config)
-        if section_of(one.name) == section and is_dataclass(value := getattr(config, one.name))
-    )

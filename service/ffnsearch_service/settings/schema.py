@@ -19,7 +19,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 INT32_MAX = 2**31 - 1
 """gRPC keeps the lengths of messages in an int32; nothing counted here comes near it."""
 
-_SECTION_OF_FIELD = {"administration": "admin"}
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "server.port": (0, 65535),
     "server.threads": (1, 1024),
@@ -66,13 +65,18 @@ def settings() -> dict[str, Setting]:
 def sections() -> dict[str, type]:
     """The dataclass of each section with settings of its own; that of `server` is the whole."""
     kinds = typing.get_type_hints(ServerConfig)
-    own = {section_of(one.name): kinds[one.name] for one in fields(ServerConfig) if is_dataclass(kinds[one.name])}
-    return {"server": ServerConfig, **own}
+    return {"server": ServerConfig, **{section: kinds[field] for section, field in section_fields().items()}}
 
 
-def section_of(field: str) -> str:
-    """The name of the section that a field of ServerConfig is."""
-    return _SECTION_OF_FIELD.get(field, field)
+@cache
+def section_fields() -> dict[str, str]:
+    """The field of ServerConfig that each section but `server` is, by the section's name."""
+    kinds = typing.get_type_hints(ServerConfig)
+    return {
+        "admin" if one.name == "administration" else one.name: one.name
+        for one in fields(ServerConfig)
+        if is_dataclass(kinds[one.name])
+    }
 
 
 def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
