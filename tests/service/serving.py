@@ -3,6 +3,8 @@
 import asyncio
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +20,17 @@ from ffnsearch_service.operations.watch import Operations
 from ffnsearch_service.server import SERVICE, Server
 
 WAIT_S = 20.0
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    """Status and text of a page, whatever the environment says of proxies."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{address}{path}", timeout=WAIT_S) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 class SlowPredictor(Predictor):

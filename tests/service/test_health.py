@@ -87,14 +87,15 @@ async def test_check_answers_or_says_that_there_is_no_such_thing(health, stub):
 
 async def test_watch_tells_every_change_once_and_ends_with_the_server(health, stub):
     watch = stub.Watch(asked("snapshot/a"))
-    told = [(await watch.read()).status]
+    messages = aiter(watch)
+    told = [(await anext(messages)).status]
     for change in (lambda: health.opened(A), health.ready, lambda: health.opened(B), lambda: health.closed("a")):
         change()
         await asyncio.sleep(0.05)
     health.opened(A)
-    told += [(await watch.read()).status for _ in range(4)]
+    told += [(await anext(messages)).status for _ in range(4)]
     await health.drain()
-    told += [message.status async for message in watch]
+    told += [message.status async for message in messages]
     assert told == [UNKNOWN, NOT_SERVING, SERVING, UNKNOWN, SERVING, NOT_SERVING]
     assert await watch.code() is grpc.StatusCode.OK
 

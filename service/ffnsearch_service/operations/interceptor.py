@@ -13,6 +13,9 @@ from ffnsearch_service.settings.schema import NAME
 UNKNOWN_METHOD = "unknown"
 """The method of calls of something that is not there: their names are the caller's, without number or limit."""
 
+CLOCKS_S = 0.01
+"""A client gives up by its own clock; so little before the deadline, that was the reason."""
+
 Begun = Callable[[CallRecord], None]
 Ended = Callable[[CallRecord, bool], None]
 
@@ -111,7 +114,7 @@ def _code(context: Any, error: BaseException | None) -> str:
     """Name of the status code with which a call ends."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
         left_s = context.time_remaining()
-        return "DEADLINE_EXCEEDED" if left_s is not None and left_s <= 0 else "CANCELLED"
+        return "DEADLINE_EXCEEDED" if left_s is not None and left_s <= CLOCKS_S else "CANCELLED"
     code = context.code()
     if isinstance(code, grpc.StatusCode):
         return code.name

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from ffnsearch_service.address import is_loopback, join
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.settings.values import shown
 
 Origin = Callable[[str], str]
 """Where the value of a key comes from, for a message."""
@@ -56,7 +57,7 @@ def _snapshots(config: ServerConfig, origin: Origin) -> Iterator[str]:
         if alias in config.snapshots:
             yield f"{key} ({origin(key)}): a snapshot has this name too: rename one of the two"
         if name not in config.snapshots:
-            yield f"{key} ({origin(key)}): there is no snapshot '{name}': choose one of those given, {known}"
+            yield f"{key} ({origin(key)}): there is no snapshot {shown(name)}: choose one of those given, {known}"
 
 
 def _encryption(config: ServerConfig, origin: Origin) -> Iterator[str]:
@@ -75,7 +76,7 @@ def _public_calls(config: ServerConfig, origin: Origin) -> Iterator[str]:
     protected = config.tls.certificate_file and config.auth.tokens_file
     if not (is_loopback(config.host) or protected or config.insecure_public):
         yield (
-            f"server.host ({origin('server.host')}): {config.host} can be reached from other machines: set "
+            f"server.host ({origin('server.host')}): {shown(config.host)} can be reached from other machines: set "
             "tls.certificate_file, tls.key_file and auth.tokens_file, listen on 127.0.0.1, or accept that anyone "
             "may call with --insecure-public"
         )
@@ -87,8 +88,8 @@ def _metrics(config: ServerConfig, origin: Origin) -> Iterator[str]:
         return
     if not (is_loopback(metrics.host) or config.insecure_public):
         yield (
-            f"metrics.host ({origin('metrics.host')}): {metrics.host} can be reached from other machines, and metrics "
-            "are neither encrypted nor authenticated: listen on 127.0.0.1, or accept that with --insecure-public"
+            f"metrics.host ({origin('metrics.host')}): {shown(metrics.host)} can be reached from other machines, and "
+            "metrics are neither encrypted nor authenticated: listen on 127.0.0.1, or accept that with --insecure-public"
         )
     if metrics.port == config.port != 0 and metrics.host == config.host:
         address = join(config.host, config.port)
@@ -114,7 +115,7 @@ def _tracing(config: ServerConfig, origin: Origin) -> Iterator[str]:
         is_fit = False
     if not is_fit:
         where = f"tracing.endpoint ({origin('tracing.endpoint')})"
-        yield f"{where}: '{endpoint}' is no address of a collector: write http://HOST:PORT, or https://"
+        yield f"{where}: {shown(endpoint)} is no address of a collector: write http://HOST:PORT, or https://"
 
 
 _RULES: tuple[tuple[Callable[[ServerConfig, Origin], Iterator[str]], frozenset[str]], ...] = (

@@ -33,7 +33,7 @@ def value_of(setting: Setting, raw: Any, *, is_text: bool, folder: Path) -> Any:
 
 def shown(raw: Any) -> str:
     """A value as a message shows it: on one line, and not for ever."""
-    text = " ".join(str(raw).split())
+    text = "".join(character if character.isprintable() else " " for character in str(raw))
     return f"'{text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + '…'}'"
 
 
