@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("indexer/ffnsearch_indexer", "service/ffnsearch_service", "protos/ffnsearch")
-FOLDERS = ("indexer", "service", "protos", "tests", "benchmarks")
+FOLDERS = ("indexer", "service", "protos", "tests", "benchmarks", "deploy")
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py")
-HEAVY = {"faiss", "grpc", "matplotlib", "numba", "numpy", "torch"}
+HEAVY = {"faiss", "grpc", "matplotlib", "numba", "numpy", "opentelemetry", "prometheus_client", "torch"}
 
 # In two parts, so that this file does not name them either.
 REGISTRY_HOSTS = [

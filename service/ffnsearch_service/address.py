@@ -27,8 +27,7 @@ def listening_address(
             reason="PUBLIC_ADDRESS",
             host=host,
         )
-    _require_free(host, port)
-    return join(host, port)
+    return require_free(host, port)
 
 
 def is_loopback(host: str) -> bool:
@@ -52,8 +51,11 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _require_free(host: str, port: int) -> None:
-    """Bind once and let go: the operating system says why not, where gRPC only says that it failed."""
+def require_free(host: str, port: int) -> str:
+    """The address `host:port`, bound once and let go: the operating system says why not, gRPC only that it failed.
+
+    Raises AddressError where nothing can listen there.
+    """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -67,3 +69,4 @@ def _require_free(host: str, port: int) -> None:
             host=host,
             port=port,
         ) from None
+    return join(host, port)

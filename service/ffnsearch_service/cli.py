@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffnsearch_indexer.cli import add_command, register
-from ffnsearch_indexer.cli.options import Backend
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.admin_cli import make_admin_app
 from ffnsearch_service.cli_asking import info, neighbors, predict
 from ffnsearch_service.cli_bench import bench
-from ffnsearch_service.cli_server import SkipVerify, check
-from ffnsearch_service.refusing import EXIT_REFUSED, complain
+from ffnsearch_service.cli_server import SkipVerify
+from ffnsearch_service.errors import SettingsError
+from ffnsearch_service.refusing import EXIT_REFUSED, complain, refuse
 from ffnsearch_service.security.cli import register_tokens
 
 if TYPE_CHECKING:
@@ -45,7 +45,14 @@ def make_app() -> typer.Typer:
     )
     register(app)
     add_command(app, info, "shakespeare.ffn", "127.0.0.1:50051 --json")
-    add_command(app, serve, "shakespeare.ffn", "shakespeare.ffn --port 0 --backend faiss --threads 8")
+    add_command(
+        app,
+        serve,
+        "shakespeare.ffn",
+        "plays=shakespeare.ffn novel.ffn --port 0 --backend faiss --threads 8",
+        "--config ffnsearch.toml --check",
+        "shakespeare.ffn --set metrics.port=9464 --set logging.format=json",
+    )
     add_command(
         app,
         predict,
@@ -79,28 +86,65 @@ def make_app() -> typer.Typer:
 
 
 def serve(
-    snapshot: Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 50051,
-    backend: Backend = "tiles",
-    threads: Annotated[int | None, typer.Option(help="Threads for the search.", min=1, show_default="all")] = None,
+    snapshots: Annotated[
+        list[str] | None,
+        typer.Argument(help="Snapshot directories; requests without a name go to the first.", metavar="[NAME=]PATH..."),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file of settings.", metavar="FILE.toml")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="50051")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="What searches: tiles, exact, or faiss.", show_default="tiles")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for the search.", show_default="all")] = None,
     skip_verify: SkipVerify = False,
     insecure_public: Annotated[
         bool, typer.Option("--insecure-public", help="Listen beyond this machine, unencrypted and open to anyone.")
     ] = False,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, repeated.", metavar="SECTION.NAME=VALUE"),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Tell what would happen, and start nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print a file of all settings, with their reasons.")
+    ] = False,
 ) -> None:
-    """Serve a snapshot over gRPC until SIGTERM or Ctrl-C."""
-    _limit_threads(threads)
-    import logging
+    """Serve snapshots over gRPC until SIGTERM or Ctrl-C."""
+    from ffnsearch_service import starting
 
-    from ffnsearch_service.config import ServerConfig
+    if print_config:
+        from ffnsearch_service.settings.printing import default_toml
+
+        print(default_toml(), end="")
+        return
+    flags = {
+        "server.host": host,
+        "server.port": port,
+        "server.backend": backend,
+        "server.threads": threads,
+        "server.verify": "sizes" if skip_verify else None,
+        "server.insecure_public": insecure_public or None,
+    }
+    try:
+        loaded = starting.gather(snapshots or [], config_file, flags, assignments or [])
+    except SettingsError as error:
+        refuse(error.problems)
+    if check:
+        from ffnsearch_service.settings import checking
+
+        found = checking.check(loaded)
+        starting.print_findings(found, as_json=as_json)
+        return refuse(found.problems) if found.problems else None
+    starting.limit_threads(loaded.config.threads)
     from ffnsearch_service.server import run
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    config = ServerConfig(
-        snapshot, host, port, backend=backend, check=check(skip_verify), insecure_public=insecure_public
-    )
-    run(config, _announce)
+    run(loaded.config, _announce)
 
 
 def demo(
@@ -115,10 +159,6 @@ def demo(
     run_demo(out, keep=keep)
 
 
-def _limit_threads(threads: int | None) -> None:
-    """Bound the threads of torch, faiss and the linear algebra under them; they read these when imported."""
-    if threads is not None:
-        os.environ.update({f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")})
 
 
 def _announce(address: str, engine: "Engine") -> None:

@@ -1,10 +1,14 @@
 """Every limit and setting of the service, with its unit, its default and the reason for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 MIB = 1 << 20
+
+DEFAULT_ALIAS = "default"
+"""The alias that a request without a snapshot means."""
 
 MIN_SHARE_DEFAULT = 0.5
 """Least share of a class that is above the threshold where a request does not say: more of it is than is not."""
@@ -18,15 +22,15 @@ class Limits:
     prompt_tokens_max: int = 4096  # only the last window matters: room for a page of context, not for a book
     request_bytes_max: int = 4 * MIB  # gRPC's own default: `prompts_max` prompts of 1,000 characters, four times
     response_bytes_max: int = 64 * MIB  # dense distributions and frequencies of a full call fit
-    top_n_default: int = 10
-    page_size_default: int = 20
-    page_size_max: int = 1000
+    top_n_default: int = 10  # tokens of an answer where a request does not say
+    page_size_default: int = 20  # neighbors; a screen of them
+    page_size_max: int = 1000  # neighbors; more are cut by bytes anyway
     page_bytes_max: int = 2 * MIB  # a page ends early rather than grow beyond what reads at once
     context_tokens_default: int = 30  # about half a line on either side
-    context_tokens_max: int = 200
-    places_default: int = 3
-    places_max: int = 100
-    classes_default: int = 10
+    context_tokens_max: int = 200  # on either side: a paragraph
+    places_default: int = 3  # places of a neighbor in the corpus; enough to see what it is
+    places_max: int = 100  # a short neighbor is in thousands of places
+    classes_default: int = 10  # what is read at a glance
     classes_max: int = 100  # lines of an explanation; beyond, it explains less than it lists
     calls_max: int = 512  # two batches of one prompt a call, one that runs and one that waits; then come back
     queue_prompts_max: int = 4096  # four of the largest calls wait; more would wait past any patience
@@ -62,14 +66,77 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class ServerConfig:
-    """How a server runs. Immutable."""
+class TlsSettings:
+    """Encryption, and mutual TLS where a client authority is given. Immutable."""
 
-    snapshot: Path
-    host: str = "127.0.0.1"
+    certificate_file: Path | None = None  # PEM, the server's own certificate first; with it calls are encrypted
+    key_file: Path | None = None  # PEM, the private key of that certificate
+    client_ca_file: Path | None = None  # PEM; with it a client must show a certificate that this authority signed
+
+
+@dataclass(frozen=True)
+class AuthSettings:
+    """Who may call. Immutable."""
+
+    tokens_file: Path | None = None  # hashes of bearer tokens with their scopes; with it every call needs a token
+
+
+@dataclass(frozen=True)
+class MetricsSettings:
+    """Where measurements, liveness and readiness can be read over HTTP. Immutable."""
+
+    host: str = "127.0.0.1"  # they tell what is served, and how much: for this machine alone unless asked for
+    port: int | None = None  # absent: off; 0 takes a free one
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """How the log looks. Immutable."""
+
+    format: Literal["text", "json"] = "text"  # for a person, or an object a line for a collector
+    level: Literal["debug", "info", "warning", "error"] = "info"  # info has a line a call; debug has stack traces
+
+
+@dataclass(frozen=True)
+class TracingSettings:
+    """Where spans go. Immutable."""
+
+    endpoint: str | None = None  # an OpenTelemetry collector that takes OTLP over gRPC; absent: off
+
+
+@dataclass(frozen=True)
+class AdminSettings:
+    """What the administrative calls may reach; they are switched on by `admin` of the server. Immutable."""
+
+    snapshots_folder: Path | None = None  # only what lies in it can be loaded; builds are written there
+    corpora_folder: Path | None = None  # only texts in it can be built from
+    models_folder: Path | None = None  # only models in it can be built with
+    builds_max: int = 1  # at a time: a build takes every core that it is given
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a server runs. Immutable; `settings.loading` makes it of a file, the environment and flags.
+
+    The fields with plain values are the section `server`; every other section has a field of its own.
+    """
+
+    snapshots: Mapping[str, Path] = field(default_factory=dict)  # by name; all are open from the start
+    host: str = "127.0.0.1"  # another one can be reached by others: that needs TLS and tokens
     port: int = 50051  # 0 takes a free one
-    backend: str = "tiles"
-    check: Literal["all", "sizes"] = "all"  # read every byte of the snapshot at the start, or compare "sizes" alone
+    backend: str = "tiles"  # what searches: tiles, exact or faiss
+    threads: int | None = None  # for the model and the search; absent: one a core
+    verify: Literal["all", "sizes"] = "all"  # read every byte of a snapshot when it is opened, or compare sizes alone
     insecure_public: bool = False  # listen beyond this machine, though anyone may then call
     grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s
+    reflection: bool = True  # tell clients which services there are; they hold no secret
+    admin: bool = False  # loading, unloading, aliases and builds over the wire
+    state_folder: Path | None = None  # where what was changed over the wire is kept for the next start
+    aliases: Mapping[str, str] = field(default_factory=dict)  # by alias, the name of a snapshot
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
+    administration: AdminSettings = field(default_factory=AdminSettings)  # section `admin`
     limits: Limits = field(default_factory=Limits)

@@ -11,6 +11,7 @@ FfnSearchError
 │   ├── LostUpdateError           somebody else was faster
 │   └── ExhaustedError            a limit of the server is reached, or its disk is full
 ├── AddressError         an address that cannot be listened on or called
+├── SettingsError        settings that no server can run with
 ├── CredentialsError     a certificate, a key, a token or a file of them that must not or cannot be used
 ├── AuthenticationError  a call without a token that is valid now
 ├── ScopeError           a call that its token does not allow
@@ -30,7 +31,7 @@ FfnSearchError
     └── UnavailableError          UNAVAILABLE: the one that clients retry by themselves
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ffnsearch_indexer.errors import FfnSearchError
 
@@ -83,6 +84,16 @@ class LostUpdateError(AdminError):
 
 class ExhaustedError(AdminError):
     """A limit of the server is reached, or its disk is full."""
+
+
+class SettingsError(FfnSearchError):
+    """Settings that no server can run with; `problems` has a line for each one, with key, origin and next step."""
+
+    default_reason = "INVALID_SETTINGS"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(" ".join(problem.split()) for problem in problems)
+        super().__init__("; ".join(self.problems))
 
 
 class AddressError(FfnSearchError):

@@ -1,6 +1,10 @@
 """How the command line says no: one line on stderr, and an exit status."""
 
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
 
 EXIT_REFUSED = 2
 """Exit status for everything that the caller can mend: wrong arguments, files, addresses, prompts."""
@@ -9,3 +13,9 @@ EXIT_REFUSED = 2
 def complain(message: str) -> None:
     """Tell on stderr what is wrong, in one line."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+def refuse(problems: Sequence[str]) -> NoReturn:
+    """Tell every problem in a line of its own, and end."""
+    for problem in problems:
+        complain(problem)
+    raise typer.Exit(EXIT_REFUSED)

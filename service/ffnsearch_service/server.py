@@ -1,89 +1,101 @@
-"""The gRPC server: from the socket to the engine and back, with health, reflection and an orderly end.
+"""The gRPC server: which services it has, where it listens, and how it ends.
 
 The event loop passes messages on and does what is quick; see `servicer.py` and `engine.py`. When a client goes away
 or its deadline passes, its call is over: what waits of it never runs, and what nobody waits for stops.
 """
 
 import asyncio
-import signal
-import sys
+import logging
 from collections.abc import Callable
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ffnsearch_service.address import join, listening_address
+from ffnsearch_service.administration import Administration
+from ffnsearch_service.admin_servicer import AdminThreads, add_admin_services
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine import Engine
 from ffnsearch_service.errors import AddressError
-from ffnsearch_service.opened import OpenSnapshot
+from ffnsearch_service.operations.ending import notify, until_signal
+from ffnsearch_service.operations.watch import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.servicer import SERVICE, PredictionServicer
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
+_log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves one engine on one address. Lives in one event loop; does not own the engine.
+    """Serves one engine on one address. Lives in one event loop; owns nothing that it is made of.
 
-    protection: tokens, TLS and the limits of connections; without it, whoever reaches the address may call.
+    operations: what watches it. protection: tokens, TLS and the limits of connections. administration: what its admin
+    calls do; None where it has none.
     """
 
-    def __init__(self, engine: Engine, config: ServerConfig, protection: Protection | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: ServerConfig,
+        operations: Operations,
+        protection: Protection,
+        administration: Administration | None = None,
+    ) -> None:
         self._config = config
-        self._protection = protection or Protection.open(engine.limits)
-        self._health = health.aio.HealthServicer()
+        self._operations = operations
+        self._protection = protection
         self._servicer = PredictionServicer(engine)
-        self._server = grpc.aio.server(interceptors=self._protection.interceptors, options=self._protection.options)
+        self._administration = administration
+        self._admin_threads = AdminThreads() if administration else None
+        self._server = grpc.aio.server(
+            interceptors=[operations.interceptor, *protection.interceptors], options=protection.options
+        )
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
-        self._servicer.add_to(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        config = self._config
+        config, protection = self._config, self._protection
+        self._add_services()
         address = listening_address(
             config.host,
             config.port,
             insecure_public=config.insecure_public,
-            encrypted=self._protection.tls is not None,
-            authenticated=self._protection.has_tokens,
+            encrypted=protection.tls is not None,
+            authenticated=protection.has_tokens,
         )
         try:
-            port = self._protection.add_port(self._server, address)
+            port = protection.add_port(self._server, address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}", reason="ADDRESS_UNAVAILABLE") from None
         await self._server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self._operations.health.ready()
         return join(config.host, port)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them."""
-        await self._health.enter_graceful_shutdown()
+        await self._operations.health.drain()
         await self._server.stop(self._config.grace_s)
+        if self._admin_threads:
+            await asyncio.to_thread(self._admin_threads.close)
+
+    def _add_services(self) -> None:
+        names = [SERVICE, health.SERVICE_NAME]
+        self._servicer.add_to(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, self._server)
+        if self._administration and self._admin_threads:
+            names += add_admin_services(self._server, self._administration, self._admin_threads)
+        if self._config.reflection:
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
 
 
-async def serve(engine: Engine, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once calls are taken. Raises AddressError."""
-    server = Server(engine, config)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+    ended = asyncio.ensure_future(until_signal())
     try:
         on_ready(await server.start())
-        await ended.wait()
+        notify("READY=1")
+        await ended
+        _log.info("draining: nothing is healthy any more, no call is taken, those that run have %g s", config.grace_s)
+        notify("STOPPING=1")
     finally:
         await server.stop()
-
-
-def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
-    """Open the snapshot, serve it until a signal, then close everything. Raises AddressError, SnapshotError."""
-    listening_address(config.host, config.port, insecure_public=config.insecure_public)  # before minutes of reading
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    snapshot = OpenSnapshot.open(config.snapshot, backend=config.backend, check=config.check, limits=config.limits)
-    with Engine.of(snapshot) as engine:
-        snapshot.warm_up()
-        asyncio.run(serve(engine, config, lambda address: on_ready(address, engine)))
+    _log.info("drained: no call runs")

@@ -3,21 +3,37 @@
 import asyncio
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.answer.predictor import Found, Predictor, RankedNeighbors
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.engine import Engine
 from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
+from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.observer import SnapshotSeen
+from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.server import SERVICE, Server
 
 WAIT_S = 20.0
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    """Status and text of a page, whatever the environment says of proxies."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{address}{path}", timeout=WAIT_S) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 class SlowPredictor(Predictor):
@@ -54,6 +70,13 @@ def opened(engine: Engine) -> OpenSnapshot:
     """The snapshot that an engine answers from where a request names none."""
     with engine.lease("") as snapshot:
         return snapshot
+def operations_for(engine: Engine, config: ServerConfig) -> Operations:
+    """What watches a server of the engine, whose snapshot is open under the name `tiny`."""
+    operations = Operations(config, Health(SERVICE), "0.0")
+    found = engine.get_info()
+    operations.catalog.opened(SnapshotSeen("tiny", found.snapshot.id, found.snapshot.substrings, found.backend))
+    operations.catalog.pointed(DEFAULT_ALIAS, "tiny")
+    return operations
 
 
 @contextmanager
@@ -68,6 +91,23 @@ def server_thread(
     engine: Engine, config: ServerConfig | None = None, protection: Protection | None = None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `serving` does; yields the address, and a function that begins the end without waiting for it."""
+    settings = config or ServerConfig(port=0, grace_s=2)
+    with operations_for(engine, settings) as operations, watched_thread(engine, settings, operations) as served:
+        yield served
+
+
+@contextmanager
+def serving_with(engine: Engine, config: ServerConfig, operations: Operations) -> Iterator[str]:
+    """Serve as `serving` does, watched by operations that stay the test's."""
+    with watched_thread(engine, config, operations) as (address, _):
+        yield address
+
+
+@contextmanager
+def watched_thread(
+    engine: Engine, config: ServerConfig, operations: Operations
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Serve as `server_thread` does, watched by operations that stay the test's."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -77,6 +117,7 @@ def server_thread(
 
     async def make() -> Server:
         return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2), protection)
+        return Server(engine, config, operations)
 
     server = run(make())
     try:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import grpc
 import pytest
@@ -137,7 +136,7 @@ def test_the_end_says_so_first_and_lets_running_calls_finish(slow, slow_engine):
 
 
 def test_the_end_stops_calls_that_outlast_the_grace(slow, slow_engine):
-    config = ServerConfig(Path(), port=0, grace_s=0.2)
+    config = ServerConfig(port=0, grace_s=0.2)
     with serving(slow_engine, config) as address, grpc.insecure_channel(address) as channel:
         call = pb_grpc.PredictionServiceStub(channel).Predict.future(REQUEST)
         assert slow.running.wait(WAIT_S)
@@ -186,12 +185,13 @@ def test_a_port_in_use_is_told_before_the_snapshot_is_read(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"127.0.0.1:{port}.*in use"):
-            run(ServerConfig(tmp_path / "missing", port=port), lambda address, engine: None)
+            run(ServerConfig({"missing": tmp_path / "missing"}, port=port), lambda address, engine: None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_in_order(tiny_snapshot, number):
     command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", str(tiny_snapshot), "--port", "0"]
+    command += ["--set", "logging.level=warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         address = line.split()[1].removesuffix(":")

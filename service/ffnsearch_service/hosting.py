@@ -1,0 +1,142 @@
+"""What is a server made of, and in which order does it all begin and end?
+
+Beginning: what watches, then the snapshots, the engine, the builds, and the socket last. Ending goes the other way:
+health first, then no new calls, those in flight, the builds, the engine, and the snapshots' files last.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from ffnsearch_indexer.errors import SnapshotError
+from ffnsearch_service.address import listening_address
+from ffnsearch_service.administration import Administration, opener_of_built
+from ffnsearch_service.builds.builds import Builds
+from ffnsearch_service.catalog.catalog import Catalog
+from ffnsearch_service.catalog.state import Configured
+from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.engine import Engine
+from ffnsearch_service.opened import OpenSnapshot, software_version
+from ffnsearch_service.operations.catalog_watch import CatalogWatch
+from ffnsearch_service.operations.engine_watch import watch_engine
+from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.logs import logging_to
+from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.security.protection import Protection
+from ffnsearch_service.security.tls import TlsFiles
+from ffnsearch_service.server import Server, serve
+from ffnsearch_service.servicer import SERVICE
+
+STATE_FILE, BUILDS_FOLDER = "catalog.json", "builds"
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
+    """Open the snapshots, serve them until a signal, then close everything.
+
+    on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, and SnapshotError
+    where a snapshot that the settings name cannot be opened.
+    """
+    protection = protection_of(config)
+    listening_address(  # before minutes of reading
+        config.host,
+        config.port,
+        insecure_public=config.insecure_public,
+        encrypted=protection.tls is not None,
+        authenticated=protection.has_tokens,
+    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with logging_to(config.logging):
+        with _parts(config) as (engine, administration, operations, watch):
+            asyncio.run(_serve(config, engine, administration, operations, watch, protection, on_ready))
+        _log.info("closed: no snapshot is open any more")
+
+
+def protection_of(config: ServerConfig) -> Protection:
+    """Open what protects a server of these settings. Raises CredentialsError, which names the file at fault."""
+    tls, files = config.tls, None
+    if tls.certificate_file and tls.key_file:
+        files = TlsFiles(tls.certificate_file, tls.key_file, tls.client_ca_file)
+    return Protection.open(config.limits, tokens_file=config.auth.tokens_file, tls_files=files)
+
+
+async def _serve(
+    config: ServerConfig,
+    engine: Engine,
+    administration: Administration | None,
+    operations: Operations,
+    watch: CatalogWatch,
+    protection: Protection,
+    on_ready: Callable[[str, Engine], None],
+) -> None:
+    with watch.following(asyncio.get_running_loop()):
+        server = Server(engine, config, operations, protection, administration)
+        await serve(server, config, lambda address: on_ready(address, engine))
+
+
+@contextmanager
+def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None, Operations, CatalogWatch]]:
+    """Everything behind the socket, in the order in which it depends on each other."""
+    with ExitStack() as parts:
+        operations = parts.enter_context(Operations(config, Health(SERVICE), software_version()))
+        closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
+        watch = CatalogWatch(operations.catalog, config.backend)
+        catalog = Catalog(
+            partial(_open, config),
+            state_file=config.state_folder and config.state_folder / STATE_FILE,
+            limits=config.limits,
+            run_close=closing.submit,
+            on_change=watch.changed,
+        )
+        watch.catalog = catalog
+        parts.callback(catalog.close)
+        _restore(catalog, config)
+        engine = parts.enter_context(Engine(catalog.lease, config.limits))
+        watch_engine(engine, operations.metrics)
+        administration = _administration(config, catalog, parts) if config.admin else None
+        yield engine, administration, operations, watch
+
+
+def _open(config: ServerConfig, name: str, path: Path) -> OpenSnapshot:
+    """Open a snapshot, and load the compiled code that it takes: no caller waits for that."""
+    snapshot = OpenSnapshot.open(path, name=name, backend=config.backend, check=config.verify, limits=config.limits)
+    snapshot.warm_up()
+    return snapshot
+
+
+def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
+    """Open what the settings name, which has to open, and what was loaded over the wire before, which need not."""
+    if config.state_folder:
+        config.state_folder.mkdir(parents=True, exist_ok=True)
+    configured = Configured({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
+    for failed in catalog.restore(configured):
+        if failed.name in config.snapshots:
+            raise SnapshotError(failed.error)
+        _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)
+
+
+def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts: ExitStack) -> Administration:
+    settings = config.administration
+    folders = Folders(settings.snapshots_folder, settings.corpora_folder, settings.models_folder)
+    builds = None
+    if config.state_folder:
+        builds = Builds(
+            folders,
+            config.state_folder / BUILDS_FOLDER,
+            builds_max=settings.builds_max,
+            limits=config.limits,
+            open_built=opener_of_built(catalog, folders),
+        )
+        builds.start()
+        parts.callback(builds.close)
+    return Administration(catalog, folders, builds, config.limits)

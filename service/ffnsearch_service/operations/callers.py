@@ -1,0 +1,60 @@
+"""Which call is this? (the request id, and what else is known of a call, wherever its code runs)."""
+
+import contextvars
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata key of a request id, in a call and in its initial metadata back."""
+
+_SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
+"""Ids that are taken over: long enough to be told apart, short enough for every line, nothing that a log minds."""
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+@dataclass
+class CallRecord:
+    """What is known of a call so far. Belongs to the call's task; others read only the id.
+
+    method: full name, as in the path. started_ns, started_unix_ns: on the monotonic clock, and in Unix time.
+    traceparent: the caller's, or None. prompts, snapshot: from the request; the name only where it is a sane one.
+    code: name of the gRPC status code, once it is known. timings: stage times of the response, if it has them.
+    token_name: name of the token that allowed the call, never the token; whoever checks it sets it.
+    """
+
+    request_id: str
+    method: str
+    traceparent: str | None = None
+    started_ns: int = field(default_factory=time.perf_counter_ns)
+    started_unix_ns: int = field(default_factory=time.time_ns)
+    duration_s: float = 0.0
+    code: str = ""
+    prompts: int | None = None
+    snapshot: str | None = None
+    token_name: str | None = None
+    timings: Any = None
+
+
+current_call: contextvars.ContextVar[CallRecord | None] = contextvars.ContextVar("current_call", default=None)
+"""The call that this code runs for, if any."""
+
+
+def request_id_of(given: str | bytes | None) -> str:
+    """The caller's id where it is sane, and a new one of 128 bits otherwise."""
+    return given if isinstance(given, str) and _SANE.fullmatch(given) else secrets.token_hex(16)
+
+
+def carried(work: Callable[P, Result]) -> Callable[P, Result]:
+    """The same work, for another thread: it runs for the call that is current now."""
+    context = contextvars.copy_context()
+
+    def run(*arguments: P.args, **options: P.kwargs) -> Result:
+        return context.run(work, *arguments, **options)
+
+    return run

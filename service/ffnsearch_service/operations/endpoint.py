@@ -1,0 +1,91 @@
+"""How are measurements, liveness and readiness read over HTTP? (GET /metrics, /livez, /readyz)."""
+
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import socket
+from typing import Any, NamedTuple
+
+from ffnsearch_service.address import join
+
+REQUESTS_MAX = 8
+"""Answered at a time; scrapers and probes come one by one, and each of them costs a thread."""
+
+READ_S_MAX = 5.0
+"""How long a connection may take to say what it wants."""
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Page(NamedTuple):
+    """An answer: status, media type, content."""
+
+    status: int
+    media_type: str
+    content: bytes
+
+
+class Endpoint:
+    """Serves pages on a port of its own, from threads of its own. Listens once made; close it."""
+
+    def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], Page]]) -> None:
+        """Listen at `host:port`, for the pages by path. Raises OSError."""
+        self._server = _Server((host, port), _handler(pages))
+        self.address = join(host, self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="ffnsearch-endpoint", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening; does not wait for whoever reads slowly."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, and never more than `REQUESTS_MAX` of them: one too many is closed at once."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = threading.BoundedSemaphore(REQUESTS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        """A peer that goes away is nothing to tell of."""
+
+
+def _handler(pages: Mapping[str, Callable[[], Page]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = READ_S_MAX
+        server_version = "ffnsearch"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            make = pages.get(self.path.partition("?")[0])
+            page = make() if make else Page(404, "text/plain", f"try {', '.join(pages)}\n".encode())
+            self.send_response(page.status)
+            self.send_header("Content-Type", page.media_type)
+            self.send_header("Content-Length", str(len(page.content)))
+            self.end_headers()
+            self.wfile.write(page.content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """A scrape every few seconds is nothing to tell of."""
+
+    return Handler

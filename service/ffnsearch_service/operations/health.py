@@ -1,0 +1,139 @@
+"""What is said of whose health, and when? (grpc.health.v1: Check and Watch).
+
+| asked for | SERVING |
+|---|---|
+| "", and services without a rule of their own | from `ready` to `drain` |
+| the prediction service | the same, while any snapshot is open |
+| `snapshot/NAME`, of a snapshot or an alias | the same, while it is open, or points to one that is |
+
+Everything else is not known: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol has it.
+"""
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+
+from ffnsearch_service.operations.observer import CatalogObserver, SnapshotSeen
+
+SNAPSHOT_PREFIX = "snapshot/"
+
+WATCHES_MAX = 256
+"""Balancers and orchestrators watch, a few for each service; more is a client that has lost count."""
+
+TOLD_S_MAX = 0.5
+"""How long an end waits for watchers to have read that it has come: those that do not read miss it."""
+
+Status = pb.HealthCheckResponse.ServingStatus
+
+
+class Phase(enum.Enum):
+    """Where a server is in its life; it only goes forward."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
+    """Knows what is said of whom, and tells it. Lives in the event loop; any thread may read `is_ready`.
+
+    A watcher that does not read holds up nobody but itself, and ends with the server.
+    """
+
+    def __init__(self, prediction_service: str, other_services: Iterable[str] = ()) -> None:
+        """Nothing is SERVING yet. The services go by their full names."""
+        self._prediction_service = prediction_service
+        self._services = {"", prediction_service, *other_services}
+        self._phase = Phase.STARTING
+        self._snapshots: set[str] = set()
+        self._aliases: dict[str, str] = {}
+        self._watchers: set[asyncio.Event] = set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether predictions are answered now."""
+        return bool(self.status(self._prediction_service) == pb.HealthCheckResponse.SERVING)
+
+    def ready(self) -> None:
+        """Calls are taken from now on."""
+        if self._phase is Phase.STARTING:
+            self._enter(Phase.READY)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING of everything, for ever, and return once the watchers know, or after `TOLD_S_MAX`."""
+        self._enter(Phase.DRAINING)
+        loop = asyncio.get_running_loop()
+        latest_s = loop.time() + TOLD_S_MAX
+        while self._watchers and loop.time() < latest_s:
+            await asyncio.sleep(0.005)
+
+    def status(self, service: str) -> Any:
+        """What is said of a service now; None where there is no such one."""
+        name = service.removeprefix(SNAPSHOT_PREFIX)
+        if service == self._prediction_service:
+            is_up = bool(self._snapshots)
+        elif service in self._services:
+            is_up = True
+        elif name != service and (name in self._snapshots or name in self._aliases):
+            is_up = self._aliases.get(name, name) in self._snapshots
+        else:
+            return None
+        is_serving = is_up and self._phase is Phase.READY
+        return pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
+
+    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
+        self._snapshots.add(snapshot.name)
+        self._wake()
+
+    def closed(self, name: str) -> None:  # noqa: D102
+        self._snapshots.discard(name)
+        self._wake()
+
+    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
+        self._aliases.pop(alias, None)
+        if name is not None:
+            self._aliases[alias] = name
+        self._wake()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
+        """The status of now."""
+        status = self.status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service or snapshot: list the services")
+        return pb.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> AsyncIterator[pb.HealthCheckResponse]:
+        """The status of now, and each other one that follows, until the server drains."""
+        if len(self._watchers) >= WATCHES_MAX:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watches run, the most that are taken: use Check"
+            )
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        told = None
+        try:
+            while True:
+                changed.clear()
+                status = self.status(request.service)
+                now = pb.HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
+                if now != told:
+                    yield pb.HealthCheckResponse(status=now)
+                    told = now
+                if self._phase is Phase.DRAINING:
+                    return
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._wake()
+
+    def _wake(self) -> None:
+        for changed in self._watchers:
+            changed.set()

@@ -1,0 +1,118 @@
+"""How does a line of the log look, and which are written? (record -> text or JSON)."""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ffnsearch_service.config import LoggingSettings
+from ffnsearch_service.operations.callers import CallRecord, current_call
+
+FRAMES_MAX = 3
+_call_log = logging.getLogger("ffnsearch.call")
+
+
+@contextmanager
+def logging_to(settings: LoggingSettings, stream: IO[str] | None = None) -> Iterator[None]:
+    """Let all of the process log to a stream, by default stderr, and in the end to where it did before.
+
+    A failure is told by its class and the functions it came through. Its message, which may quote what a caller
+    sent, and the stack trace, which has paths, are written at level `debug` alone.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter((JsonLines if settings.format == "json" else TextLines)(traces=settings.level == "debug"))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def log_call(record: CallRecord) -> None:
+    """Write the one line of a call: no text, no path, no token of it. Probes and reflection are told at `debug`."""
+    level = logging.DEBUG if record.method.startswith("grpc.") else logging.INFO
+    if not _call_log.isEnabledFor(level):
+        return
+    fields = {
+        "method": record.method,
+        "code": record.code,
+        "duration_ms": round(1e3 * record.duration_s, 3),
+        "prompts": record.prompts,
+        "snapshot": record.snapshot,
+        "token": record.token_name,
+    }
+    _call_log.log(level, "call", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+
+
+class _Lines(logging.Formatter):
+    """A record as a flat mapping, in the order in which it is read."""
+
+    def __init__(self, *, traces: bool) -> None:
+        super().__init__()
+        self._traces = traces
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What a line says."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        found = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        call = current_call.get()
+        if call is not None:
+            found["request_id"] = call.request_id
+        found |= getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[1]:
+            found["error"] = type(record.exc_info[1]).__name__
+            found["where"] = _where(record.exc_info[1])
+            if self._traces:
+                found["trace"] = self.formatException(record.exc_info)
+        return found
+
+
+class JsonLines(_Lines):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        return json.dumps(self.fields(record), default=str)
+
+
+class TextLines(_Lines):
+    """`TIME LEVEL LOGGER message name=value ...`; values with spaces or controls are quoted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text; a stack trace, where one is wanted, follows in lines of its own."""
+        fields = self.fields(record)
+        trace = fields.pop("trace", None)
+        head = " ".join(str(fields.pop(name)) for name in ("time", "level", "logger"))
+        message = _one_line(fields.pop("message"))
+        line = " ".join([head, message, *(f"{name}={_plain(value)}" for name, value in fields.items())])
+        return f"{line}\n{trace}" if trace else line
+
+
+def _where(error: BaseException) -> str:
+    """The last functions that an error came through, innermost first: module, function and line, no path."""
+    frames = list(traceback.walk_tb(error.__traceback__))[-FRAMES_MAX:]
+    return " < ".join(
+        f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}:{line}" for frame, line in reversed(frames)
+    )
+
+
+def _plain(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and not set(text) & set(' "=') and text else json.dumps(text)
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)[1:-1]

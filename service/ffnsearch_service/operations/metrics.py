@@ -1,0 +1,187 @@
+"""What is measured? (events and calls -> Prometheus metrics, in a registry of our own)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.observer import CatalogObserver, EngineObserver, SnapshotSeen
+
+STAGES = ("tokenize", "queue", "model", "search", "combine", "write")
+
+# From what a call costs without any work, about 1 ms, to the client's own deadline of 30 s; 2 to 2.5 times a step.
+CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# Tokenizing and combining take some 10 us a prompt: two steps more at the fine end.
+STAGE_SECONDS = (0.0001, 0.0003, *CALL_SECONDS)
+# Batches double until another prompt gains nothing, at `prompts_max`.
+BATCH_PROMPTS = tuple(2.0**power for power in range(11))
+BATCH_CALLS = tuple(2.0**power for power in range(7))  # to `calls_max`
+# Neighbors differ by powers of ten; 0 is no support in this block, and 10^8 more than any corpus has.
+NEIGHBORS = (0, *(10**power for power in range(9)))
+
+
+class Metrics(EngineObserver, CatalogObserver):
+    """Counts what a server does. Any thread may call any method; labels are looked up once, not at each event."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Gauge("ffnsearch_build_info", "The version that runs; always 1.", ["version"], registry=registry).labels(
+            version
+        ).set(1)
+        calls = Counter("ffnsearch_calls", "Calls that have ended.", ["method", "code"], registry=registry)
+        self._ended = _Children(calls.labels)
+        seconds = Histogram(
+            "ffnsearch_call_seconds",
+            "Duration of unary calls.",
+            ["method"],
+            buckets=CALL_SECONDS,
+            registry=registry,
+        )
+        self._seconds = _Children(seconds.labels)
+        self.in_flight = Gauge("ffnsearch_calls_in_flight", "Calls that have begun and not ended.", registry=registry)
+        refused = Counter("ffnsearch_refused", "Calls refused at the door.", ["reason"], registry=registry)
+        self._refused = _Children(refused.labels)
+        self._queue_calls = Gauge("ffnsearch_queue_calls", "Calls that wait for the engine.", registry=registry)
+        self._queue_prompts = Gauge("ffnsearch_queue_prompts", "Prompts of those calls.", registry=registry)
+        self._waits = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
+        self._batch_calls = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS)
+        self._batch_prompts = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS)
+        self._tokens = Counter("ffnsearch_tokens", "Tokens of all batches.", registry=registry)
+        stages = Histogram(
+            "ffnsearch_stage_seconds",
+            "Time of a prediction by stage.",
+            ["stage"],
+            buckets=STAGE_SECONDS,
+            registry=registry,
+        )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self._neighbors = _NeighborCounts()
+        self._catalog = _CatalogInfo()
+        registry.register(self._neighbors)
+        registry.register(self._catalog)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def ended(self, record: CallRecord, *, is_unary: bool) -> None:
+        """Count a call that has ended; one that streams lasts as long as its caller likes, and is not timed."""
+        self._ended[record.method, record.code].inc()
+        if is_unary:
+            self._seconds[(record.method,)].observe(record.duration_s)
+        if record.timings is not None:
+            for stage, nanoseconds in stage_times(record.timings).items():
+                self._stages[stage].observe(nanoseconds / 1e9)
+
+    def queued(self, calls: int, prompts: int) -> None:  # noqa: D102 - the observer's contracts
+        self._queue_calls.set(calls)
+        self._queue_prompts.set(prompts)
+
+    def refused(self, reason: str) -> None:  # noqa: D102
+        self._refused[(reason,)].inc()
+
+    def taken(self, waited_s: float) -> None:  # noqa: D102
+        self._waits.observe(waited_s)
+
+    def batched(self, calls: int, prompts: int, tokens: int) -> None:  # noqa: D102
+        self._batch_calls.observe(calls)
+        self._batch_prompts.observe(prompts)
+        self._tokens.inc(tokens)
+
+    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:  # noqa: D102
+        self._neighbors.add(block, np.asarray(neighbors))
+
+    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102
+        self._catalog.snapshots = {**self._catalog.snapshots, snapshot.name: snapshot}
+
+    def closed(self, name: str) -> None:  # noqa: D102
+        self._catalog.snapshots = {known: one for known, one in self._catalog.snapshots.items() if known != name}
+
+    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
+        self._catalog.aliases = {known: to for known, to in self._catalog.aliases.items() if known != alias} | (
+            {alias: name} if name is not None else {}
+        )
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"ffnsearch_{name}", what, buckets=buckets, registry=self.registry)
+
+
+def stage_times(timings: Any) -> dict[str, int]:
+    """Nanoseconds by stage, in their order, of a response's timings; writing is what is left of the whole."""
+    found = {stage: getattr(timings, f"{stage}_ns") for stage in STAGES[:-1]}
+    return {**found, "write": max(0, timings.total_ns - sum(found.values()))}
+
+
+class _Children(dict[tuple[str, ...], Any]):
+    """The children of a metric by their labels, made when first wanted."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        self[labels] = child = self._make(*labels)
+        return child
+
+
+class _NeighborCounts(Collector):
+    """A histogram by block that takes an array at once: a batch has thousands of counts.
+
+    One thread adds, the engine's; a reader may see a batch without its sum.
+    """
+
+    def __init__(self) -> None:
+        self._edges = np.array(NEIGHBORS)
+        self._counts: dict[int, NDArray[np.int64]] = {}
+        self._sums: dict[int, int] = {}
+
+    def add(self, block: int, neighbors: NDArray[np.int64]) -> None:
+        """Count the neighbors of each prompt."""
+        places = np.searchsorted(self._edges, neighbors, side="left")
+        counted = np.bincount(places, minlength=len(self._edges) + 1)
+        self._counts[block] = self._counts.get(block, 0) + counted
+        self._sums[block] = self._sums.get(block, 0) + int(neighbors.sum())
+
+    def collect(self) -> Iterator[Metric]:
+        """The histogram as it is now."""
+        family = HistogramMetricFamily(
+            "ffnsearch_neighbors", "Neighbors of a prompt above the lowest threshold.", labels=["block"]
+        )
+        for block, counted in sorted(self._counts.copy().items()):
+            edges = [*(str(float(edge)) for edge in NEIGHBORS), "+Inf"]
+            buckets = list(zip(edges, np.cumsum(counted).tolist(), strict=True))
+            family.add_metric([str(block)], buckets, self._sums.get(block, 0))
+        yield family
+
+
+class _CatalogInfo(Collector):
+    """What is open under which name. The mappings are replaced, not changed, so a reader sees a whole one."""
+
+    def __init__(self) -> None:
+        self.snapshots: dict[str, SnapshotSeen] = {}
+        self.aliases: dict[str, str] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """The snapshots and aliases of this moment."""
+        snapshots, aliases = self.snapshots, self.aliases
+        yield GaugeMetricFamily("ffnsearch_snapshots_open", "Open snapshots.", value=len(snapshots))
+        substrings = GaugeMetricFamily(
+            "ffnsearch_snapshot_substrings",
+            "Substrings of an open snapshot.",
+            labels=["snapshot", "snapshot_id", "backend"],
+        )
+        for name, one in snapshots.items():
+            substrings.add_metric([name, one.snapshot_id, one.backend], one.substrings)
+        yield substrings
+        info = GaugeMetricFamily(
+            "ffnsearch_alias_info", "Which snapshot an alias means; always 1.", labels=["alias", "snapshot"]
+        )
+        for alias, name in aliases.items():
+            info.add_metric([alias, name], 1)
+        yield info

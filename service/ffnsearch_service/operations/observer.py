@@ -1,0 +1,73 @@
+"""What may the engine and the catalog tell, for whoever keeps count? (events; by default nobody listens)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EngineObserver:
+    """Hears what happens to the work. Does nothing; a subclass overrides what it counts.
+
+    Any thread may call any method; none of them raises, waits or takes longer than some microseconds.
+    """
+
+    def queued(self, calls: int, prompts: int) -> None:
+        """So many calls, with so many prompts, wait now: after each that comes, goes or is taken."""
+
+    def refused(self, reason: str) -> None:
+        """A call was refused at the door. reason: that of the error, UPPER_SNAKE."""
+
+    def taken(self, waited_s: float) -> None:
+        """A call has left the queue for the engine, after so many seconds."""
+
+    def batched(self, calls: int, prompts: int, tokens: int) -> None:
+        """A batch begins: so many calls in it, prompts and tokens together."""
+
+    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:
+        """So many neighbors each prompt of a batch has in a block, above the lowest threshold."""
+
+
+class SnapshotSeen(NamedTuple):
+    """A snapshot that is open under a name."""
+
+    name: str
+    snapshot_id: str
+    substrings: int
+    backend: str
+
+
+class CatalogObserver:
+    """Hears which snapshots there are. Does nothing; a subclass overrides what it wants to know.
+
+    The methods are called in the event loop, in the order of the changes.
+    """
+
+    def opened(self, snapshot: SnapshotSeen) -> None:
+        """A snapshot can be asked from now on."""
+
+    def closed(self, name: str) -> None:
+        """A snapshot cannot be asked any more; calls that have begun go on."""
+
+    def pointed(self, alias: str, name: str | None) -> None:
+        """An alias means this snapshot from now on; None: it is gone."""
+
+
+class CatalogObservers(CatalogObserver):
+    """Passes everything on to several, in their order."""
+
+    def __init__(self, *observers: CatalogObserver) -> None:
+        self._observers = observers
+
+    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - as above
+        for observer in self._observers:
+            observer.opened(snapshot)
+
+    def closed(self, name: str) -> None:  # noqa: D102
+        for observer in self._observers:
+            observer.closed(name)
+
+    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
+        for observer in self._observers:
+            observer.pointed(alias, name)

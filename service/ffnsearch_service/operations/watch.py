@@ -1,0 +1,79 @@
+"""What watches a server from its start to its end? (settings -> metrics, log lines, spans and health, together)."""
+
+from types import TracebackType
+from typing import Self
+
+from ffnsearch_service.address import listening_address
+from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
+from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.interceptor import CallInterceptor
+from ffnsearch_service.operations.logs import log_call
+from ffnsearch_service.operations.metrics import Metrics
+from ffnsearch_service.operations.observer import CatalogObservers
+from ffnsearch_service.operations.tracing import Tracer
+
+
+class Operations:
+    """Everything that watches one server. Made before snapshots are read, closed after they are.
+
+    interceptor: the first of the server's. metrics: the engine's observer. catalog: the catalog's observer.
+    health: the servicer of grpc.health.v1. Where the settings name no port, nobody can read the metrics.
+    """
+
+    def __init__(self, config: ServerConfig, health: Health, version: str) -> None:
+        """Begin to watch; with a port for it, measurements and probes can be read at once.
+
+        Raises SettingsError for a missing extra, AddressError for a port that cannot be had.
+        """
+        self.health = health
+        self.metrics = Metrics(version)
+        self.catalog = CatalogObservers(self.metrics, health)
+        self.interceptor = CallInterceptor(self._begun, self._ended)
+        self._tracer = Tracer.open(config.tracing, version)
+        self._endpoint = self._listen(config)
+
+    @property
+    def address(self) -> str | None:
+        """Where measurements and probes are read, `host:port`, or None."""
+        return self._endpoint.address if self._endpoint else None
+
+    def close(self) -> None:
+        """Send the spans that wait, at most some seconds long, and stop listening."""
+        if self._tracer:
+            self._tracer.close()
+        if self._endpoint:
+            self._endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begun(self, record: CallRecord) -> None:
+        self.metrics.in_flight.inc()
+
+    def _ended(self, record: CallRecord, is_unary: bool) -> None:
+        self.metrics.in_flight.dec()
+        self.metrics.ended(record, is_unary=is_unary)
+        log_call(record)
+        if self._tracer:
+            self._tracer.ended(record)
+
+    def _listen(self, config: ServerConfig) -> Endpoint | None:
+        settings = config.metrics
+        if settings.port is None:
+            return None
+        listening_address(settings.host, settings.port, insecure_public=config.insecure_public)
+        pages = {
+            "/metrics": lambda: Page(200, METRICS_TYPE, self.metrics.text()),
+            "/livez": lambda: Page(200, "text/plain", b"alive\n"),
+            "/readyz": lambda: (
+                Page(200, "text/plain", b"ready\n") if self.health.is_ready else Page(503, "text/plain", b"not ready\n")
+            ),
+        }
+        return Endpoint(settings.host, settings.port, pages)

@@ -1,0 +1,95 @@
+"""Which settings are there, of which type, in which range? (the dataclasses of `config.py` -> settings by key)."""
+
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from ffnsearch_service.config import Limits, ServerConfig
+
+TABLES = ("snapshots", "aliases")
+"""Sections whose keys the operator chooses: names of snapshots, and aliases."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""What a snapshot or an alias may be called: also a legible label, file name and name of a health service."""
+
+INT32_MAX = 2**31 - 1
+"""gRPC keeps the lengths of messages in an int32; nothing counted here comes near it."""
+
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "server.port": (0, 65535),
+    "server.threads": (1, 1024),
+    "server.grace_s": (0, 3600),
+    "metrics.port": (0, 65535),
+    "admin.builds_max": (1, 64),
+}
+_CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("tiles", "exact", "faiss")}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting with a key of its own.
+
+    key: `section.name`. kind: bool, int, float, str or Path. choices: the only values of a str, or none.
+    bounds: least and greatest value of a number, both allowed, or none. optional: whether it may be absent.
+    owner, field: the dataclass and its field.
+    """
+
+    key: str
+    kind: type
+    optional: bool
+    default: Any
+    owner: type
+    field: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+
+
+@cache
+def settings() -> dict[str, Setting]:
+    """Every setting by its key, section by section; the tables are not among them."""
+    found = {}
+    for section, owner in sections().items():
+        kinds = typing.get_type_hints(owner)
+        for one in fields(owner):
+            if owner is ServerConfig and (one.name in TABLES or is_dataclass(kinds[one.name])):
+                continue
+            found[f"{section}.{one.name}"] = _setting(f"{section}.{one.name}", owner, one.name, kinds[one.name])
+    return found
+
+
+@cache
+def sections() -> dict[str, type]:
+    """The dataclass of each section with settings of its own; that of `server` is the whole."""
+    kinds = typing.get_type_hints(ServerConfig)
+    return {"server": ServerConfig, **{section: kinds[field] for section, field in section_fields().items()}}
+
+
+@cache
+def section_fields() -> dict[str, str]:
+    """The field of ServerConfig that each section but `server` is, by the section's name."""
+    kinds = typing.get_type_hints(ServerConfig)
+    return {
+        "admin" if one.name == "administration" else one.name: one.name
+        for one in fields(ServerConfig)
+        if is_dataclass(kinds[one.name])
+    }
+
+
+def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
+    optional = isinstance(hint, types.UnionType)
+    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else _CHOICES.get(key, ())
+    return Setting(
+        key=key,
+        kind=str if choices else kind,
+        optional=optional,
+        default=getattr(owner(), field),
+        owner=owner,
+        field=field,
+        choices=choices,
+        bounds=(1, INT32_MAX) if owner is Limits else _BOUNDS.get(key),
+    )

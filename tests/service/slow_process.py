@@ -1,0 +1,33 @@
+"""A server in a process of its own whose searches run until a line comes in on stdin: `slow_process.py SNAPSHOT`."""
+
+import asyncio
+import sys
+import threading
+from pathlib import Path
+
+from serving import SlowPredictor, operations_for
+
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.config import LoggingSettings, MetricsSettings, ServerConfig
+from ffnsearch_service.engine import Engine
+from ffnsearch_service.operations.logs import logging_to
+from ffnsearch_service.server import serve
+
+
+def main() -> None:
+    """Print `ADDRESS METRICS_ADDRESS` once calls are taken, `closed` once the snapshot is."""
+    slow = SlowPredictor(Datastore.open(Path(sys.argv[1]), check="sizes"))
+
+    def release() -> None:
+        sys.stdin.readline()
+        slow.release.set()
+
+    threading.Thread(target=release, daemon=True).start()
+    config = ServerConfig(port=0, grace_s=15, metrics=MetricsSettings(port=0))
+    with logging_to(LoggingSettings("json")), Engine(slow) as engine, operations_for(engine, config) as operations:
+        asyncio.run(serve(engine, config, operations, lambda address: print(address, operations.address, flush=True)))
+    print("closed", flush=True)
+
+
+if __name__ == "__main__":
+    main()
