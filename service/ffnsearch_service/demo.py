@@ -63,6 +63,7 @@ def _build(snapshot: Path) -> None:
 def _served(snapshot: Path) -> Iterator[str]:
     """Serve a snapshot in another process, on a free port; yields the address, and ends the process afterwards."""
     command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", str(snapshot), "--port", "0"]
+    command += ["--set", "logging.level=warning"]  # the answers are what is shown, not a line for each
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

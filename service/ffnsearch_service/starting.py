@@ -51,4 +51,4 @@ def print_findings(found: "Findings", *, as_json: bool) -> None:
         print(f"address   {address} is free")
     for warning in found.warnings:
         print(f"warning   {warning}")
-    print(f"{len(found.problems)} problems" if found.problems else "ready to start")
+    print(f"problems: {len(found.problems)}" if found.problems else "ready to start")

@@ -142,6 +142,7 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
 
 def test_a_stream_is_counted_and_not_timed(metrics):
     record = CallRecord("id", "grpc.health.v1.Health/Watch", code="CANCELLED", duration_s=3600)
+    metrics.begun()
     metrics.ended(record, is_unary=False)
     found = scrape(metrics)
     assert found["ffnsearch_calls_total", "CANCELLED", record.method] == 1

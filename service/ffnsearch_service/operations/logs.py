@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from ffnsearch_service.config import LoggingSettings
 from ffnsearch_service.operations.callers import CallRecord, current_call
 
 FRAMES_MAX = 3
+_PLAIN = re.compile(r"[A-Za-z0-9_./:<>,+-]+")
 _call_log = logging.getLogger("ffnsearch.call")
 
 
@@ -49,7 +51,9 @@ def log_call(record: CallRecord) -> None:
         "snapshot": record.snapshot,
         "token": record.token_name,
     }
-    _call_log.log(level, "call", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+    extra = {"fields": {name: value for name, value in fields.items() if value is not None}}
+    line = _call_log.makeRecord(_call_log.name, level, "", 0, "call", (), None, extra=extra)
+    _call_log.handle(line)  # without a search through the stack for who logs: it is always here
 
 
 class _Lines(logging.Formatter):
@@ -58,12 +62,12 @@ class _Lines(logging.Formatter):
     def __init__(self, *, traces: bool) -> None:
         super().__init__()
         self._traces = traces
+        self._second = (0, "")
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """What a line says."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         found = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "time": f"{self._written(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -78,6 +82,14 @@ class _Lines(logging.Formatter):
             if self._traces:
                 found["trace"] = self.formatException(record.exc_info)
         return found
+
+    def _written(self, second: int) -> str:
+        """A second of Unix time as ISO 8601 has it; the last one is kept, as many lines share it."""
+        known, text = self._second
+        if known != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, text)
+        return text
 
 
 class JsonLines(_Lines):
@@ -111,7 +123,7 @@ def _where(error: BaseException) -> str:
 
 def _plain(value: Any) -> str:
     text = str(value)
-    return text if text.isprintable() and not set(text) & set(' "=') and text else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _one_line(text: str) -> str:

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.histograms import Histogram
 from ffnsearch_service.operations.observer import CatalogObserver, EngineObserver, SnapshotSeen
 
 STAGES = ("tokenize", "queue", "model", "search", "combine", "write")
@@ -26,7 +27,10 @@ NEIGHBORS = (0, *(10**power for power in range(9)))
 
 
 class Metrics(EngineObserver, CatalogObserver):
-    """Counts what a server does. Any thread may call any method; labels are looked up once, not at each event."""
+    """Counts what a server does; labels are looked up once, not at each event.
+
+    Any thread may call any method, but `begun` and `ended`, which are the event loop's.
+    """
 
     def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -36,52 +40,49 @@ class Metrics(EngineObserver, CatalogObserver):
         ).set(1)
         calls = Counter("ffnsearch_calls", "Calls that have ended.", ["method", "code"], registry=registry)
         self._ended = _Children(calls.labels)
-        seconds = Histogram(
-            "ffnsearch_call_seconds",
-            "Duration of unary calls.",
-            ["method"],
-            buckets=CALL_SECONDS,
-            registry=registry,
-        )
-        self._seconds = _Children(seconds.labels)
-        self.in_flight = Gauge("ffnsearch_calls_in_flight", "Calls that have begun and not ended.", registry=registry)
+        self._seconds = self._histogram("call_seconds", "Duration of unary calls.", CALL_SECONDS, "method")
+        self._in_flight = 0
+        self._waiting = (0, 0)
+        self._gauge("calls_in_flight", "Calls that have begun and not ended.", lambda: self._in_flight)
+        self._gauge("queue_calls", "Calls that wait for the engine.", lambda: self._waiting[0])
+        self._gauge("queue_prompts", "Prompts of the calls that wait for the engine.", lambda: self._waiting[1])
         refused = Counter("ffnsearch_refused", "Calls refused at the door.", ["reason"], registry=registry)
         self._refused = _Children(refused.labels)
-        self._queue_calls = Gauge("ffnsearch_queue_calls", "Calls that wait for the engine.", registry=registry)
-        self._queue_prompts = Gauge("ffnsearch_queue_prompts", "Prompts of those calls.", registry=registry)
-        self._waits = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
-        self._batch_calls = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS)
-        self._batch_prompts = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS)
-        self._tokens = Counter("ffnsearch_tokens", "Tokens of all batches.", registry=registry)
-        stages = Histogram(
-            "ffnsearch_stage_seconds",
-            "Time of a prediction by stage.",
-            ["stage"],
-            buckets=STAGE_SECONDS,
-            registry=registry,
+        wait = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
+        calls_together = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS)
+        prompts_together = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS)
+        stages = self._histogram("stage_seconds", "Time of a prediction by stage.", STAGE_SECONDS, "stage")
+        self._waits, self._batch_calls, self._batch_prompts = (
+            one.series() for one in (wait, calls_together, prompts_together)
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
-        self._neighbors = _NeighborCounts()
+        self._stages = {stage: stages.series(stage) for stage in STAGES}
+        self._tokens = Counter("ffnsearch_tokens", "Tokens of all batches.", registry=registry)
+        self._neighbors = self._histogram(
+            "neighbors", "Neighbors of a prompt above the lowest threshold.", NEIGHBORS, "block"
+        )
         self._catalog = _CatalogInfo()
-        registry.register(self._neighbors)
         registry.register(self._catalog)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
+    def begun(self) -> None:
+        """Count a call that has begun."""
+        self._in_flight += 1
+
     def ended(self, record: CallRecord, *, is_unary: bool) -> None:
         """Count a call that has ended; one that streams lasts as long as its caller likes, and is not timed."""
+        self._in_flight -= 1
         self._ended[record.method, record.code].inc()
         if is_unary:
-            self._seconds[(record.method,)].observe(record.duration_s)
+            self._seconds.series(record.method).observe(record.duration_s)
         if record.timings is not None:
             for stage, nanoseconds in stage_times(record.timings).items():
                 self._stages[stage].observe(nanoseconds / 1e9)
 
     def queued(self, calls: int, prompts: int) -> None:  # noqa: D102 - the observer's contracts
-        self._queue_calls.set(calls)
-        self._queue_prompts.set(prompts)
+        self._waiting = (calls, prompts)
 
     def refused(self, reason: str) -> None:  # noqa: D102
         self._refused[(reason,)].inc()
@@ -95,7 +96,7 @@ class Metrics(EngineObserver, CatalogObserver):
         self._tokens.inc(tokens)
 
     def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:  # noqa: D102
-        self._neighbors.add(block, np.asarray(neighbors))
+        self._neighbors.series(str(block)).observe_all(np.asarray(neighbors))
 
     def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102
         self._catalog.snapshots = {**self._catalog.snapshots, snapshot.name: snapshot}
@@ -108,14 +109,26 @@ class Metrics(EngineObserver, CatalogObserver):
             {alias: name} if name is not None else {}
         )
 
-    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"ffnsearch_{name}", what, buckets=buckets, registry=self.registry)
+    def _gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
+        Gauge(f"ffnsearch_{name}", what, registry=self.registry).set_function(value)
+
+    def _histogram(self, name: str, what: str, edges: Sequence[float], label: str | None = None) -> Histogram:
+        made = Histogram(f"ffnsearch_{name}", what, edges, label)
+        self.registry.register(made)
+        return made
 
 
 def stage_times(timings: Any) -> dict[str, int]:
     """Nanoseconds by stage, in their order, of a response's timings; writing is what is left of the whole."""
-    found = {stage: getattr(timings, f"{stage}_ns") for stage in STAGES[:-1]}
-    return {**found, "write": max(0, timings.total_ns - sum(found.values()))}
+    found = {
+        "tokenize": timings.tokenize_ns,
+        "queue": timings.queue_ns,
+        "model": timings.model_ns,
+        "search": timings.search_ns,
+        "combine": timings.combine_ns,
+    }
+    found["write"] = max(0, timings.total_ns - sum(found.values()))
+    return found
 
 
 class _Children(dict[tuple[str, ...], Any]):
@@ -128,36 +141,6 @@ class _Children(dict[tuple[str, ...], Any]):
     def __missing__(self, labels: tuple[str, ...]) -> Any:
         self[labels] = child = self._make(*labels)
         return child
-
-
-class _NeighborCounts(Collector):
-    """A histogram by block that takes an array at once: a batch has thousands of counts.
-
-    One thread adds, the engine's; a reader may see a batch without its sum.
-    """
-
-    def __init__(self) -> None:
-        self._edges = np.array(NEIGHBORS)
-        self._counts: dict[int, NDArray[np.int64]] = {}
-        self._sums: dict[int, int] = {}
-
-    def add(self, block: int, neighbors: NDArray[np.int64]) -> None:
-        """Count the neighbors of each prompt."""
-        places = np.searchsorted(self._edges, neighbors, side="left")
-        counted = np.bincount(places, minlength=len(self._edges) + 1)
-        self._counts[block] = self._counts.get(block, 0) + counted
-        self._sums[block] = self._sums.get(block, 0) + int(neighbors.sum())
-
-    def collect(self) -> Iterator[Metric]:
-        """The histogram as it is now."""
-        family = HistogramMetricFamily(
-            "ffnsearch_neighbors", "Neighbors of a prompt above the lowest threshold.", labels=["block"]
-        )
-        for block, counted in sorted(self._counts.copy().items()):
-            edges = [*(str(float(edge)) for edge in NEIGHBORS), "+Inf"]
-            buckets = list(zip(edges, np.cumsum(counted).tolist(), strict=True))
-            family.add_metric([str(block)], buckets, self._sums.get(block, 0))
-        yield family
 
 
 class _CatalogInfo(Collector):

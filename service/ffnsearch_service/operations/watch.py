@@ -55,10 +55,9 @@ class Operations:
         self.close()
 
     def _begun(self, record: CallRecord) -> None:
-        self.metrics.in_flight.inc()
+        self.metrics.begun()
 
     def _ended(self, record: CallRecord, is_unary: bool) -> None:
-        self.metrics.in_flight.dec()
         self.metrics.ended(record, is_unary=is_unary)
         log_call(record)
         if self._tracer:

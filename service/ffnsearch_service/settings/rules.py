@@ -88,8 +88,9 @@ def _metrics(config: ServerConfig, origin: Origin) -> Iterator[str]:
         return
     if not (is_loopback(metrics.host) or config.insecure_public):
         yield (
-            f"metrics.host ({origin('metrics.host')}): {shown(metrics.host)} can be reached from other "
-            "machines, and metrics are neither encrypted nor authenticated: listen on 127.0.0.1, or accept that with --insecure-public"
+            f"metrics.host ({origin('metrics.host')}): {shown(metrics.host)} can be reached from other machines, "
+            "and metrics are neither encrypted nor authenticated: listen on 127.0.0.1, or accept that with "
+            "--insecure-public"
         )
     if metrics.port == config.port != 0 and metrics.host == config.host:
         address = join(config.host, config.port)
