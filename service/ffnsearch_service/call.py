@@ -1,12 +1,21 @@
 """How long a caller waits: a deadline and a flag, looked at between tiles of work."""
 
 import time
+from typing import Any
 
 from ffnsearch_indexer.errors import CancelledError
 
 
 class Call:
-    """One caller's patience. `check` is a checkpoint of the search; any thread may call any method."""
+    """One caller's patience. `check` is a checkpoint of the search; any thread may call any method.
+
+    What is told of a call afterwards is kept here too, by whoever gets to know it. prompts: of the request. snapshot:
+    the name that it asked. timings: those of the response.
+    """
+
+    prompts: int | None = None
+    snapshot: str | None = None
+    timings: Any = None
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s

@@ -142,7 +142,7 @@ def serve(
         starting.print_findings(found, as_json=as_json)
         return refuse(found.problems) if found.problems else None
     starting.limit_threads(loaded.config.threads)
-    from ffnsearch_service.server import run
+    from ffnsearch_service.hosting import run
 
     run(loaded.config, _announce)
 
@@ -157,8 +157,6 @@ def demo(
     from ffnsearch_service.demo import run_demo
 
     run_demo(out, keep=keep)
-
-
 
 
 def _announce(address: str, engine: "Engine") -> None:

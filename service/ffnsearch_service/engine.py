@@ -120,6 +120,7 @@ class Engine:
         try:
             is_large = len(data) >= LARGE_REQUEST_BYTES
             request = await self._step(partial(_read, METHODS[method].request, data), is_large)
+            call.snapshot = request.snapshot
             with self.lease(request.snapshot) as snapshot:
                 steps = METHODS[method].begin(snapshot, request, call)
                 work = await self._step(partial(next, steps), is_large, snapshot)

@@ -19,12 +19,12 @@ from ffnsearch_service.administration import Administration, opener_of_built
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.state import Configured
+from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.opened import OpenSnapshot, software_version
-from ffnsearch_service.operations.catalog_watch import CatalogWatch
-from ffnsearch_service.operations.engine_watch import watch_engine
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.watch import Operations

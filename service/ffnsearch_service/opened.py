@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.predictor import Predictor, RankedNeighbors, SuffixClass
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.errors import CancelledError
+from ffnsearch_indexer.errors import CancelledError, DamageError, ProfileError
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.answers import Part, Times, combine_pieces
 from ffnsearch_service.batcher import Batch, Work
 from ffnsearch_service.call import Call
@@ -80,9 +81,17 @@ class OpenSnapshot:
         datastore = Datastore.open(path, check=check)
         try:
             return cls(Predictor(datastore, backend=backend), limits, name=name)
+        except ProfileError as error:
+            datastore.close()
+            raise DamageError(f"the manifest of {path} has a profile that cannot be used: {error.message}") from None
         except BaseException:
             datastore.close()
             raise
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the snapshot says of itself."""
+        return self.datastore.manifest
 
     @property
     def id(self) -> str:
@@ -111,6 +120,7 @@ class OpenSnapshot:
     def predict(self, request: pb.PredictRequest, call: Call) -> Generator[Work, Sequence[Part], pb.PredictResponse]:
         """Answer prompts. Raises FfnSearchError for a field at fault."""
         arrived_ns = time.perf_counter_ns()
+        call.prompts = len(request.prompts)
         job = self.reader.predict_job(request)
         usual = self._usual[job.profile_name] if job.profile_name else _Usual.of(job.profile)
         work = Work(
@@ -147,6 +157,7 @@ class OpenSnapshot:
             self.datastore.unigram,
         ).write(response.results, parts)
         response.timings.total_ns = time.perf_counter_ns() - arrived_ns
+        call.timings = response.timings
         return response
 
     def list_neighbors(

@@ -14,6 +14,7 @@ def complain(message: str) -> None:
     """Tell on stderr what is wrong, in one line."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
+
 def refuse(problems: Sequence[str]) -> NoReturn:
     """Tell every problem in a line of its own, and end."""
     for problem in problems:

@@ -7,7 +7,9 @@ from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.call import Call
+from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.engine import METHODS, Engine
+from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.status import status_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
@@ -37,10 +39,13 @@ class PredictionServicer:
         answer = self._engine.answer
 
         async def handle(data: bytes, context: Any) -> Any:
+            call = Call(context.time_remaining())
             try:
-                return await answer(method, data, Call(context.time_remaining()))
+                return await answer(method, data, call)
             except Exception as error:
                 await context.abort_with_status(_status(error))
+            finally:
+                _note(call)
 
         return handle
 
@@ -49,6 +54,14 @@ class PredictionServicer:
             return self._engine.get_info(request)
         except Exception as error:
             await context.abort_with_status(_status(error))
+
+
+def _note(call: Call) -> None:
+    """Tell those who keep count what is known of a call."""
+    record = current_call.get()
+    if record is not None:
+        record.prompts, record.timings = call.prompts, call.timings
+        record.snapshot = call.snapshot if call.snapshot and NAME.fullmatch(call.snapshot) else None
 
 
 def _status(error: Exception) -> Any:

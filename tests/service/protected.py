@@ -10,7 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ffnsearch_service.security.caller import CALLER
+from ffnsearch_service.operations.callers import current_call
+from ffnsearch_service.operations.interceptor import CallInterceptor
 from ffnsearch_service.security.protection import Protection
 
 WAIT_S = 20.0
@@ -47,7 +48,7 @@ class Methods:
 
     async def echo(self, request: bytes, context: Any) -> bytes:
         await asyncio.sleep(0)
-        return request + b" from " + CALLER.get().encode()
+        return request + b" from " + caller()
 
     async def sum(self, requests: Any, context: Any) -> bytes:
         self.begun.set()
@@ -57,7 +58,7 @@ class Methods:
         """Write the caller's name every 10 ms."""
         async with self._counted():
             while True:
-                await context.write(CALLER.get().encode())
+                await context.write(caller())
                 await asyncio.sleep(0.01)
 
     async def flood(self, request: bytes, context: Any) -> Any:
@@ -86,6 +87,12 @@ class Methods:
         return _Counted(self)
 
 
+def caller() -> bytes:
+    """Name of the token of the call that is being answered, as the record of the call has it."""
+    record = current_call.get()
+    return (record.token_name or "").encode() if record else b""
+
+
 class _Counted:
     def __init__(self, methods: Methods) -> None:
         self._methods = methods
@@ -109,7 +116,8 @@ def protected(protection: Protection, methods: Methods | None = None) -> Iterato
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start() -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(interceptors=protection.interceptors, options=protection.options)
+        watching = CallInterceptor(lambda record: None, lambda record, is_unary: None)
+        server = grpc.aio.server(interceptors=[watching, *protection.interceptors], options=protection.options)
         for service in (SERVICE, ADMIN_SERVICE):
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods.handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)

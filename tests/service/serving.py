@@ -14,13 +14,14 @@ from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.opened import OpenSnapshot
-from ffnsearch_service.security.protection import Protection
-from ffnsearch_service.server import Server
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.observer import SnapshotSeen
 from ffnsearch_service.operations.watch import Operations
-from ffnsearch_service.server import SERVICE, Server
+from ffnsearch_service.security.protection import Protection
+from ffnsearch_service.server import Server
+from ffnsearch_service.servicer import SERVICE
 
 WAIT_S = 20.0
 
@@ -70,9 +71,12 @@ def opened(engine: Engine) -> OpenSnapshot:
     """The snapshot that an engine answers from where a request names none."""
     with engine.lease("") as snapshot:
         return snapshot
+
+
 def operations_for(engine: Engine, config: ServerConfig) -> Operations:
     """What watches a server of the engine, whose snapshot is open under the name `tiny`."""
     operations = Operations(config, Health(SERVICE), "0.0")
+    watch_engine(engine, operations.metrics)
     found = engine.get_info()
     operations.catalog.opened(SnapshotSeen("tiny", found.snapshot.id, found.snapshot.substrings, found.backend))
     operations.catalog.pointed(DEFAULT_ALIAS, "tiny")
@@ -92,7 +96,10 @@ def server_thread(
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `serving` does; yields the address, and a function that begins the end without waiting for it."""
     settings = config or ServerConfig(port=0, grace_s=2)
-    with operations_for(engine, settings) as operations, watched_thread(engine, settings, operations) as served:
+    with (
+        operations_for(engine, settings) as operations,
+        watched_thread(engine, settings, operations, protection) as served,
+    ):
         yield served
 
 
@@ -105,7 +112,7 @@ def serving_with(engine: Engine, config: ServerConfig, operations: Operations) -
 
 @contextmanager
 def watched_thread(
-    engine: Engine, config: ServerConfig, operations: Operations
+    engine: Engine, config: ServerConfig, operations: Operations, protection: Protection | None = None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `server_thread` does, watched by operations that stay the test's."""
     loop = asyncio.new_event_loop()
@@ -116,8 +123,7 @@ def watched_thread(
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def make() -> Server:
-        return Server(engine, config or ServerConfig(Path(), port=0, grace_s=2), protection)
-        return Server(engine, config, operations)
+        return Server(engine, config, operations, protection or Protection.open(engine.limits))
 
     server = run(make())
     try:

@@ -10,8 +10,10 @@ from serving import SlowPredictor, operations_for
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import LoggingSettings, MetricsSettings, ServerConfig
 from ffnsearch_service.engine import Engine
+from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.operations.logs import logging_to
-from ffnsearch_service.server import serve
+from ffnsearch_service.security.protection import Protection
+from ffnsearch_service.server import Server, serve
 
 
 def main() -> None:
@@ -24,8 +26,17 @@ def main() -> None:
 
     threading.Thread(target=release, daemon=True).start()
     config = ServerConfig(port=0, grace_s=15, metrics=MetricsSettings(port=0))
-    with logging_to(LoggingSettings("json")), Engine(slow) as engine, operations_for(engine, config) as operations:
-        asyncio.run(serve(engine, config, operations, lambda address: print(address, operations.address, flush=True)))
+    with (
+        logging_to(LoggingSettings("json")),
+        Engine.of(OpenSnapshot(slow)) as engine,
+        operations_for(engine, config) as operations,
+    ):
+
+        async def work() -> None:
+            server = Server(engine, config, operations, Protection.open(config.limits))
+            await serve(server, config, lambda address: print(address, operations.address, flush=True))
+
+        asyncio.run(work())
     print("closed", flush=True)
 
 

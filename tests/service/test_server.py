@@ -21,7 +21,8 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.address import is_loopback, listening_address
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import AddressError
-from ffnsearch_service.server import SERVICE, run
+from ffnsearch_service.hosting import run
+from ffnsearch_service.servicer import SERVICE
 
 REQUEST = pb.PredictRequest(prompts=[pb.Prompt(text="the people")])
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

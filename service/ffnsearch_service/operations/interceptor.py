@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
+from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.operations.callers import REQUEST_ID_KEY, CallRecord, current_call, request_id_of
-from ffnsearch_service.settings.schema import NAME
 
 UNKNOWN_METHOD = "unknown"
 """The method of calls of something that is not there: their names are the caller's, without number or limit."""
@@ -54,7 +54,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
                 response = await behavior(request, context)
-                record.timings = getattr(response, "timings", None)
                 record.code = _code(context, None)
                 return response
             except BaseException as error:

@@ -42,12 +42,7 @@ class Metrics(EngineObserver, CatalogObserver):
         self._ended = _Children(calls.labels)
         self._seconds = self._histogram("call_seconds", "Duration of unary calls.", CALL_SECONDS, "method")
         self._in_flight = 0
-        self._waiting = (0, 0)
         self._gauge("calls_in_flight", "Calls that have begun and not ended.", lambda: self._in_flight)
-        self._gauge("queue_calls", "Calls that wait for the engine.", lambda: self._waiting[0])
-        self._gauge("queue_prompts", "Prompts of the calls that wait for the engine.", lambda: self._waiting[1])
-        refused = Counter("ffnsearch_refused", "Calls refused at the door.", ["reason"], registry=registry)
-        self._refused = _Children(refused.labels)
         wait = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
         calls_together = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS)
         prompts_together = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS)
@@ -81,13 +76,12 @@ class Metrics(EngineObserver, CatalogObserver):
             for stage, nanoseconds in stage_times(record.timings).items():
                 self._stages[stage].observe(nanoseconds / 1e9)
 
-    def queued(self, calls: int, prompts: int) -> None:  # noqa: D102 - the observer's contracts
-        self._waiting = (calls, prompts)
+    def watch_queue(self, calls: Callable[[], int], prompts: Callable[[], int]) -> None:
+        """Ask, whenever it is read, how many calls wait for the engine, and how many prompts they have. Once."""
+        self._gauge("queue_calls", "Calls that wait for the engine.", calls)
+        self._gauge("queue_prompts", "Prompts of the calls that wait for the engine.", prompts)
 
-    def refused(self, reason: str) -> None:  # noqa: D102
-        self._refused[(reason,)].inc()
-
-    def taken(self, waited_s: float) -> None:  # noqa: D102
+    def taken(self, waited_s: float) -> None:  # noqa: D102 - the observer's contracts
         self._waits.observe(waited_s)
 
     def batched(self, calls: int, prompts: int, tokens: int) -> None:  # noqa: D102

@@ -13,12 +13,6 @@ class EngineObserver:
     Any thread may call any method; none of them raises, waits or takes longer than some microseconds.
     """
 
-    def queued(self, calls: int, prompts: int) -> None:
-        """So many calls, with so many prompts, wait now: after each that comes, goes or is taken."""
-
-    def refused(self, reason: str) -> None:
-        """A call was refused at the door. reason: that of the error, UPPER_SNAKE."""
-
     def taken(self, waited_s: float) -> None:
         """A call has left the queue for the engine, after so many seconds."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.errors import AuthenticationError, ScopeError
-from ffnsearch_service.security.caller import CALLER
+from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.security.handlers import refusing
 from ffnsearch_service.security.refusals import RefusalLog
 from ffnsearch_service.security.scopes import scope_of
@@ -29,7 +29,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         self._refusals = RefusalLog()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Refuse the call, or give its handler; the caller's name is in CALLER from here on."""
+        """Refuse the call, or give its handler; the record of the call has the token's name from here on."""
         scope = scope_of(handler_call_details.method)
         if scope is None:
             return await continuation(handler_call_details)
@@ -38,7 +38,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         except (AuthenticationError, ScopeError) as refusal:
             self._refusals.note(refusal.reason)
             return refusing(refusal)
-        CALLER.set(token.name)
+        if (record := current_call.get()) is not None:
+            record.token_name = token.name
         handler = await continuation(handler_call_details)
         if handler is None or not (handler.request_streaming or handler.response_streaming):
             return handler

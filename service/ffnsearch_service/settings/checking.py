@@ -1,7 +1,6 @@
 """What would happen? (settings -> what a start would find, without starting anything)."""
 
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,8 @@ from ffnsearch_indexer.store.snapshot import check_sizes, read_manifest
 from ffnsearch_service.address import require_free
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.operations.tracing import require_extra
+from ffnsearch_service.security.tls import ServerTls, TlsFiles
+from ffnsearch_service.security.token_store import TokenStore
 from ffnsearch_service.settings import rules
 from ffnsearch_service.settings.loading import Loaded, key_values
 
@@ -82,7 +83,7 @@ def _tried(problems: list[str], loaded: Loaded, key: str, work: Callable[..., An
         return work(*arguments)
     except FfnSearchError as error:
         problems.append(f"{key} ({loaded.origin(key)}): {error.message}")
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         problems.append(f"{key} ({loaded.origin(key)}): {error.strerror or error}; give a file that can be read")
     return None
 
@@ -102,13 +103,14 @@ def _places(config: ServerConfig) -> Iterator[tuple[str, str, int]]:
 def _needs(config: ServerConfig) -> Iterator[tuple[str, Callable[[], object]]]:
     """Files, folders and extras that the settings name, each with what fails where it is not as it should be."""
     tls, admin = config.tls, config.administration
-    if tls.certificate_file:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        yield "tls.certificate_file", lambda: context.load_cert_chain(str(tls.certificate_file), tls.key_file)
-    if tls.client_ca_file:
-        yield "tls.client_ca_file", lambda: ssl.create_default_context(cafile=tls.client_ca_file)
+    if tls.certificate_file and tls.key_file:
+        yield (
+            "tls.certificate_file",
+            partial(ServerTls.open, TlsFiles(tls.certificate_file, tls.key_file, tls.client_ca_file)),
+        )
     if tokens_file := config.auth.tokens_file:
-        yield "auth.tokens_file", tokens_file.read_bytes
+        check_ms_max = config.limits.tokens_check_ms_max
+        yield "auth.tokens_file", partial(TokenStore.open, tokens_file, check_ms_max=check_ms_max)
     for key in ("snapshots_folder", "corpora_folder", "models_folder"):
         if folder := getattr(admin, key):
             yield f"admin.{key}", partial(os.listdir, folder)

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings import rules
-from ffnsearch_service.settings.schema import NAME, TABLES, section_fields, sections, settings
+from ffnsearch_service.settings.schema import TABLES, section_fields, sections, settings
 from ffnsearch_service.settings.sources import Given
 from ffnsearch_service.settings.values import UnfitValueError, path_of, shown, value_of
 
@@ -74,7 +75,10 @@ def _value(one: Given) -> Any:
 def _table_value(table: str, name: str, one: Given) -> Any:
     """The path of a snapshot, or the name that an alias points to."""
     if not NAME.fullmatch(name):
-        raise UnfitValueError(f"{shown(name)} is no name: use at most 63 letters, digits, dots, dashes, underscores")
+        raise UnfitValueError(
+            f"{shown(name)} is no name: take a lower-case letter, then at most 62 lower-case letters, digits and "
+            "hyphens"
+        )
     if not isinstance(one.raw, str) or not one.raw:
         raise UnfitValueError(
             f'{shown(one.raw)} is not a text: write NAME = "{"PATH" if table == "snapshots" else "NAME"}"'

@@ -1,6 +1,5 @@
 """Which settings are there, of which type, in which range? (the dataclasses of `config.py` -> settings by key)."""
 
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -12,9 +11,6 @@ from ffnsearch_service.config import Limits, ServerConfig
 
 TABLES = ("snapshots", "aliases")
 """Sections whose keys the operator chooses: names of snapshots, and aliases."""
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-"""What a snapshot or an alias may be called: also a legible label, file name and name of a health service."""
 
 INT32_MAX = 2**31 - 1
 """gRPC keeps the lengths of messages in an int32; nothing counted here comes near it."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.config import DEFAULT_ALIAS
 from ffnsearch_service.errors import SettingsError
-from ffnsearch_service.settings.schema import NAME, TABLES, sections
+from ffnsearch_service.settings.schema import TABLES, sections
 
 FILE_BYTES_MAX = 1 << 20
 """A file of settings is a page or two; a snapshot given by mistake is not read."""
@@ -84,7 +85,8 @@ def from_flags(flags: Mapping[str, object], assignments: Sequence[str] = ()) -> 
 def from_arguments(snapshots: Sequence[str]) -> list[Given]:
     """Read arguments `[NAME=]PATH`; the first one is what the alias `default` points to.
 
-    Without a name a snapshot is called as its folder, without `.ffn`.
+    Without a name a snapshot is called as its folder, without `.ffn`, in lower case and with hyphens for all else that
+    no name may have.
     """
     pairs = [_named(argument) for argument in snapshots]
     found = [Given(f"snapshots.{name}", path, f"argument {name}={path}", True, Path()) for name, path in pairs]
@@ -123,7 +125,9 @@ def _named(argument: str) -> tuple[str, str]:
     name, equals, path = argument.partition("=")
     if equals and NAME.fullmatch(name):
         return name, path
-    return Path(os.path.abspath(argument)).name.removesuffix(".ffn"), argument
+    folder = Path(os.path.abspath(argument)).name.removesuffix(".ffn").lower()
+    words = re.sub(r"[^a-z0-9]+", "-", folder).strip("-")
+    return (words if words[:1].isalpha() else f"snapshot-{words}".rstrip("-"))[:63], argument
 
 
 def _flag(key: str) -> str:

@@ -44,9 +44,7 @@ class CatalogWatch:
 
     def _tell(self) -> None:
         found = {
-            view.name: SnapshotSeen(
-                view.name, view.manifest.snapshot_id, view.manifest.substrings, self._backend
-            )
+            view.name: SnapshotSeen(view.name, view.manifest.snapshot_id, view.manifest.substrings, self._backend)
             for view in self.catalog.snapshots()
             if view.manifest is not None
         }
