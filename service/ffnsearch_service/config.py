@@ -36,9 +36,7 @@ class Limits:
     queue_prompts_max: int = 4096  # four of the largest calls wait; more would wait past any patience
     batch_prompts_max: int = 256  # throughput hardly grows beyond, and a small call waits for it to end
     batch_tokens_max: int = 64 * 1024  # of the windows: bounds how long the model holds a batch of long ones
-    piece_prompts_max: int = (
-        64  # what each call gets before any gets more: a quarter of a batch, and four forward passes
-    )
+    piece_prompts_max: int = 64  # what each call gets before any gets more: a quarter of a batch
     sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a batch has fewer prompts where they are large
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
@@ -55,7 +53,7 @@ class Limits:
     tokens_check_ms_max: int = 250  # oldest look at the tokens file: how long a revoked token may still be taken
     snapshots_max: int = 16  # open at a time; each holds some tens of files
     snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
-    aliases_max: int = 256
+    aliases_max: int = 256  # names for people; a thousand would be somebody's mistake
     builds_queued_max: int = 16  # builds that wait for their turn
     operations_max: int = 1000  # builds that are remembered; beyond it those that ended first are forgotten
 

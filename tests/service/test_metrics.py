@@ -69,6 +69,9 @@ def test_a_scrape_counts_calls_by_method_and_code(watched):
     assert found["ffnsearch_calls_in_flight",] == 0
     assert [found["ffnsearch_stage_seconds_count", stage] for stage in STAGES] == [3] * 6
     assert found["ffnsearch_stage_seconds_sum", "search"] > 0
+    assert found["ffnsearch_queue_calls",] == found["ffnsearch_queue_prompts",] == 0
+    assert found["ffnsearch_batch_prompts_sum",] == found["ffnsearch_neighbors_count", "0"] == 3
+    assert found["ffnsearch_queue_wait_seconds_count",] == 3
     assert found["ffnsearch_snapshots_open",] == 1
     assert found["ffnsearch_alias_info", "default", "tiny"] == 1
     assert found["process_resident_memory_bytes",] > 1e7
@@ -108,8 +111,7 @@ def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
 
 
 def test_the_engine_and_the_catalog_are_counted(metrics):
-    metrics.queued(3, 70)
-    metrics.refused("OVERLOADED")
+    metrics.watch_queue(lambda: 3, lambda: 70)
     metrics.taken(0.02)
     metrics.batched(2, 64, 640)
     metrics.found(0, [0, 1, 10, 11])
@@ -121,7 +123,6 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
     found = scrape(metrics)
     assert found["ffnsearch_queue_calls",] == 3
     assert found["ffnsearch_queue_prompts",] == 70
-    assert found["ffnsearch_refused_total", "OVERLOADED"] == 1
     assert found["ffnsearch_queue_wait_seconds_bucket", "0.025"] == 1
     assert found["ffnsearch_queue_wait_seconds_bucket", "0.01"] == 0
     assert found["ffnsearch_batch_prompts_bucket", "64.0"] == 1
@@ -150,8 +151,9 @@ def test_a_stream_is_counted_and_not_timed(metrics):
 
 
 def test_two_servers_count_apart(metrics):
-    metrics.refused("OVERLOADED")
-    assert ("ffnsearch_refused_total", "OVERLOADED") not in scrape(Metrics("1"))
+    metrics.batched(1, 7, 70)
+    assert scrape(metrics)["ffnsearch_tokens_total",] == 70
+    assert scrape(Metrics("1"))["ffnsearch_tokens_total",] == 0
 
 
 def test_measurements_are_for_this_machine_unless_asked_for(engine):

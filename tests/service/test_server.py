@@ -96,6 +96,9 @@ def test_a_call_that_is_cancelled_while_it_waits_never_runs(slow, slow_engine):
         first = stub.Predict.future(REQUEST)
         assert slow.running.wait(WAIT_S)
         assert code_of(lambda: stub.Predict(REQUEST, timeout=0.3)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        ends_s = time.monotonic() + WAIT_S
+        while slow_engine.batcher.waiting_calls and time.monotonic() < ends_s:
+            time.sleep(0.01)
         slow.release.set()
         assert first.result(WAIT_S).results
     assert slow.calls == 1

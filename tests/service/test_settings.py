@@ -67,13 +67,13 @@ def test_later_sources_win_and_origins_are_known(file):
 
 
 def test_the_first_snapshot_of_a_file_is_the_default_unless_an_alias_says_so(file):
-    text = '[snapshots]\none = "one.ffn"\n"two.v2" = "/two.ffn"\n'
+    text = '[snapshots]\none = "one.ffn"\n"two-v2" = "/two.ffn"\n'
     config = load(file(text)).config
     assert config.aliases == {"default": "one"}
-    assert config.snapshots["two.v2"] == Path("/two.ffn")
+    assert config.snapshots["two-v2"] == Path("/two.ffn")
     assert config.snapshots["one"].name == "one.ffn"
     assert config.snapshots["one"].is_absolute()  # relative to the file, wherever the server is started
-    assert load(file(text + '[aliases]\ndefault = "two.v2"\n')).config.aliases == {"default": "two.v2"}
+    assert load(file(text + '[aliases]\ndefault = "two-v2"\n')).config.aliases == {"default": "two-v2"}
 
 
 def test_the_environment_has_lists_of_snapshots_and_aliases():

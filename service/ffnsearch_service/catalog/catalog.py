@@ -332,7 +332,8 @@ class Catalog(Generic[Open]):
                 self._hold(entry)
             opened = self._open(name, entry)
         except Exception as error:  # whatever it is, it stops neither the start nor the other snapshots
-            _log.error("snapshot %s cannot be opened: %s", name, error, exc_info=not isinstance(error, FfnSearchError))
+            if not isinstance(error, FfnSearchError):
+                _log.exception("snapshot %s cannot be opened", name)
             with self._lock:
                 self._held.discard(entry)
                 entry.state, entry.error, entry.bytes = "FAILED", str(error), 0
