@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+from ffnsearch_service.cli_server import ServerOptions, access_of, with_server_options
 from ffnsearch_service.errors import RequestError, ServiceError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ EXAMPLES = (
     "127.0.0.1:50051 build next --corpus plays --load",
     "127.0.0.1:50051 alias default next --gate held_out:0.2",
     "127.0.0.1:50051 unload previous",
+    "--ca-file ca.pem --token-file admin.token search.example:443 list",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -31,7 +33,7 @@ def make_admin_app() -> typer.Typer:
         rich_markup_mode=None,
         epilog="\n".join(("\b", "Examples:", *(f"  ffnsearch admin {example}" for example in EXAMPLES))),
     )
-    app.callback()(admin)
+    app.callback()(with_server_options(admin, without=("snapshot",)))
     for command in (load, unload, alias, build, operations, cancel):
         app.command()(command)
     app.command("list")(list_all)
@@ -41,12 +43,12 @@ def make_admin_app() -> typer.Typer:
 def admin(
     context: typer.Context,
     address: Annotated[str, typer.Argument(help="HOST:PORT of a server.", show_default=False)],
-    timeout_s: Annotated[float, typer.Option(help="Seconds that a call may take.", min=0.001)] = 30,
+    server: ServerOptions,
 ) -> None:
-    """Give a running server other snapshots: load, unload, move aliases, build."""
+    """Give a running server other snapshots: load, unload, move aliases, build. Its options go before the address."""
     from ffnsearch_service.admin_client import AdminClient
 
-    context.obj = context.with_resource(AdminClient(address, timeout_s=timeout_s))
+    context.obj = context.with_resource(AdminClient(address, timeout_s=server.timeout_s, **access_of(server)))
 
 
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:

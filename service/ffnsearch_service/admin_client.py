@@ -4,9 +4,8 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
@@ -14,10 +13,11 @@ from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service import admin_reading as reading
 from ffnsearch_service.admin_results import Alias, BuildOperation, Snapshot
+from ffnsearch_service.client_call import TIMEOUT_S, Caller
+from ffnsearch_service.client_channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.errors import DeadlineExceededError
-from ffnsearch_service.status import service_error
+from ffnsearch_service.readiness import wait_until_ready
 
-TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 600.0
 """A load reads every byte of a snapshot: seconds for each GB."""
 POLL_S = 1.0
@@ -27,16 +27,23 @@ POLL_S = 1.0
 class AdminClient:
     """Administers the server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
-    channel: an open channel to use instead of one without encryption; it is closed with the client. `timeout_s` bounds
-    each call. Nothing is tried again: read, decide, then repeat with the etag that was read.
+    timeout_s: time allowed for a call that does not say. How the server is reached, and who says to be calling, is in
+    AccessOptions; it raises CredentialsError. Nothing is tried again: read, decide, then repeat with the etag that was
+    read.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S, channel: grpc.Channel | None = None) -> None:
+    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = channel or grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._caller = Caller(address, Bearer(address, access), timeout_s=timeout_s, retry_overloaded=False)
+        self._channel = open_channel(address, access)
         self._admin = pb_grpc.AdminServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
+
+    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
+        service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
+        wait_until_ready(self._caller, self._channel, timeout_s, service=service)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """All snapshots by name, a call a page."""
@@ -189,7 +196,4 @@ class AdminClient:
         return itertools.chain.from_iterable(pages())
 
     def _send(self, method: Callable[..., Any], request: Any, timeout_s: float | None = None) -> Any:
-        try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as error:
-            raise service_error(error, self.address) from None
+        return self._caller.call(method, request, timeout_s)

@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,18 +61,22 @@ class ServerOptions:
     access: "AccessOptions"
 
 
-def with_server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a subcommand the options of a server in place of its parameter `server`, a ServerOptions."""
+def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a subcommand the options of a server, `without` some, in place of its parameter `server`, a ServerOptions.
+
+    An option that it is without stays at its default.
+    """
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "server"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in _OPTIONS.items()
+        if name not in without
     ]
 
     @functools.wraps(command)
     def with_server(**arguments: Any) -> None:
-        said = {name: arguments.pop(name) for name in _OPTIONS}
+        said = {name: arguments.pop(name, default) for name, (_, default) in _OPTIONS.items()}
         access: Any = {name: value for name, value in said.items() if name not in _NOT_ACCESS and value}
         command(**arguments, server=ServerOptions(said["snapshot"], said["timeout_s"], access))
 

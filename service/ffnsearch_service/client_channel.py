@@ -1,26 +1,18 @@
 """How a client reaches a server: channel options, retries, TLS, and the token that says who calls."""
 
 import importlib.resources
-import re
-import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import grpc
 
-from ffnsearch_service.address import is_loopback
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import CredentialsError
-
-TOKEN_CHARACTERS_MAX = 4096
-"""Longest token: gRPC allows 8 KiB for all metadata of a call together."""
+from ffnsearch_service.security.calling import channel_credentials, load_token, token_metadata
 
 RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
 """Pause between two attempts to connect: gRPC's own grows to 2 minutes, after which a server has long been back."""
-
-_TOKEN = re.compile("[!-~]+")
 
 
 class AccessOptions(TypedDict, total=False):
@@ -29,7 +21,8 @@ class AccessOptions(TypedDict, total=False):
     tls: encrypt, and trust the certificate authorities that gRPC brings along. ca_file: encrypt, and trust those of
     this PEM file instead. certificate_file, key_file: what this client shows of itself (mutual TLS), both PEM; encrypts
     too. token: bearer token. token_file: a file with one, read again for every call, so that it can be replaced.
-    insecure_token: send the token although nothing is encrypted and the server is on another machine.
+    insecure_token: send the token although nothing is encrypted and the server is on another machine. A key or token
+    file that others may read is refused.
     """
 
     tls: bool
@@ -46,31 +39,20 @@ class Bearer:
 
     def __init__(self, address: str, access: AccessOptions) -> None:
         """Raises CredentialsError for a token that cannot be sent, or must not be sent to `address` in plain text."""
+        self._address = address
+        self._encrypted = _encrypted(access)
+        self._insecure_token = access.get("insecure_token", False)
         self._token, self._file = access.get("token"), access.get("token_file")
         if self._token is not None and self._file is not None:
             raise CredentialsError("a token is given, and a token file too: choose one", reason="TWO_TOKENS")
-        if not self.metadata():
-            return
-        if not (_encrypted(access) or access.get("insecure_token") or is_loopback(_host(address))):
-            raise CredentialsError(
-                f"a token for {address} would travel unencrypted, and whoever sees it can use it: give a CA file or "
-                "ask for TLS, or accept that with --insecure-token (insecure_token=True)",
-                reason="PLAINTEXT_TOKEN",
-                address=address,
-            )
+        self.metadata()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What to send with a call. Raises CredentialsError where the file cannot be read or holds no token."""
-        token = self._token if self._file is None else _read_token(self._file)
+        token = self._token if self._file is None else load_token(self._file)
         if token is None:
             return ()
-        if not (_TOKEN.fullmatch(token) and len(token) <= TOKEN_CHARACTERS_MAX):
-            raise CredentialsError(
-                f"{self._file or 'the token'} holds no token: one is 1 to {TOKEN_CHARACTERS_MAX} printable ASCII "
-                "characters without a space",
-                reason="INVALID_TOKEN",
-            )
-        return (("authorization", f"Bearer {token}"),)
+        return token_metadata(token, self._address, encrypted=self._encrypted, insecure_token=self._insecure_token)
 
 
 def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.Channel:
@@ -111,47 +93,11 @@ def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:
 
 
 def _credentials(access: AccessOptions) -> grpc.ChannelCredentials | None:
-    """What encrypts a channel, None for plain text. The files are tried here: gRPC fails later, and says less."""
+    """What encrypts a channel, None for plain text."""
     if not _encrypted(access):
         return None
-    ca, certificate, key = access.get("ca_file"), access.get("certificate_file"), access.get("key_file")
-    if (certificate is None) != (key is None):
-        raise CredentialsError(
-            "a client certificate needs its key, and a key its certificate: give both", reason="KEY_WITHOUT_CERTIFICATE"
-        )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca is not None:
-        with _refusing(f"{ca} holds no certificate of an authority in PEM"):
-            context.load_verify_locations(ca)
-    if certificate is not None:
-        with _refusing(f"{certificate} and {key} are no certificate and its key in PEM, without a password"):
-            context.load_cert_chain(certificate, key, password="")
-    with _refusing("a certificate or key cannot be read"):
-        authorities, own_key, own = (path.read_bytes() if path else None for path in (ca, key, certificate))
-    return grpc.ssl_channel_credentials(authorities, own_key, own)
-
-
-@contextmanager
-def _refusing(problem: str) -> Iterator[None]:
-    """Tell what the operating system or OpenSSL has against a file."""
-    try:
-        yield
-    except OSError as error:
-        raise CredentialsError(f"{problem}: {error.strerror or error}") from None
+    return channel_credentials(access.get("ca_file"), access.get("certificate_file"), access.get("key_file"))
 
 
 def _encrypted(access: AccessOptions) -> bool:
     return bool(access.get("tls") or access.get("ca_file") or access.get("certificate_file") or access.get("key_file"))
-
-
-def _host(address: str) -> str:
-    """The host of `host:port`; of anything else something that is no loopback address."""
-    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-
-
-def _read_token(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(TOKEN_CHARACTERS_MAX + 2).decode("ascii", "replace").strip()
-    except OSError as error:
-        raise CredentialsError(f"{file} cannot be read: {error.strerror}; give a file with a token") from None

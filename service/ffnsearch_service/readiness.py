@@ -14,17 +14,21 @@ from ffnsearch_service.errors import DeadlineExceededError, NotFoundError, Servi
 POLL_S = 0.2
 """Pause between two questions."""
 
+PREDICTION_SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
+
 _NOT_YET = (UnavailableError, DeadlineExceededError, NotFoundError)
 """What a server may answer that does not run yet, or does not know its services yet."""
 
 
-def wait_until_ready(caller: Caller, channel: grpc.Channel, timeout_s: float) -> None:
-    """Return once PredictionService is SERVING.
+def wait_until_ready(
+    caller: Caller, channel: grpc.Channel, timeout_s: float, *, service: str = PREDICTION_SERVICE
+) -> None:
+    """Return once `service` is SERVING.
 
     Raises DeadlineExceededError, with what was in the way, if it is not within `timeout_s`; and at once ServiceError
     for what waiting does not mend, such as a token that is not accepted.
     """
-    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s)
+    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, service)
     while True:
         try:
             if waiting.is_over(caller.call(check, waiting.question, waiting.left_s())):
@@ -35,8 +39,8 @@ def wait_until_ready(caller: Caller, channel: grpc.Channel, timeout_s: float) ->
 
 
 async def wait_until_ready_async(caller: Caller, channel: grpc.aio.Channel, timeout_s: float) -> None:
-    """`wait_until_ready` for asyncio."""
-    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s)
+    """Return once PredictionService is SERVING; `wait_until_ready` for asyncio."""
+    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, PREDICTION_SERVICE)
     while True:
         try:
             if waiting.is_over(await caller.call_async(check, waiting.question, waiting.left_s())):
@@ -54,10 +58,8 @@ def _stub(channel: Any) -> Any:
 class _Waiting:
     """How long there is to wait, and what was in the way the last time."""
 
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self.question = health_pb2.HealthCheckRequest(
-            service=pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
-        )
+    def __init__(self, address: str, timeout_s: float, service: str) -> None:
+        self.question = health_pb2.HealthCheckRequest(service=service)
         self._address = address
         self._timeout_s = timeout_s
         self._patience = Patience(timeout_s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from serving import WAIT_S
 
 from ffnsearch_indexer.store.datastore import Datastore
@@ -20,6 +21,7 @@ from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
 from ffnsearch_service.config import Limits
 from ffnsearch_service.confined import Folders
+from ffnsearch_service.security.protection import Protection
 
 FAKE_BUILD = """
 import json, sys, time
@@ -85,8 +87,8 @@ def datastore_catalog(site, **options):
 
 
 @contextmanager
-def administering(site, catalog, *, command=build_command, limits=None, builds_max=1):
-    """Serve the administration of a site; yields a client, and the builds."""
+def administering(site, catalog, *, command=build_command, limits=None, builds_max=1, protection=None, **access):
+    """Serve the administration of a site; yields a client, and the builds. access: how that client calls."""
     builds = Builds(
         site.folders,
         site.state / "operations",
@@ -97,7 +99,10 @@ def administering(site, catalog, *, command=build_command, limits=None, builds_m
     )
     builds.start()
     administration = Administration(catalog, site.folders, builds, limits or Limits())
-    with serving_administration(administration) as address, AdminClient(address, timeout_s=WAIT_S) as client:
+    with (
+        serving_administration(administration, protection or Protection.open(Limits())) as address,
+        AdminClient(address, timeout_s=WAIT_S, **access) as client,
+    ):
         try:
             yield client, builds
         finally:
@@ -105,8 +110,8 @@ def administering(site, catalog, *, command=build_command, limits=None, builds_m
 
 
 @contextmanager
-def serving_administration(administration):
-    """Serve on a free loopback port, from a thread of its own; yields the address."""
+def serving_administration(administration, protection):
+    """Serve on a free loopback port, with health, from a thread of its own; yields the address."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -116,9 +121,12 @@ def serving_administration(administration):
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start():
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        add_admin_services(server, administration, threads)
-        port = server.add_insecure_port("127.0.0.1:0")
+        server = grpc.aio.server(interceptors=protection.interceptors, options=protection.options)
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        for name in add_admin_services(server, administration, threads):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        port = protection.add_port(server, "127.0.0.1:0")
         await server.start()
         return server, f"127.0.0.1:{port}"
 

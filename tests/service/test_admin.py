@@ -10,13 +10,24 @@ import time
 import grpc
 import pytest
 from admin_serving import administering, datastore_catalog, make_site
+from certificates import Authority
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_service.admin_client import AdminClient
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import DeadlineExceededError, ServiceError
+from ffnsearch_service.errors import (
+    CredentialsError,
+    DeadlineExceededError,
+    PermissionDeniedError,
+    ServiceError,
+    UnauthenticatedError,
+)
+from ffnsearch_service.security.protection import Protection
+from ffnsearch_service.security.token_edits import add_token
+from ffnsearch_service.security.tokens import new_secret, new_token
 
 REAL_BUILD_S = 300.0
 """How long a build of a tiny corpus may take on a machine that has much else to do."""
@@ -255,6 +266,49 @@ def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end
         assert (snapshot.name, snapshot.info["id"]) == ("built", done.result.snapshot_id)
         assert done.result.substrings == snapshot.info["substrings"]
     catalog.close()
+
+
+@pytest.fixture
+def protected(two, tmp_path):
+    """An administration behind TLS and tokens: a client with the scope `admin`, the authority and the secrets."""
+    authority, secrets, tokens_file = Authority(), {}, tmp_path / "tokens.toml"
+    for scope in ("admin", "read"):
+        secrets[scope] = new_secret()
+        add_token(tokens_file, new_token(scope, [scope], secrets[scope]))
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    protection = Protection.open(Limits(), tokens_file=tokens_file, tls_files=authority.make().write(tmp_path))
+    catalog = datastore_catalog(two)
+    access = {"ca_file": tmp_path / "ca.pem", "token": secrets["admin"]}
+    with administering(two, catalog, protection=protection, **access) as (opened, _):
+        yield opened, tmp_path / "ca.pem", secrets
+    catalog.close()
+
+
+def test_an_administrator_calls_encrypted_and_with_a_token(protected):
+    client, ca_file, secrets = protected
+    client.wait_for_ready(20)
+    assert client.load("one").name == "one"
+    assert list(client.operations()) == []
+    for token, error in ((secrets["read"], PermissionDeniedError), (None, UnauthenticatedError)):
+        with AdminClient(client.address, ca_file=ca_file, token=token) as other, pytest.raises(error):
+            list(other.snapshots())
+    with pytest.raises(CredentialsError, match="unencrypted"):
+        AdminClient("search.example:443", token=secrets["admin"])
+
+
+def test_the_commands_call_encrypted_and_with_a_token(protected, run, tmp_path, monkeypatch):
+    client, ca_file, secrets = protected
+    file = tmp_path / "admin.token"
+    file.write_text(secrets["admin"])
+    file.chmod(0o600)
+    code, out, _ = run("admin", "--ca-file", ca_file, "--token-file", file, client.address, "load", "one")
+    assert (code, out[:10]) == (0, "loaded one")
+    code, _, err = run("admin", "--ca-file", ca_file, client.address, "list")
+    assert code == 2
+    assert "no token" in err
+    monkeypatch.setenv("FFNSEARCH_TOKEN", secrets["admin"])
+    code, out, _ = run("admin", "--ca-file", ca_file, client.address, "list", "--json")
+    assert (code, [one["name"] for one in json.loads(out)["snapshots"]]) == (0, ["one"])
 
 
 def test_the_commands_of_an_administrator(client, two, run):

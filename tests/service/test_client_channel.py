@@ -1,14 +1,15 @@
 """A client encrypts, shows its certificate, and says who calls; a token does not leave the machine in plain text."""
 
 import json
-import subprocess
 
 import grpc
 import pytest
+from certificates import Authority, encrypted, write_key
 from scripted import Scripted, scripted_server
 
 from ffnsearch_service.client import AsyncClient, Client
 from ffnsearch_service.errors import CredentialsError, UnavailableError
+from ffnsearch_service.security.calling import TOKEN_CHARACTERS_MAX
 
 AWAY = "search.example:443"
 
@@ -16,21 +17,23 @@ AWAY = "search.example:443"
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory):
     """A folder with an authority, and with certificates that it signed for a server and for a client."""
-    folder = tmp_path_factory.mktemp("pems")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    folder, authority = tmp_path_factory.mktemp("pems"), Authority()
+    (folder / "ca.pem").write_bytes("# T\u00fcrk\n".encode() + authority.certificate)
+    (folder / "other.pem").write_bytes(Authority("other").certificate)
     for name in ("server", "client"):
-        openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile", "names")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
-    openssl("ec", "-in", "client.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
-    openssl("req", "-x509", *key, "-keyout", "other.key", "-out", "other.pem", "-subj", "/CN=other", "-days", "2")
+        pair = authority.make(for_client=name == "client")
+        (folder / f"{name}.pem").write_bytes(pair.certificate)
+        write_key(folder / f"{name}.key", pair.key)
+    write_key(folder / "locked.key", encrypted(pair.key))
+    write_key(folder / "open.key", pair.key).chmod(0o644)
     return folder
+
+
+def private(path, text):
+    """A token file as its owner makes it."""
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
 
 
 def server_credentials(pems, *, mutual=False):
@@ -83,11 +86,13 @@ def test_a_client_shows_its_certificate(pems):
     ("files", "message"),
     [
         ({"ca_file": "missing.pem"}, "missing.pem .*No such file"),
-        ({"ca_file": "ca.key"}, "ca.key holds no certificate"),
+        ({"ca_file": "client.key"}, "client.key: it holds no certificate"),
         ({"certificate_file": "client.pem"}, "give both"),
         ({"key_file": "client.key"}, "give both"),
-        ({"certificate_file": "client.pem", "key_file": "server.key"}, "server.key are no certificate and its key"),
-        ({"certificate_file": "client.pem", "key_file": "locked.key"}, "without a password"),
+        ({"certificate_file": "client.pem", "key_file": "server.key"}, "server.key: the key is not the certificate's"),
+        ({"certificate_file": "client.pem", "key_file": "locked.key"}, "locked.key: the key is encrypted"),
+        ({"certificate_file": "client.pem", "key_file": "open.key"}, "open.key is open to others"),
+        ({"certificate_file": "server.pem", "key_file": "server.key"}, "unsuitable certificate purpose"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_before_any_call(pems, files, message):
@@ -101,7 +106,8 @@ def test_a_token_may_stay_on_this_machine_in_plain_text(address):
 
 
 @pytest.mark.parametrize(
-    "address", [AWAY, "10.0.0.1:1", "0.0.0.0:1", "localhost.example:1", "dns://away.example/localhost:1", "127.0.0.1"]
+    "address",
+    [AWAY, "10.0.0.1:1", "0.0.0.0:1", "localhost.example:1", "dns://away.example/localhost:1", "127.0.0.1", "::1"],
 )
 def test_a_token_leaves_this_machine_encrypted_or_by_request(pems, address):
     with pytest.raises(CredentialsError, match="unencrypted") as caught:
@@ -113,25 +119,30 @@ def test_a_token_leaves_this_machine_encrypted_or_by_request(pems, address):
 
 
 def test_a_token_file_is_read_again_for_every_call(tmp_path):
-    file, servicer = tmp_path / "token", Scripted()
-    file.write_text("first\n")
+    file, servicer = private(tmp_path / "token", "first\n"), Scripted()
     with scripted_server(servicer) as address, Client(address, token_file=file) as client:
         client.info()
         file.write_text("second")
         client.info()
+        file.chmod(0o644)
+        with pytest.raises(CredentialsError, match="open to others"):
+            client.info()
         file.unlink()
         with pytest.raises(CredentialsError, match="token cannot be read"):
             client.info()
     assert [metadata["authorization"] for metadata in servicer.metadata] == ["Bearer first", "Bearer second"]
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words", "se\nsame", "s\u00e9same", "x" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "two words", "se\nsame", "s\u00e9same", "ses,ame", "x" * (TOKEN_CHARACTERS_MAX + 1)]
+)
 def test_what_is_no_token_is_refused_and_not_shown(tmp_path, text):
-    (tmp_path / "token").write_text(text)
-    for access in ({"token": text}, {"token_file": tmp_path / "token"}):
-        with pytest.raises(CredentialsError, match="holds no token") as caught:
+    for access in ({"token": text}, {"token_file": private(tmp_path / "token", text)}):
+        with pytest.raises(CredentialsError, match="no token") as caught:
             Client("127.0.0.1:1", **access)
+        assert caught.value.reason == "INVALID_TOKEN"
         assert not text or text not in str(caught.value)
+    Client("127.0.0.1:1", token="x" * TOKEN_CHARACTERS_MAX).close()
 
 
 def test_one_token_is_enough(tmp_path):
@@ -141,8 +152,8 @@ def test_one_token_is_enough(tmp_path):
 
 def test_the_command_line_encrypts_and_says_who_calls(run, tls_server, pems, tmp_path, monkeypatch):
     address, servicer = tls_server
-    (tmp_path / "token").write_text("from-the-file")
-    code, out, _ = run("info", address, "--ca-file", pems / "ca.pem", "--token-file", tmp_path / "token", "--json")
+    file = private(tmp_path / "token", "from-the-file")
+    code, out, _ = run("info", address, "--ca-file", pems / "ca.pem", "--token-file", file, "--json")
     assert (code, json.loads(out)["backend"]) == (0, "scripted")
     monkeypatch.setenv("FFNSEARCH_TOKEN", "from-the-environment")
     code, _, _ = run("info", address, "--ca-file", pems / "ca.pem", "--snapshot", "plays", "--json")

@@ -15,17 +15,25 @@ from ffnsearch_service.status import DOMAIN, prompt_error, status_of
 
 PATH = "/srv/secret/snapshot.ffn"
 OF_THE_CALLER = {
+    "AbsentError": "NOT_FOUND",
     "AuthenticationError": "UNAUTHENTICATED",
     "CancelledError": "CANCELLED",
+    "ExhaustedError": "RESOURCE_EXHAUSTED",
     "LimitError": "INVALID_ARGUMENT",
+    "LostUpdateError": "ABORTED",
     "OverloadedError": "RESOURCE_EXHAUSTED",
+    "PresentError": "ALREADY_EXISTS",
     "ProfileError": "INVALID_ARGUMENT",
     "PromptError": "INVALID_ARGUMENT",
     "RequestError": "INVALID_ARGUMENT",
     "ScopeError": "PERMISSION_DENIED",
+    "StateError": "FAILED_PRECONDITION",
     "TokenError": "INVALID_ARGUMENT",
 }
-"""The classes whose messages travel: they speak of the request alone. One that is new is decided on here."""
+"""The classes whose messages travel: they speak of the request and of names that callers give.
+
+One that is new is decided on here.
+"""
 
 
 def tree(error=FfnSearchError):

@@ -10,8 +10,10 @@ from ffnsearch_service.errors import CredentialsError
 from ffnsearch_service.security.certificates import check_ca, check_pair, naming
 from ffnsearch_service.security.private_files import read_file
 
-_SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what a bearer token may be made of, RFC 6750
-_SECRET_CHARACTERS_MAX = 4096
+TOKEN_CHARACTERS_MAX = 4096
+"""Longest token: gRPC allows 8 KiB for all metadata of a call together."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what a bearer token may be made of, RFC 6750
 
 
 def channel_credentials(
@@ -24,7 +26,9 @@ def channel_credentials(
     All are read once and tried here. Raises CredentialsError, also for a key that others may read.
     """
     if (certificate_file is None) != (key_file is None):
-        raise CredentialsError("a client's certificate and its key go together: give both, or neither")
+        raise CredentialsError(
+            "a client's certificate and its key go together: give both, or neither", reason="KEY_WITHOUT_CERTIFICATE"
+        )
     ca = None if ca_file is None else read_file(ca_file, "CA file", private=False)
     if ca is not None:
         with naming(str(ca_file)):
@@ -46,22 +50,29 @@ def token_metadata(
     Raises CredentialsError for what is no token, and for a token that would travel in the clear: the channel is not
     `encrypted`, the address is not this machine's own, and `insecure_token` does not accept that.
     """
-    if len(token) > _SECRET_CHARACTERS_MAX or not _SECRET.fullmatch(token):
-        raise CredentialsError(
-            "this is no token: one is a single word of letters, digits and ._~+/- as `ffnsearch token create` prints it"
-        )
+    _require_token(token, "what was given is no token")
     if not (encrypted or insecure_token or is_loopback(host_of(address))):
         raise CredentialsError(
-            f"the token would travel to {address} in the clear, and whoever sees it could use it: call with TLS, or "
-            "accept that with insecure_token",
-            reason="TOKEN_IN_THE_CLEAR",
+            f"a token for {address} would travel unencrypted, and whoever sees it could use it: give a CA file or ask "
+            "for TLS, or accept that with --insecure-token (insecure_token=True)",
+            reason="PLAINTEXT_TOKEN",
+            address=address,
         )
     return (("authorization", f"Bearer {token}"),)
 
 
 def load_token(path: Path) -> str:
     """Read a token from a file that holds nothing else. Raises CredentialsError, also where others may read it."""
-    try:
-        return read_file(path, "token file", private=True).decode("ascii").strip()
-    except UnicodeDecodeError:
-        raise CredentialsError(f"{path} holds no token: store there what `ffnsearch token create` prints") from None
+    token = read_file(path, "token file", private=True).decode("ascii", "replace").strip()
+    _require_token(token, f"the token file {path} holds no token")
+    return token
+
+
+def _require_token(token: str, complaint: str) -> None:
+    """Raises CredentialsError, which does not repeat what may be half of a token."""
+    if len(token) > TOKEN_CHARACTERS_MAX or not _TOKEN.fullmatch(token):
+        raise CredentialsError(
+            f"{complaint}: one is a word of 1 to {TOKEN_CHARACTERS_MAX} letters, digits and ._~+/- as "
+            "`ffnsearch token create` prints it",
+            reason="INVALID_TOKEN",
+        )

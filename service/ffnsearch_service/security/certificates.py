@@ -40,11 +40,11 @@ def check_pair(certificate_pem: bytes, key_pem: bytes, *, of_client: bool = Fals
 
 def check_ca(pem: bytes) -> None:
     """Try certificates of authorities. Raises CredentialsError where there is none, or one cannot be read."""
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_verify_locations(cadata=pem.decode("ascii"))
-    except (ssl.SSLError, ValueError):
-        raise _invalid("it holds no certificate in PEM form: give the authority's certificate") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with suppress(ssl.SSLError), _in_memory(pem) as path:  # `cadata` would not take a comment beyond ASCII
+        context.load_verify_locations(path)
+    if not context.cert_store_stats()["x509"]:
+        raise _invalid("it holds no certificate in PEM form: give the authority's certificate")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def register_tokens(app: typer.Typer) -> None:
         epilog=epilog(
             [
                 "token create --scope read --name website tokens.toml",
-                "token create --scope read --scope admin --name nightly --days 90 tokens.toml > nightly.token",
+                "token create --scope admin --name nightly --days 90 tokens.toml | install -m 600 /dev/stdin a.token",
             ]
         ),
     )(create_token)

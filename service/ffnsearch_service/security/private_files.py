@@ -57,12 +57,12 @@ def _require_usable(found: os.stat_result, path: Path, what: str, private: bool)
     if private and found.st_mode & _OTHERS:
         raise CredentialsError(
             f"the {what} {path} is open to others (mode {stat.S_IMODE(found.st_mode):04o}): run `chmod 600 {path}`, "
-            "or 640 with a group of the service's own",
+            "or 640 with a group of its own",
             reason="FILE_NOT_PRIVATE",
         )
     if private and found.st_uid not in (0, os.geteuid()):
         raise CredentialsError(
-            f"the {what} {path} belongs to user {found.st_uid}, who may change it: give it to root or to the user that "
-            f"runs the service (uid {os.geteuid()})",
+            f"the {what} {path} belongs to user {found.st_uid}, who may change it: give it to root or to the user "
+            f"that runs this (uid {os.geteuid()})",
             reason="FILE_NOT_PRIVATE",
         )
