@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_service.address import listening_address
+from ffnsearch_service.admin_servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
 from ffnsearch_service.administration import Administration, opener_of_built
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
@@ -88,7 +89,8 @@ async def _serve(
 def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None, Operations, CatalogWatch]]:
     """Everything behind the socket, in the order in which it depends on each other."""
     with ExitStack() as parts:
-        operations = parts.enter_context(Operations(config, Health(SERVICE), software_version()))
+        others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin else ()
+        operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
         watch = CatalogWatch(operations.catalog, config.backend)
         catalog = Catalog(

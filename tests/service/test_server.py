@@ -144,7 +144,7 @@ def test_the_end_stops_calls_that_outlast_the_grace(slow, slow_engine):
     with serving(slow_engine, config) as address, grpc.insecure_channel(address) as channel:
         call = pb_grpc.PredictionServiceStub(channel).Predict.future(REQUEST)
         assert slow.running.wait(WAIT_S)
-    assert slow.stopped.is_set()
+    assert slow.stopped.wait(WAIT_S)
     with pytest.raises(grpc.RpcError):
         call.result(WAIT_S)
 

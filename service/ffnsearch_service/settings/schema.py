@@ -21,6 +21,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "server.grace_s": (0, 3600),
     "metrics.port": (0, 65535),
     "admin.builds_max": (1, 64),
+    "limits.snapshots_bytes_max": (1, 2**63 - 1),
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("tiles", "exact", "faiss")}
 
@@ -87,5 +88,5 @@ def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
         owner=owner,
         field=field,
         choices=choices,
-        bounds=(1, INT32_MAX) if owner is Limits else _BOUNDS.get(key),
+        bounds=_BOUNDS.get(key, (1, INT32_MAX) if owner is Limits else None),
     )
