@@ -22,7 +22,7 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.batcher import Batch, Batcher, Work
 from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import RequestError
+from ffnsearch_service.errors import AbsentError, RequestError
 from ffnsearch_service.mailbox import Mailbox
 from ffnsearch_service.opened import OpenSnapshot
 
@@ -240,8 +240,8 @@ def _using(snapshot: OpenSnapshot | None, step: Callable[[], Result]) -> Result:
 def _sole(snapshot: OpenSnapshot, name: str) -> Iterator[OpenSnapshot]:
     """Lease the one snapshot that there is."""
     if name not in ("", "default", snapshot.name):
-        raise RequestError(
-            f"snapshot: there is none with the name {name[:100]!r}: leave it out to ask the one that is open",
+        raise AbsentError(
+            f"snapshot: there is none with the name {name[:80]!r}: leave it out to ask the one that is open",
             reason="SNAPSHOT_NOT_FOUND",
             field="snapshot",
         )

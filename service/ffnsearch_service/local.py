@@ -7,7 +7,6 @@ from typing import Any, Literal
 from ffnsearch_service.call import Call
 from ffnsearch_service.calls import Calls
 from ffnsearch_service.engine import Engine
-from ffnsearch_service.errors import RequestError
 
 
 class LocalClient(Calls):
@@ -37,10 +36,4 @@ class LocalClient(Calls):
         self._engine.close()
 
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        if request.snapshot:
-            raise RequestError(
-                f"snapshot: {request.snapshot!r} is a name, and a snapshot opened here has none: leave it out",
-                reason="SNAPSHOT_NOT_FOUND",
-                field="snapshot",
-            )
         return self._methods[method](request, Call(timeout_s))

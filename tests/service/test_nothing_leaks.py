@@ -27,6 +27,7 @@ OF_THE_CALLER = {
     "PromptError": "INVALID_ARGUMENT",
     "RequestError": "INVALID_ARGUMENT",
     "ScopeError": "PERMISSION_DENIED",
+    "ShuttingDownError": "UNAVAILABLE",
     "StateError": "FAILED_PRECONDITION",
     "TokenError": "INVALID_ARGUMENT",
 }
@@ -44,6 +45,8 @@ def made(kind, reason=None):
     """An error of a class, with a path wherever it has room."""
     if issubclass(kind, service_errors.ServiceError):
         return kind(f"see {PATH}", code="INTERNAL", reason=reason or PATH, field=PATH, metadata={"file": PATH})
+    if issubclass(kind, service_errors.SettingsError):
+        return kind([f"see {PATH}"])
     return kind(f"see {PATH}", reason=reason, file=PATH, field=PATH)
 
 
@@ -76,7 +79,8 @@ def test_what_is_not_the_callers_travels_as_an_id(kind, reason, caplog):
 @pytest.mark.parametrize("name", OF_THE_CALLER)
 def test_what_the_caller_can_mend_is_told(name):
     kind = next(kind for kind in tree() if kind.__name__ == name)
-    status = status_of(kind("mend it", reason="SOME_REASON"))
+    options = {"retry_after_s": 1.5} if kind is service_errors.OverloadedError else {"reason": "SOME_REASON"}
+    status = status_of(kind("mend it", **options))
     assert status.message == "mend it"
     assert status.code == grpc.StatusCode[OF_THE_CALLER[name]].value[0]
     assert DOMAIN in str(status)
