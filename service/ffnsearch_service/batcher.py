@@ -64,11 +64,6 @@ class Work:
         """Prompts that have not been in a batch."""
         return len(self.tokens) - self._taken
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether its caller was told; only of work that was submitted."""
-        return self._on_end is None
-
 
 class Piece(NamedTuple):
     """Consecutive prompts of one work: `first` to `stop`, exclusive."""
@@ -191,8 +186,9 @@ class Batcher:
                 while wait and not self._queue and not self._is_closed:
                     self._changed.wait()
                 is_last = self._is_closed or not wait
-                calls = [_settle(work, error) for work in self._queue if (error := work.call.over()) is not None]
-                for work in [work for work in self._queue if work.has_ended]:
+                over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
+                calls = [_settle(work, error) for work, error in over]
+                for work, _ in over:
                     self._forget(work)
                 batch = self._running = self._form() if self._queue else None
             _make(calls)
@@ -269,8 +265,8 @@ class Batcher:
                 if stop > begin:
                     stops[work] = stop
                     prompts_left -= stop - begin
-                if prompts_left == 0:
-                    return stops
+            if all(stop == len(work.tokens) for work, stop in stops.items()):
+                break
         return stops
 
     def _stop(self, batch: Batch) -> int:

@@ -8,9 +8,9 @@ bytes, and does on the loop only what is quick. Both drive the generators of `op
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +80,7 @@ class Engine:
     @classmethod
     def of(cls, snapshot: OpenSnapshot) -> "Engine":
         """Answer from one snapshot, by its own limits; `close` closes it."""
-        return cls(partial(_sole, snapshot), snapshot.limits, on_close=snapshot.close)
+        return cls(_sole(snapshot), snapshot.limits, on_close=snapshot.close)
 
     @classmethod
     def open(
@@ -235,13 +235,17 @@ def _using(snapshot: OpenSnapshot | None, step: Callable[[], Result]) -> Result:
         return step()
 
 
-@contextmanager
-def _sole(snapshot: OpenSnapshot, name: str) -> Iterator[OpenSnapshot]:
-    """Lease the one snapshot that there is."""
-    if name not in ("", "default", snapshot.name):
-        raise RequestError(
-            f"snapshot: there is none with the name {name[:100]!r}: leave it out to ask the one that is open",
-            reason="SNAPSHOT_NOT_FOUND",
-            field="snapshot",
-        )
-    yield snapshot
+def _sole(snapshot: OpenSnapshot) -> Lease:
+    """Lease the one snapshot that there is; it stays open until the engine closes it."""
+    held = nullcontext(snapshot)
+
+    def lease(name: str) -> AbstractContextManager[OpenSnapshot]:
+        if name not in ("", "default", snapshot.name):
+            raise RequestError(
+                f"snapshot: there is none with the name {name[:100]!r}: leave it out to ask the one that is open",
+                reason="SNAPSHOT_NOT_FOUND",
+                field="snapshot",
+            )
+        return held
+
+    return lease
