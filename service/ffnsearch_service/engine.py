@@ -116,15 +116,16 @@ class Engine:
 
         Where the task is cancelled, the call is over. For an event loop: what takes long is done elsewhere.
         """
+        kind, begin = METHODS[method]
+        is_large = len(data) >= LARGE_REQUEST_BYTES
         self.batcher.enter()
         try:
-            is_large = len(data) >= LARGE_REQUEST_BYTES
-            request = await self._step(partial(_read, METHODS[method].request, data), is_large)
+            request = await self._elsewhere(None, _read, kind, data) if is_large else _read(kind, data)
             with self.lease(request.snapshot) as snapshot:
-                steps = METHODS[method].begin(snapshot, request, call)
-                work = await self._step(partial(next, steps), is_large, snapshot)
+                steps = begin(snapshot, request, call)
+                work = await self._elsewhere(snapshot, next, steps) if is_large else next(steps)
                 await self._ended(work)
-                return await self._step(lambda: _finish(steps, work).SerializeToString(), work.is_heavy, snapshot)
+                return await self._elsewhere(snapshot, _write, steps, work) if work.is_heavy else _write(steps, work)
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -181,11 +182,9 @@ class Engine:
             self.batcher.drop(work)
             raise
 
-    async def _step(self, step: Callable[[], Result], takes_long: bool, snapshot: OpenSnapshot | None = None) -> Result:
-        """Take a step here and now, or on a thread if it takes long; the snapshot stays open until it is through."""
-        if not takes_long:
-            return step()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step)
+    async def _elsewhere(self, snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
+        """Take a step that is too long for the loop on a thread; a snapshot stays open until it is through."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step, *arguments)
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
@@ -228,11 +227,13 @@ def _finish(steps: Generator[Work, Any, Message], work: Work) -> Message:
     raise AssertionError("a call has one piece of work")
 
 
-def _using(snapshot: OpenSnapshot | None, step: Callable[[], Result]) -> Result:
-    if snapshot is None:
-        return step()
-    with snapshot.use():
-        return step()
+def _write(steps: Generator[Work, Any, Message], work: Work) -> bytes:
+    return _finish(steps, work).SerializeToString()
+
+
+def _using(snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
+    with snapshot.use() if snapshot else nullcontext():
+        return step(*arguments)
 
 
 def _sole(snapshot: OpenSnapshot) -> Lease:
