@@ -64,11 +64,6 @@ class Work:
         """Prompts that have not been in a batch."""
         return len(self.tokens) - self._taken
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether its caller was told; only of work that was submitted."""
-        return self._on_end is None
-
 
 class Piece(NamedTuple):
     """Consecutive prompts of one work: `first` to `stop`, exclusive."""
@@ -123,7 +118,8 @@ class Batcher:
         """Begin empty. clock: gives nanoseconds, which only grow."""
         self._limits = limits
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._queue: deque[Work] = deque()
         self._running: Batch | None = None
         self._calls = 0
@@ -148,7 +144,7 @@ class Batcher:
 
     def enter(self) -> None:
         """Take a place for a call, before anything is done for it. Raises OverloadedError where none is free."""
-        with self._changed:
+        with self._lock:
             self._require_open()
             limit = self._limits.calls_max
             if self._calls >= limit:
@@ -157,14 +153,14 @@ class Batcher:
 
     def leave(self) -> None:
         """Give a place back; once for each `enter`."""
-        with self._changed:
+        with self._lock:
             assert self._calls > 0, "nobody has entered"
             self._calls -= 1
 
     def submit(self, work: Work, on_end: Callable[[], None]) -> None:
         """Put new work at the end of the queue. Raises OverloadedError where its prompts have no room."""
         assert work.tokens, "work has at least one prompt"
-        with self._changed:
+        with self._lock:
             self._require_open()
             limit = self._limits.queue_prompts_max
             if self._waiting_prompts + len(work.tokens) > limit:
@@ -186,13 +182,14 @@ class Batcher:
         batch = None
         is_last = False
         while batch is None and not is_last:
-            with self._changed:
+            with self._lock:
                 assert self._running is None, "a batch runs already"
                 while wait and not self._queue and not self._is_closed:
                     self._changed.wait()
                 is_last = self._is_closed or not wait
-                calls = [_settle(work, error) for work in self._queue if (error := work.call.over()) is not None]
-                for work in [work for work in self._queue if work.has_ended]:
+                over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
+                calls = [_settle(work, error) for work, error in over]
+                for work, _ in over:
                     self._forget(work)
                 batch = self._running = self._form() if self._queue else None
             _make(calls)
@@ -200,7 +197,7 @@ class Batcher:
 
     def complete(self, batch: Batch, parts: Sequence[Any]) -> None:
         """End the running batch with one part for each piece. Work that has had its last part ends."""
-        with self._changed:
+        with self._lock:
             spent_ns = self._stop(batch)
             self._measured_prompts = RATE_MEMORY * self._measured_prompts + batch.prompts
             self._measured_ns = RATE_MEMORY * self._measured_ns + spent_ns
@@ -213,7 +210,7 @@ class Batcher:
 
     def fail(self, batch: Batch, error: Exception) -> None:
         """End the running batch, and all work that has a piece in it, with an error."""
-        with self._changed:
+        with self._lock:
             self._stop(batch)
             calls = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
             for piece in batch.pieces:
@@ -222,14 +219,14 @@ class Batcher:
 
     def drop(self, work: Work) -> None:
         """End work now because its caller has left. What runs of it runs on; what has ended stays as it is."""
-        with self._changed:
+        with self._lock:
             calls = [_settle(work, work.call.over() or CancelledError("the caller has cancelled the call"))]
             self._forget(work)
         _make(calls)
 
     def close(self) -> None:
         """Take in no more work, and end all that waits; the running batch may go on. May be called twice."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             calls = [_settle(work, _shutting_down()) for work in self._queue]
             self._queue.clear()
@@ -269,8 +266,8 @@ class Batcher:
                 if stop > begin:
                     stops[work] = stop
                     prompts_left -= stop - begin
-                if prompts_left == 0:
-                    return stops
+            if all(stop == len(work.tokens) for work, stop in stops.items()):
+                break
         return stops
 
     def _stop(self, batch: Batch) -> int:

@@ -8,9 +8,9 @@ bytes, and does on the loop only what is quick. Both drive the generators of `op
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +80,7 @@ class Engine:
     @classmethod
     def of(cls, snapshot: OpenSnapshot) -> "Engine":
         """Answer from one snapshot, by its own limits; `close` closes it."""
-        return cls(partial(_sole, snapshot), snapshot.limits, on_close=snapshot.close)
+        return cls(_sole(snapshot), snapshot.limits, on_close=snapshot.close)
 
     @classmethod
     def open(
@@ -116,16 +116,17 @@ class Engine:
 
         Where the task is cancelled, the call is over. For an event loop: what takes long is done elsewhere.
         """
+        kind, begin = METHODS[method]
+        is_large = len(data) >= LARGE_REQUEST_BYTES
         self.batcher.enter()
         try:
-            is_large = len(data) >= LARGE_REQUEST_BYTES
-            request = await self._step(partial(_read, METHODS[method].request, data), is_large)
+            request = await self._elsewhere(None, _read, kind, data) if is_large else _read(kind, data)
             call.snapshot = request.snapshot
             with self.lease(request.snapshot) as snapshot:
-                steps = METHODS[method].begin(snapshot, request, call)
-                work = await self._step(partial(next, steps), is_large, snapshot)
+                steps = begin(snapshot, request, call)
+                work = await self._elsewhere(snapshot, next, steps) if is_large else next(steps)
                 await self._ended(work)
-                return await self._step(lambda: _finish(steps, work).SerializeToString(), work.is_heavy, snapshot)
+                return await self._elsewhere(snapshot, _write, steps, work) if work.is_heavy else _write(steps, work)
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -182,11 +183,9 @@ class Engine:
             self.batcher.drop(work)
             raise
 
-    async def _step(self, step: Callable[[], Result], takes_long: bool, snapshot: OpenSnapshot | None = None) -> Result:
-        """Take a step here and now, or on a thread if it takes long; the snapshot stays open until it is through."""
-        if not takes_long:
-            return step()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step)
+    async def _elsewhere(self, snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
+        """Take a step that is too long for the loop on a thread; a snapshot stays open until it is through."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step, *arguments)
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
@@ -229,20 +228,26 @@ def _finish(steps: Generator[Work, Any, Message], work: Work) -> Message:
     raise AssertionError("a call has one piece of work")
 
 
-def _using(snapshot: OpenSnapshot | None, step: Callable[[], Result]) -> Result:
-    if snapshot is None:
-        return step()
-    with snapshot.use():
-        return step()
+def _write(steps: Generator[Work, Any, Message], work: Work) -> bytes:
+    return _finish(steps, work).SerializeToString()
 
 
-@contextmanager
-def _sole(snapshot: OpenSnapshot, name: str) -> Iterator[OpenSnapshot]:
-    """Lease the one snapshot that there is."""
-    if name not in ("", "default", snapshot.name):
-        raise AbsentError(
-            f"snapshot: there is none with the name {name[:80]!r}: leave it out to ask the one that is open",
-            reason="SNAPSHOT_NOT_FOUND",
-            field="snapshot",
-        )
-    yield snapshot
+def _using(snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
+    with snapshot.use() if snapshot else nullcontext():
+        return step(*arguments)
+
+
+def _sole(snapshot: OpenSnapshot) -> Lease:
+    """Lease the one snapshot that there is; it stays open until the engine closes it."""
+    held = nullcontext(snapshot)
+
+    def lease(name: str) -> AbstractContextManager[OpenSnapshot]:
+        if name not in ("", "default", snapshot.name):
+            raise AbsentError(
+                f"snapshot: there is none with the name {name[:80]!r}: leave it out to ask the one that is open",
+                reason="SNAPSHOT_NOT_FOUND",
+                field="snapshot",
+            )
+        return held
+
+    return lease

@@ -29,7 +29,7 @@ from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.prompt_replies import Writer, blank_result
 from ffnsearch_service.ranked import RankedCache
 from ffnsearch_service.replies import class_message, info_message, neighbor_message
-from ffnsearch_service.requests import BlockSearch, ClassesJob, NeighborsJob, PredictJob, RequestReader
+from ffnsearch_service.requests import BlockSearch, ClassesJob, NeighborsJob, RequestReader
 
 HEAVY_PROMPTS = 32
 """Prompts from which on writing a response takes a millisecond or more: too long for an event loop."""
@@ -61,7 +61,8 @@ class OpenSnapshot:
             default_profile=manifest.default_profile,
             limits=self.limits,
         )
-        self._usual = {name: _Usual.of(profile) for name, profile in self.profiles.items()}
+        self._vocabulary = self.datastore.tokenizer.characters
+        self._usual = {name: self._usually(profile, name) for name, profile in self.profiles.items()}
         self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
         self._changed = threading.Condition()
         self._users = 0
@@ -122,42 +123,32 @@ class OpenSnapshot:
         arrived_ns = time.perf_counter_ns()
         call.prompts = len(request.prompts)
         job = self.reader.predict_job(request)
-        usual = self._usual[job.profile_name] if job.profile_name else _Usual.of(job.profile)
+        usual = self._usual[job.profile_name] if job.profile_name else self._usually(job.profile, "")
         work = Work(
             call,
             [min(len(prompt), self.datastore.window_tokens) for prompt in job.runnable],
             self._answer,
             key=(self, usual.thresholds, job.exclude_self),
-            batch_prompts_max=self._batch_prompts_max(job),
+            batch_prompts_max=usual.prompts_max,
             job=job,
             is_heavy=len(job.prompts) >= HEAVY_PROMPTS,
         )
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
-        response = pb.PredictResponse(
-            snapshot_id=self.id,
-            profile_name=job.profile_name,
-            backend=self.predictor.backend,
-            approximate=self.predictor.approximate,
-            timings=pb.Timings(
-                tokenize_ns=tokenized_ns - arrived_ns,
-                queue_ns=work.waited_ns,
-                model_ns=sum(part.times.model_ns for part in parts),
-                search_ns=sum(part.times.search_ns for part in parts),
-                combine_ns=sum(part.times.combine_ns for part in parts),
-            ),
-            profile_kind=kind_number(job.profile),
-            batch_prompts=max(part.times.prompts for part in parts),
-        )
-        Writer(
-            job,
-            usual.blank,
-            self.datastore.tokenizer.characters,
-            self.datastore.window_tokens,
-            self.datastore.unigram,
-        ).write(response.results, parts)
-        response.timings.total_ns = time.perf_counter_ns() - arrived_ns
-        call.timings = response.timings
+        response = pb.PredictResponse()
+        response.CopyFrom(usual.response)
+        writer = Writer(job, usual.result, self._vocabulary, self.datastore.window_tokens, self.datastore.unigram)
+        writer.write(response.results, parts)
+        timings = response.timings
+        timings.tokenize_ns = tokenized_ns - arrived_ns
+        timings.queue_ns = work.waited_ns
+        for part in parts:
+            timings.model_ns += part.times.model_ns
+            timings.search_ns += part.times.search_ns
+            timings.combine_ns += part.times.combine_ns
+            response.batch_prompts = max(response.batch_prompts, part.times.prompts)
+        timings.total_ns = time.perf_counter_ns() - arrived_ns
+        call.timings = timings
         return response
 
     def list_neighbors(
@@ -232,10 +223,20 @@ class OpenSnapshot:
             for part, piece in zip(parts, batch.pieces, strict=True)
         ]
 
-    def _batch_prompts_max(self, job: PredictJob) -> int:
-        """How many prompts' sums fit into the budget."""
-        sum_bytes = 8 * max(1, job.steps) * self.datastore.manifest.vocabulary_size
-        return max(1, self.limits.sums_bytes_max // sum_bytes)
+    def _usually(self, profile: Profile, name: str) -> "_Usual":
+        sum_bytes = 8 * max(1, sum(map(len, profile.blocks))) * self.datastore.manifest.vocabulary_size
+        return _Usual(
+            thresholds=tuple(profile.thresholds_by_block),
+            response=pb.PredictResponse(
+                snapshot_id=self.id,
+                profile_name=name,
+                backend=self.predictor.backend,
+                approximate=self.predictor.approximate,
+                profile_kind=kind_number(profile),
+            ),
+            result=blank_result(profile),
+            prompts_max=max(1, self.limits.sums_bytes_max // sum_bytes),
+        )
 
     def _alone(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
         """Work of one prompt that no other shares; its response takes reading from disk."""
@@ -286,14 +287,15 @@ class OpenSnapshot:
 
 
 class _Usual(NamedTuple):
-    """What all calls with a profile have in common. blank: a result without what was found."""
+    """What all calls with a profile have in common.
+
+    response, result: without what was found, to be copied. prompts_max: as many prompts' sums as the budget holds.
+    """
 
     thresholds: tuple[tuple[float, ...], ...]
-    blank: pb.PromptResult
-
-    @classmethod
-    def of(cls, profile: Profile) -> "_Usual":
-        return cls(tuple(profile.thresholds_by_block), blank_result(profile))
+    response: pb.PredictResponse
+    result: pb.PromptResult
+    prompts_max: int
 
 
 def software_version() -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,15 +26,15 @@ _EXPLAINED_BYTES_MAX = 16
 """Upper bound of what a token's contributions add beside the 8 bytes of each block."""
 
 
-@dataclass(frozen=True)
-class PredictJob:
+class PredictJob(NamedTuple):
     """A valid PredictRequest.
 
-    prompts: for each, its token ids [T], uint16, or why it cannot be run; at least one can.
+    prompts: for each, its token ids [T], uint16, or why it cannot be run. runnable: those that can, at least one.
     profile_name: empty for a profile of the caller's. top_n: 1 to V.
     """
 
-    prompts: tuple[Tokens | FfnSearchError, ...]
+    prompts: list[Tokens | FfnSearchError]
+    runnable: list[Tokens]
     profile: Profile
     profile_name: str
     exclude_self: bool
@@ -44,11 +44,6 @@ class PredictJob:
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
-
-    @cached_property
-    def runnable(self) -> list[Tokens]:
-        """The prompts that can be run, in order."""
-        return [prompt for prompt in self.prompts if not isinstance(prompt, FfnSearchError)]
 
     @property
     def needs_freqs(self) -> bool:
@@ -109,24 +104,26 @@ class RequestReader:
         if len(request.prompts) > self.limits.prompts_max:
             raise _too_many("TOO_MANY_PROMPTS", "prompts", "prompts", len(request.prompts), self.limits.prompts_max)
         name, profile = self._profile_choice(request)
-        _require(
-            0 <= request.min_prob <= 1, "MIN_PROB_OUT_OF_RANGE", "min_prob", f"{request.min_prob} is not in [0, 1]"
-        )
+        min_prob = request.min_prob
+        _require(0 <= min_prob <= 1, "MIN_PROB_OUT_OF_RANGE", "min_prob", f"{min_prob} is not in [0, 1]")
         _require_size("top_n", request.top_n)
+        prompts = [self._try_prompt(prompt, f"prompts[{row}]") for row, prompt in enumerate(request.prompts)]
+        runnable = [prompt for prompt in prompts if not isinstance(prompt, FfnSearchError)]
+        if not runnable:
+            raise next(prompt for prompt in prompts if isinstance(prompt, FfnSearchError))
         job = PredictJob(
-            prompts=tuple(self._try_prompt(prompt, f"prompts[{row}]") for row, prompt in enumerate(request.prompts)),
+            prompts=prompts,
+            runnable=runnable,
             profile=profile,
             profile_name=name,
             exclude_self=request.exclude_self,
             top_n=min(request.top_n or self.limits.top_n_default, self.tokenizer.vocabulary_size),
-            min_prob=request.min_prob,
+            min_prob=min_prob,
             dense=request.dense,
             include_model=request.include_model,
             include_frequencies=request.include_frequencies,
             include_contributions=request.include_contributions,
         )
-        if not job.runnable:
-            raise next(prompt for prompt in job.prompts if isinstance(prompt, FfnSearchError))
         self._require_room(job)
         return job
 
@@ -287,7 +284,8 @@ def _require(holds: bool, reason: str, field: str, message: str) -> None:
 
 
 def _require_size(field: str, value: int) -> None:
-    _require(value >= 0, f"{field.upper()}_NEGATIVE", field, f"{value} is negative; 0 or more is meant")
+    if value < 0:
+        _require(False, f"{field.upper()}_NEGATIVE", field, f"{value} is negative; 0 or more is meant")
 
 
 def _too_many(
