@@ -36,6 +36,12 @@ PROMPTS = 1024
 SIZES = (1, 16, 256)
 """Prompts in a call, to see what a process can carry."""
 
+CALLS_MIN = 4
+"""Calls that each caller of the real engine makes whatever they take."""
+
+CALLS_PROMPTS = 2048
+"""Prompts that all callers together wait for: fewer callers, where calls are large, than may wait."""
+
 LARGE = (64, 256)
 """Prompts in a call, to compare with the bare engine."""
 
@@ -122,7 +128,7 @@ class Bench:
     def _half_load(self, echo: str, real: str) -> dict[str, Any]:
         """Calls of one prompt at half the rate that one caller alone gets: the engine is busy half of the time."""
         requests = self._requests(1)
-        alone = asyncio.run(wire_load.closed_loop(real, PREDICT, requests, 1, self._seconds, keep=True))
+        alone = self._measured(real, requests, 1)
         rate = alone.calls_per_second / 2
         echoes = self._echo_requests(real, requests[0])
         seconds = self._seconds * self._rounds
@@ -151,7 +157,7 @@ class Bench:
         runs = [
             (
                 self._bare(batch),
-                asyncio.run(wire_load.closed_loop(real, PREDICT, requests, callers, self._seconds, keep=True)),
+                self._measured(real, requests, callers),
             )
             for _ in range(self._rounds)
         ]
@@ -171,11 +177,9 @@ class Bench:
 
     def _where(self, real: str, size: int) -> dict[str, Any]:
         """Rates with many callers, and the stages of their calls."""
-        load = asyncio.run(
-            wire_load.closed_loop(real, PREDICT, self._requests(size), CALLERS, self._seconds, keep=True)
-        )
+        load = self._measured(real, self._requests(size), min(CALLERS, CALLS_PROMPTS // size))
         found = load.to_json() | {
-            "callers": CALLERS,
+            "callers": min(CALLERS, CALLS_PROMPTS // size),
             "prompts_per_second": load.calls_per_second * size,
             "stages": wire_load.stages(load),
         }
@@ -192,6 +196,13 @@ class Bench:
             first = answered % len(self._prompts)
             answered += len(predictor.predict(self._prompts[first : first + batch], profile).answers)
         return answered / (time.perf_counter() - started)
+
+    def _measured(self, real: str, requests: Sequence[bytes], callers: int) -> wire_load.Load:
+        """Load the real engine until several calls of each caller have been answered, and keep the answers."""
+        loop = wire_load.closed_loop(
+            real, PREDICT, requests, callers, self._seconds, calls_min=CALLS_MIN * callers, keep=True
+        )
+        return asyncio.run(loop)
 
     def _closed(self, address: str, method: str, requests: Sequence[bytes]) -> wire_load.Load:
         return asyncio.run(wire_load.closed_loop(address, method, requests, CALLERS, self._seconds))

@@ -45,27 +45,49 @@ def ms(nanoseconds: Sequence[float]) -> dict[str, float]:
 
 
 async def closed_loop(
-    address: str, method: str, requests: Sequence[bytes], callers: int, seconds: float, *, keep: bool = False
+    address: str,
+    method: str,
+    requests: Sequence[bytes],
+    callers: int,
+    seconds: float,
+    *,
+    calls_min: int = 1,
+    keep: bool = False,
 ) -> Load:
-    """Let so many callers send one request after the other, each as soon as it has its answer."""
+    """Let so many callers send one request after the other, each as soon as it has its answer.
+
+    Counting begins with an answer, once each caller has had one, and ends with one, after so many seconds and calls:
+    answers that come in batches do not blur the rate.
+    """
     load = Load()
+    warm = time.perf_counter() + WARM_UP_S
+    begun = ended = 0.0
+    answers = 0
+
+    async def caller(call: Any, number: int) -> None:
+        nonlocal answers, begun, ended
+        while not ended:
+            started = time.perf_counter()
+            response = await call(requests[number % len(requests)], timeout=DEADLINE_S)
+            now = time.perf_counter()
+            number += callers
+            answers += 1
+            if ended:
+                return
+            if begun:
+                load.calls += 1
+                load.latencies_ns.append(int(1e9 * (now - started)))
+                if keep:
+                    load.responses.append(response)
+                if now >= begun + seconds and load.calls >= calls_min:
+                    ended = now
+            elif answers >= callers and now >= warm:
+                begun = now
+
     async with channel(address) as opened:
         call = opened.unary_unary(method)
-        begin = time.perf_counter() + WARM_UP_S
-        end = begin + seconds
-
-        async def caller(number: int) -> None:
-            while (started := time.perf_counter()) < end:
-                response = await call(requests[number % len(requests)], timeout=DEADLINE_S)
-                number += callers
-                if started >= begin:
-                    load.calls += 1
-                    load.latencies_ns.append(int(1e9 * (time.perf_counter() - started)))
-                    if keep:
-                        load.responses.append(response)
-
-        await asyncio.gather(*map(caller, range(callers)))
-        load.seconds = time.perf_counter() - begin
+        await asyncio.gather(*(caller(call, number) for number in range(callers)))
+    load.seconds = ended - begun
     return load
 
 
