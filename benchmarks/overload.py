@@ -54,7 +54,7 @@ SETTLED = 0.25
 class Plan:
     """What is offered. seconds: of the load. idle_seconds: of each measurement before and after. deadline_s: of a call.
 
-    times: the load, in capacities. prompts_per_call: and `callers` that make such calls fill two batches.
+    times: the load, in capacities. batch_prompts_max: of the server.
     """
 
     prompts_per_call: int
@@ -62,11 +62,12 @@ class Plan:
     idle_seconds: float = 10
     deadline_s: float = 2
     times: float = 3
+    batch_prompts_max: int = Limits().batch_prompts_max
 
     @property
     def callers(self) -> int:
         """Callers that keep the engine busy: while one batch runs, the next one waits."""
-        return min(CALLERS_MAX, max(1, 2 * Limits().batch_prompts_max // self.prompts_per_call))
+        return min(CALLERS_MAX, max(1, 2 * self.batch_prompts_max // self.prompts_per_call))
 
 
 @dataclass

@@ -325,10 +325,17 @@ class Batcher:
             )
 
     def _expected_ns(self, work: Work) -> float:
-        """When new work will have been done: after its own pieces, and as many of each work before it."""
+        """When new work will have been done: after its own pieces, and as many of each work before it.
+
+        Its last batch is not shorter than the last ones were: what comes later shares it.
+        """
         pieces = -(-work.left // self._limits.piece_prompts_max)
-        before = min(self._waiting_prompts, pieces * self._waiting_pieces)
-        return self._running_ns() + self._ns(before + work.left, self._waiting_alone + (work.key is None))
+        prompts = work.left + min(self._waiting_prompts, pieces * self._waiting_pieces)
+        if work.key is None:
+            return self._ns_until(prompts, self._waiting_alone + 1)
+        full = (prompts - self._waiting_alone - 1) // self._limits.batch_prompts_max * self._limits.batch_prompts_max
+        usual = full + self._waiting_alone + round(self._pace.batch_prompts)
+        return self._ns_until(max(prompts, usual), self._waiting_alone)
 
     def _refusal(self, full: str, **metadata: int) -> OverloadedError:
         retry_after_s = self._retry_after_s()
@@ -338,20 +345,20 @@ class Batcher:
         """When all that waits and runs now will have been answered, at the pace of the last batches."""
         if not self._pace.is_measured:
             return RETRY_UNMEASURED_S
-        left_ns = self._running_ns() + self._ns(self._waiting_prompts, self._waiting_alone)
-        return max(RETRY_MIN_S, left_ns / 1e9)
+        return max(RETRY_MIN_S, self._ns_until(self._waiting_prompts, self._waiting_alone) / 1e9)
 
-    def _running_ns(self) -> float:
-        """How long the running batch will still run; 0 where none does, or it should have ended."""
-        if self._running is None:
-            return 0.0
-        expected_ns = self._pace.ns(self._running.prompts, 1)
-        return max(0.0, expected_ns - (self._clock() - self._running.started_ns))
+    def _ns_until(self, prompts: int, alone: int) -> float:
+        """How long until what runs and so many prompts are done, `alone` of them each in a batch of its own.
 
-    def _ns(self, prompts: int, alone: int) -> float:
-        """How long prompts will run; so many of them each in a batch of its own."""
+        A batch that has run longer than expected says that all others will too.
+        """
         shared = -(-(prompts - alone) // self._limits.batch_prompts_max)
-        return self._pace.ns(prompts, shared + alone)
+        waiting_ns = self._pace.ns(prompts, shared + alone)
+        if self._running is None or not self._pace.is_measured:
+            return waiting_ns
+        expected_ns = self._pace.ns(self._running.prompts, 1)
+        spent_ns = self._clock() - self._running.started_ns
+        return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
 
 
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:

@@ -1,7 +1,7 @@
 """How long will the engine take for so many prompts? Learnt from the batches that it has run."""
 
-MEMORY = 0.9
-"""What a batch leaves of the weight of those before it: about the last ten count."""
+MEMORY = 0.8
+"""What a batch leaves of the weight of those before it: about the last five count."""
 
 
 class Pace:
@@ -19,6 +19,11 @@ class Pace:
     def is_measured(self) -> bool:
         """Whether any batch has run."""
         return self._weight > 0
+
+    @property
+    def batch_prompts(self) -> float:
+        """How many prompts the last batches had, on average; 0 before any has run."""
+        return self._prompts / self._weight if self._weight else 0.0
 
     def measure(self, prompts: int, spent_ns: float) -> None:
         """Learn what a batch of so many prompts took."""

@@ -342,13 +342,13 @@ SECOND_NS = 10**9
 
 
 class Clocked:
-    """A batcher whose batches take one second, and a tenth more for each prompt."""
+    """A batcher whose batches take one second, and a tenth more for each prompt. The last ones were small."""
 
     def __init__(self, **limits):
         self.now_ns = 0
         self.batcher = Batcher(Limits(**limits), clock=lambda: self.now_ns)
-        self.run(submitted(self.batcher, 1))
-        self.run(submitted(self.batcher, 4))
+        for prompts in (4, *(1,) * 20):
+            self.run(submitted(self.batcher, prompts))
 
     def run(self, asked):
         batch = self.batcher.take(wait=False)
@@ -386,6 +386,20 @@ def test_work_that_would_end_too_late_is_refused_at_the_door():
     assert least_time_s(batcher, 1) == pytest.approx((1 + 2) / WAIT_SHARE_MAX, abs=0.1), "it shares the next batch"
     assert least_time_s(batcher, 2) == pytest.approx((1 + 3.1) / WAIT_SHARE_MAX, abs=0.1), "one too many for it"
     assert is_taken(batcher, 2, None), "without a deadline there is no too late"
+    clocked.now_ns += 3 * SECOND_NS
+    assert least_time_s(batcher, 1) == pytest.approx(2 * 2 / WAIT_SHARE_MAX, abs=0.1), "all takes twice as long now"
+
+
+def test_what_comes_later_is_expected_to_make_a_batch_as_large_as_the_last_ones():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for _ in range(30):
+        clocked.run(submitted(batcher, 8))
+    submitted(batcher, 1)
+    assert least_time_s(batcher, 1) == pytest.approx(1.8 / WAIT_SHARE_MAX, abs=0.1), "with 6 more that may come"
+    submitted(batcher, 8)
+    assert least_time_s(batcher, 1) == pytest.approx(2 / WAIT_SHARE_MAX, abs=0.1), "the batch is full now"
+    assert least_time_s(batcher, 2) == pytest.approx((2 + 1.8) / WAIT_SHARE_MAX, abs=0.1), "one more is as usual"
 
 
 def test_what_shares_no_batch_is_a_batch_more_to_wait_for():
