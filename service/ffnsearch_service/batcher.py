@@ -6,6 +6,9 @@ in the order of the queue, and then what room is left, in the same order. Work t
 the queue. So the first in the queue is in every batch, and no work waits for more batches than there is work before
 it, however large that is.
 
+Work that its caller would not wait long enough for is refused at the door: taken in, it would push back others, and be
+thrown away when its time is up, often with the engine's work already spent on it.
+
 A state machine without threads of its own: it holds what waits and what runs, under one lock.
 """
 
@@ -20,6 +23,7 @@ from ffnsearch_indexer.errors import CancelledError
 from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import OverloadedError, ShuttingDownError
+from ffnsearch_service.pace import Pace
 
 RETRY_UNMEASURED_S = 1.0
 """What a refused caller is told to wait while no batch has been measured yet."""
@@ -27,8 +31,9 @@ RETRY_UNMEASURED_S = 1.0
 RETRY_MIN_S = 0.01
 """Least that a refused caller is told to wait: a call is not written and read in less."""
 
-RATE_MEMORY = 0.9
-"""What a batch leaves of the measured rate's memory: about the last ten batches count."""
+WAIT_SHARE_MAX = 0.7
+"""Share of a caller's time that may go into the expected wait: what is left is for batches that are slower than the
+last ones, and for writing the answer."""
 
 
 @dataclass(eq=False)
@@ -124,8 +129,10 @@ class Batcher:
         self._running: Batch | None = None
         self._calls = 0
         self._waiting_prompts = 0
+        self._waiting_pieces = 0  # prompts that waiting work has in its next pieces
+        self._waiting_alone = 0  # work that waits and shares no batch
         self._is_closed = False
-        self._measured_prompts = self._measured_ns = 0.0
+        self._pace = Pace()
 
     @property
     def calls(self) -> int:
@@ -158,7 +165,10 @@ class Batcher:
             self._calls -= 1
 
     def submit(self, work: Work, on_end: Callable[[], None]) -> None:
-        """Put new work at the end of the queue. Raises OverloadedError where its prompts have no room."""
+        """Put new work at the end of the queue.
+
+        Raises OverloadedError where its prompts have no room, or would be answered too late for the caller.
+        """
         assert work.tokens, "work has at least one prompt"
         with self._lock:
             self._require_open()
@@ -168,10 +178,11 @@ class Batcher:
                     f"{self._waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
                     queue_prompts_max=limit,
                 )
+            self._require_time(work)
             work._on_end = on_end
             work._since_ns = self._clock()
             self._queue.append(work)
-            self._waiting_prompts += work.left
+            self._count(work, 1)
             self._changed.notify()
 
     def take(self, *, wait: bool = True) -> Batch | None:
@@ -198,9 +209,7 @@ class Batcher:
     def complete(self, batch: Batch, parts: Sequence[Any]) -> None:
         """End the running batch with one part for each piece. Work that has had its last part ends."""
         with self._lock:
-            spent_ns = self._stop(batch)
-            self._measured_prompts = RATE_MEMORY * self._measured_prompts + batch.prompts
-            self._measured_ns = RATE_MEMORY * self._measured_ns + spent_ns
+            self._pace.measure(batch.prompts, self._stop(batch))
             calls = []
             for piece, part in zip(batch.pieces, parts, strict=True):
                 piece.work.parts.append(part)
@@ -211,7 +220,9 @@ class Batcher:
     def fail(self, batch: Batch, error: Exception) -> None:
         """End the running batch, and all work that has a piece in it, with an error."""
         with self._lock:
-            self._stop(batch)
+            spent_ns = self._stop(batch)
+            if spent_ns > self._pace.ns(batch.prompts, 1):  # it would have taken at least that
+                self._pace.measure(batch.prompts, spent_ns)
             calls = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
             for piece in batch.pieces:
                 self._forget(piece.work)
@@ -230,7 +241,7 @@ class Batcher:
             self._is_closed = True
             calls = [_settle(work, _shutting_down()) for work in self._queue]
             self._queue.clear()
-            self._waiting_prompts = 0
+            self._waiting_prompts = self._waiting_pieces = self._waiting_alone = 0
             self._changed.notify_all()
         _make(calls)
 
@@ -240,11 +251,14 @@ class Batcher:
         now_ns = self._clock()
         batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
         for work, stop in stops.items():
+            self._count(work, -1)
             work.waited_ns += now_ns - work._since_ns
             work._taken = stop
-        self._waiting_prompts -= batch.prompts
         self._queue = deque(work for work in self._queue if work not in stops)
-        self._queue.extend(work for work in stops if work.left)
+        for work in stops:
+            if work.left:
+                self._queue.append(work)
+                self._count(work, 1)
         return batch
 
     def _share(self) -> dict[Work, int]:
@@ -283,26 +297,65 @@ class Batcher:
         """Take work out of the queue, where it is there."""
         if work in self._queue:
             self._queue.remove(work)
-            self._waiting_prompts -= work.left
+            self._count(work, -1)
+
+    def _count(self, work: Work, sign: int) -> None:
+        """Add work to what waits, or take it away."""
+        self._waiting_prompts += sign * work.left
+        self._waiting_pieces += sign * min(work.left, self._limits.piece_prompts_max)
+        self._waiting_alone += sign * (work.key is None)
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise _shutting_down()
+
+    def _require_time(self, work: Work) -> None:
+        """Refuse work that is not expected to be answered in time. An engine that is free tries whatever comes."""
+        remaining_s = work.call.remaining_s
+        if remaining_s is None or not (self._queue or self._running):
+            return
+        expected_s = self._expected_ns(work) / 1e9
+        if expected_s > WAIT_SHARE_MAX * remaining_s:
+            raise self._refusal(
+                f"an answer would take some {expected_s:.2g} s and the deadline is in {remaining_s:.2g} s, too close",
+                expected_ms=round(1e3 * expected_s),
+            )
+
+    def _expected_ns(self, work: Work) -> float:
+        """When new work will have been done: after its own pieces, and as many of each work before it.
+
+        Its last batch is not shorter than the last ones were: what comes later shares it.
+        """
+        pieces = -(-work.left // self._limits.piece_prompts_max)
+        prompts = work.left + min(self._waiting_prompts, pieces * self._waiting_pieces)
+        if work.key is None:
+            return self._ns_until(prompts, self._waiting_alone + 1)
+        full = (prompts - self._waiting_alone - 1) // self._limits.batch_prompts_max * self._limits.batch_prompts_max
+        usual = full + self._waiting_alone + round(self._pace.batch_prompts)
+        return self._ns_until(max(prompts, usual), self._waiting_alone)
 
     def _refusal(self, full: str, **metadata: int) -> OverloadedError:
         retry_after_s = self._retry_after_s()
         return OverloadedError(f"{full}: try again in {retry_after_s:.2g} s", retry_after_s=retry_after_s, **metadata)
 
     def _retry_after_s(self) -> float:
-        """When all that waits and runs now will have been answered, at the rate of the last batches."""
-        if not self._measured_prompts:
+        """When all that waits and runs now will have been answered, at the pace of the last batches."""
+        if not self._pace.is_measured:
             return RETRY_UNMEASURED_S
-        prompts, spent_ns = self._waiting_prompts, 0
-        if self._running is not None:
-            prompts += self._running.prompts
-            spent_ns = self._clock() - self._running.started_ns
-        left_ns = prompts * self._measured_ns / self._measured_prompts - spent_ns
-        return max(RETRY_MIN_S, left_ns / 1e9)
+        return max(RETRY_MIN_S, self._ns_until(self._waiting_prompts, self._waiting_alone) / 1e9)
+
+    def _ns_until(self, prompts: int, alone: int) -> float:
+        """How long until what runs and so many prompts are done, `alone` of them each in a batch of its own.
+
+        A batch that has run longer than expected says that all others will too.
+        """
+        shared = -(-(prompts - alone) // self._limits.batch_prompts_max)
+        waiting_ns = self._pace.ns(prompts, shared + alone)
+        if self._running is None or not self._pace.is_measured:
+            return waiting_ns
+        expected_ns = self._pace.ns(self._running.prompts, 1)
+        spent_ns = self._clock() - self._running.started_ns
+        return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
 
 
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:

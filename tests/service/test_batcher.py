@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ffnsearch_indexer.errors import CancelledError
-from ffnsearch_service.batcher import RETRY_MIN_S, RETRY_UNMEASURED_S, Batcher, Work
+from ffnsearch_service.batcher import RETRY_MIN_S, RETRY_UNMEASURED_S, WAIT_SHARE_MAX, Batcher, Work
 from ffnsearch_service.call import Call
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import OverloadedError, ShuttingDownError
@@ -21,11 +21,14 @@ TOKENS = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 
 
 class Patience(Call):
-    """A call whose deadline passes when a test says so."""
+    """A call whose deadline passes when a test says so, however much time it says to have."""
 
-    def __init__(self):
+    remaining_s = None
+
+    def __init__(self, remaining_s=None):
         super().__init__()
         self.is_late = False
+        self.remaining_s = remaining_s
 
     def over(self):
         return CancelledError("late", reason="DEADLINE_EXCEEDED") if self.is_late else super().over()
@@ -38,9 +41,9 @@ def unused(batch):
 class Asked:
     """A caller's side of some work, as a test sees it."""
 
-    def __init__(self, name, tokens, key, batch_prompts_max):
+    def __init__(self, name, tokens, key, batch_prompts_max, remaining_s=None):
         self.name = name
-        self.work = Work(Patience(), tokens, unused, key=key, batch_prompts_max=batch_prompts_max)
+        self.work = Work(Patience(remaining_s), tokens, unused, key=key, batch_prompts_max=batch_prompts_max)
         self.ended = 0
         self.ran = []
         self.ahead = 0
@@ -63,6 +66,7 @@ class Machine(RuleBasedStateMachine):
         self.batch = None
         self.members = []
         self.is_closed = False
+        self.has_measured = False
 
     def asked_for(self, piece):
         return next(asked for asked in self.asked if asked.work is piece.work)
@@ -93,14 +97,22 @@ class Machine(RuleBasedStateMachine):
         self.batcher.leave()
         self.places -= 1
 
-    @rule(tokens=TOKENS, key=st.sampled_from([None, "a", "b"]), most=st.sampled_from([2, 1000]))
-    def work_comes(self, tokens, key, most):
-        asked = Asked(len(self.asked), tokens, key, most)
+    @rule(
+        tokens=TOKENS,
+        key=st.sampled_from([None, "a", "b"]),
+        most=st.sampled_from([2, 1000]),
+        remaining_s=st.sampled_from([None, 0.0, 1e9]),
+    )
+    def work_comes(self, tokens, key, most, remaining_s):
+        asked = Asked(len(self.asked), tokens, key, most, remaining_s)
+        is_busy = bool(self.waiting or self.batch)
         waiting = sum(map(self.left, self.waiting))
         if self.is_closed:
             with pytest.raises(ShuttingDownError):
                 self.batcher.submit(asked.work, asked.end)
-        elif waiting + len(tokens) > LIMITS.queue_prompts_max:
+        elif waiting + len(tokens) > LIMITS.queue_prompts_max or (
+            remaining_s == 0 and is_busy and self.has_measured  # no time left at all, and some is needed
+        ):
             with pytest.raises(OverloadedError):
                 self.batcher.submit(asked.work, asked.end)
         else:
@@ -184,6 +196,7 @@ class Machine(RuleBasedStateMachine):
     @rule(works=st.booleans(), ns=st.integers(1, 1000))
     def the_batch_ends(self, works, ns):
         self.now_ns += ns
+        self.has_measured = True
         error = ValueError("broken")
         alive = [asked for asked in self.members if not asked.ended]
         if works:
@@ -237,8 +250,8 @@ Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, d
 TestAnyOrderOfSteps = Machine.TestCase
 
 
-def submitted(batcher, prompts, key="a"):
-    asked = Asked(0, [1] * prompts, key, 1 << 31)
+def submitted(batcher, prompts, key="a", remaining_s=None):
+    asked = Asked(0, [1] * prompts, key, 1 << 31, remaining_s)
     batcher.submit(asked.work, asked.end)
     return asked
 
@@ -322,7 +335,104 @@ def test_the_hint_to_come_back_is_what_the_queue_will_take():
     now_ns += 10**9
     with pytest.raises(OverloadedError) as caught:
         submitted(batcher, 1)
-    assert caught.value.retry_after_s == pytest.approx((6 + 8) / 2 - 1)
+    assert caught.value.retry_after_s == pytest.approx(4 + 4 - 1), "one batch runs and one waits, of 4 s each so far"
+
+
+SECOND_NS = 10**9
+
+
+class Clocked:
+    """A batcher whose batches take one second, and a tenth more for each prompt. The last ones were small."""
+
+    def __init__(self, **limits):
+        self.now_ns = 0
+        self.batcher = Batcher(Limits(**limits), clock=lambda: self.now_ns)
+        for prompts in (4, *(1,) * 20):
+            self.run(submitted(self.batcher, prompts))
+
+    def run(self, asked):
+        batch = self.batcher.take(wait=False)
+        assert asked.work in [piece.work for piece in batch.pieces]
+        self.now_ns += SECOND_NS + batch.prompts * SECOND_NS // 10
+        self.batcher.complete(batch, [None] * len(batch.pieces))
+
+
+def is_taken(batcher, prompts, remaining_s, key="a"):
+    """Whether work is taken whose caller waits so long; it is not left in the queue."""
+    try:
+        asked = submitted(batcher, prompts, key, remaining_s)
+    except OverloadedError as error:
+        assert "deadline" in str(error)
+        return False
+    batcher.drop(asked.work)
+    return True
+
+
+def least_time_s(batcher, prompts, key="a"):
+    """The shortest of the tried deadlines with which work is taken."""
+    return next(tenths / 10 for tenths in range(1000) if is_taken(batcher, prompts, tenths / 10 + 1e-6, key))
+
+
+def test_work_that_would_end_too_late_is_refused_at_the_door():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    assert is_taken(batcher, 10, 0.1), "a free engine tries whatever comes"
+    submitted(batcher, 10)
+    batcher.take(wait=False)
+    assert least_time_s(batcher, 1) == pytest.approx((2 + 1.1) / WAIT_SHARE_MAX, abs=0.1), "what runs, and its own"
+    clocked.now_ns += SECOND_NS
+    assert least_time_s(batcher, 1) == pytest.approx((1 + 1.1) / WAIT_SHARE_MAX, abs=0.1), "a second has passed"
+    submitted(batcher, 9)
+    assert least_time_s(batcher, 1) == pytest.approx((1 + 2) / WAIT_SHARE_MAX, abs=0.1), "it shares the next batch"
+    assert least_time_s(batcher, 2) == pytest.approx((1 + 3.1) / WAIT_SHARE_MAX, abs=0.1), "one too many for it"
+    assert is_taken(batcher, 2, None), "without a deadline there is no too late"
+    clocked.now_ns += 3 * SECOND_NS
+    assert least_time_s(batcher, 1) == pytest.approx(2 * 2 / WAIT_SHARE_MAX, abs=0.1), "all takes twice as long now"
+
+
+def test_what_comes_later_is_expected_to_make_a_batch_as_large_as_the_last_ones():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for _ in range(30):
+        clocked.run(submitted(batcher, 8))
+    submitted(batcher, 1)
+    assert least_time_s(batcher, 1) == pytest.approx(1.8 / WAIT_SHARE_MAX, abs=0.1), "with 6 more that may come"
+    submitted(batcher, 8)
+    assert least_time_s(batcher, 1) == pytest.approx(2 / WAIT_SHARE_MAX, abs=0.1), "the batch is full now"
+    assert least_time_s(batcher, 2) == pytest.approx((2 + 1.8) / WAIT_SHARE_MAX, abs=0.1), "one more is as usual"
+
+
+def test_what_shares_no_batch_is_a_batch_more_to_wait_for():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for _ in range(3):
+        submitted(batcher, 1, None)
+    assert least_time_s(batcher, 1) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
+    assert least_time_s(batcher, 1, None) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
+
+
+def test_a_small_call_does_not_count_all_prompts_of_a_huge_one_before_it():
+    clocked = Clocked(batch_prompts_max=10, piece_prompts_max=4)
+    batcher = clocked.batcher
+    submitted(batcher, 1000)
+    assert least_time_s(batcher, 4) == pytest.approx((1 + 0.8) / WAIT_SHARE_MAX, abs=0.1), "its first piece"
+    assert least_time_s(batcher, 8) == pytest.approx((2 + 1.6) / WAIT_SHARE_MAX, abs=0.1), "its first two"
+
+
+def test_batches_that_are_cut_short_teach_that_they_take_long():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for _ in range(30):
+        submitted(batcher, 1)
+        clocked.now_ns += 5 * SECOND_NS  # in the queue
+        batch = batcher.take(wait=False)
+        clocked.now_ns += 8 * SECOND_NS
+        batcher.fail(batch, CancelledError("late"))
+    submitted(batcher, 1)
+    assert not is_taken(batcher, 1, 8)
+    batcher.fail(batcher.take(wait=False), ValueError("broken at once"))
+    submitted(batcher, 1)
+    assert not is_taken(batcher, 1, 8), "an error takes no time, and teaches nothing"
 
 
 def test_a_thread_that_waits_for_work_is_woken_by_it_and_by_the_end():
