@@ -20,6 +20,8 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.client_channel import open_channel
 
+START_S = 3 * WAIT_S
+"""How long a process may take to import all that it needs, on a machine that has much else to do."""
 FORKER = Path(__file__).parent / "serve_forked.py"
 
 
@@ -81,7 +83,7 @@ class ServerProcess:
     def address(self) -> str:
         """Where calls are taken; waits until they are."""
         if self._address is None:
-            assert select.select([self._out], [], [], WAIT_S)[0], "the server does not start"
+            assert select.select([self._out], [], [], START_S)[0], "the server does not start"
             line = self._out.readline()
             assert line.startswith("serving "), self.log.read_text()
             self._address = line.split()[1].rstrip(":")

@@ -41,7 +41,7 @@ def test_sigterm_under_load_fails_no_accepted_call(servers, tiny_snapshot):
     ended = threading.Event()
     with (
         servers.serving(tiny_snapshot, "--set", "logging.format=json") as first,
-        servers.serving(tiny_snapshot) as second,
+        servers.serving(tiny_snapshot, "--set", "logging.format=json") as second,
         stub_of(first.address) as stub,
         grpc.insecure_channel(first.address) as channel,
         ThreadPoolExecutor(2 * CALLERS) as callers,
@@ -58,8 +58,7 @@ def test_sigterm_under_load_fails_no_accepted_call(servers, tiny_snapshot):
             first.signal(signal.SIGTERM)
             assert [told.status for told in watch] == [NOT_SERVING]
             assert first.wait() == 0
-            seen = second.measured("ffnsearch_calls_total") if " " in second.log.read_text() else 0
-            wait_for(lambda: second.log.read_text().count("\n") > seen + CALLERS)
+            wait_for(lambda: second.log.read_text().count("\n") > 10 * CALLERS)
         finally:
             ended.set()
         outcomes = [caller.result(WAIT_S) for caller in alone]
