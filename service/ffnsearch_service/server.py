@@ -16,6 +16,7 @@ from ffnsearch_service.address import join, listening_address
 from ffnsearch_service.admin_servicer import AdminThreads, add_admin_services
 from ffnsearch_service.administration import Administration
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.door import Door
 from ffnsearch_service.engine import Engine
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.ending import notify, until_signal
@@ -47,8 +48,9 @@ class Server:
         self._servicer = PredictionServicer(engine)
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None
+        self._door = Door()
         self._server = grpc.aio.server(
-            interceptors=[operations.interceptor, *protection.interceptors], options=protection.options
+            interceptors=[self._door, operations.interceptor, *protection.interceptors], options=protection.options
         )
 
     async def start(self) -> str:
@@ -73,6 +75,7 @@ class Server:
     async def stop(self) -> None:
         """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them."""
         await self._operations.health.drain()
+        await self._door.close()
         await self._server.stop(self._config.grace_s)
         if self._admin_threads:
             await asyncio.to_thread(self._admin_threads.close)

@@ -7,8 +7,12 @@ from typing import Any
 import grpc
 import pytest
 from calibrated import calibrate
+from processes import Servers
 from serving import SlowPredictor, serving
 
+from ffnsearch_indexer.build import build
+from ffnsearch_indexer.corpora import shakespeare
+from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.config import Limits
 from ffnsearch_service.engine import Engine
@@ -62,3 +66,18 @@ def slow_engine(slow: SlowPredictor) -> Iterator[Engine]:
     with Engine.of(OpenSnapshot(slow, Limits(calls_max=2))) as opened:
         yield opened
         slow.release.set()
+
+
+@pytest.fixture(scope="session")
+def other_snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A snapshot of another text than the tiny one's, with the same model."""
+    snapshot = tmp_path_factory.mktemp("snapshots") / "other.ffn"
+    build(Corpus("other", shakespeare.render(1)[4000:7000]), tiny_model, snapshot)
+    return snapshot
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Starts servers in processes of their own."""
+    with Servers.open(tmp_path_factory.mktemp("servers")) as opened:
+        yield opened

@@ -1,0 +1,38 @@
+"""Is a new call taken? Until the end begins; from then on each is told so, in words that a client acts on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+
+from ffnsearch_service.errors import ShuttingDownError
+from ffnsearch_service.security.handlers import refusing
+
+TOLD_S = 0.05
+"""How long callers are told before the socket closes: those who never pause have heard by then, and wait 0.1 s."""
+
+_HEALTH = f"/{health.SERVICE_NAME}/"
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Lets calls in until it is closed. The first of a server's interceptors; lives in one event loop.
+
+    gRPC ends calls that come while it closes with CANCELLED, which no client tries again elsewhere. Refused here they
+    are UNAVAILABLE, without the initial metadata after which gRPC does not try again either. Health is told to the end.
+    """
+
+    def __init__(self) -> None:
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Take no more calls; returns once those who call without a pause know."""
+        self._is_open = False
+        await asyncio.sleep(TOLD_S)
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """The handler of a call, or a refusal."""
+        if self._is_open or handler_call_details.method.startswith(_HEALTH):
+            return await continuation(handler_call_details)
+        return refusing(ShuttingDownError("the server is shutting down: call another one, or try again later"))
