@@ -302,7 +302,8 @@ def summary(found: dict[str, Any]) -> str:
             f"  answered {load['answered']['calls']:,} ({load['answered']['calls_per_second']:.1f} a second), "
             f"too late {load['deadline_exceeded']['calls']:,}: p50 {_at(accepted, 'p50')}, p99 {_at(accepted, 'p99')}",
             f"  refused {refused['calls']:,} ({refused['with_retry_info']:,} told when to come back): "
-            f"p50 {_at(refused['latency_ms'], 'p50')}, p99 {_at(refused['latency_ms'], 'p99')}; others {load['others']}",
+            f"p50 {_at(refused['latency_ms'], 'p50')}, p99 {_at(refused['latency_ms'], 'p99')}; "
+            f"others {load['others']}",
             f"  memory {memory['settled_mb']:.0f} MB, {memory['growth_mb']:+.1f} MB; begun late "
             f"p99 {_at(load['begun_late_ms'], 'p99')}; "
             f"afterwards {found['after_to_before']:.0%} of the calls a second",
