@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,21 +287,25 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [float(np.percentile(values, percent)) for percent in (0, 50, 100)] if values else []
 
 
+def _at(latency: dict[str, float], name: str) -> str:
+    return f"{latency[name]:.0f} ms" if latency else "none"
+
+
 def summary(found: dict[str, Any]) -> str:
     """The figures of one size of calls, in some lines."""
     load, memory = found["under_load"], found["memory"]
     accepted, refused = load["accepted_latency_ms"], load["refused"]
-    at: Callable[[dict[str, float], str], str] = lambda latency, name: f"{latency[name]:.0f} ms" if latency else "none"
     return "\n".join(
         (
             f"{found['prompts_per_call']} prompts a call: {found['before']['calls_per_second']:.1f} calls a second, "
             f"then {found['offered_calls_per_second']:.1f} offered for {load['seconds']:.0f} s",
             f"  answered {load['answered']['calls']:,} ({load['answered']['calls_per_second']:.1f} a second), "
-            f"too late {load['deadline_exceeded']['calls']:,}: p50 {at(accepted, 'p50')}, p99 {at(accepted, 'p99')}",
+            f"too late {load['deadline_exceeded']['calls']:,}: p50 {_at(accepted, 'p50')}, p99 {_at(accepted, 'p99')}",
             f"  refused {refused['calls']:,} ({refused['with_retry_info']:,} told when to come back): "
-            f"p50 {at(refused['latency_ms'], 'p50')}, p99 {at(refused['latency_ms'], 'p99')}; others {load['others']}",
+            f"p50 {_at(refused['latency_ms'], 'p50')}, p99 {_at(refused['latency_ms'], 'p99')}; "
+            f"others {load['others']}",
             f"  memory {memory['settled_mb']:.0f} MB, {memory['growth_mb']:+.1f} MB; begun late "
-            f"p99 {at(load['begun_late_ms'], 'p99')}; "
+            f"p99 {_at(load['begun_late_ms'], 'p99')}; "
             f"afterwards {found['after_to_before']:.0%} of the calls a second",
         )
     )

@@ -361,8 +361,7 @@ def is_taken(batcher, prompts, remaining_s, key="a"):
     """Whether work is taken whose caller waits so long; it is not left in the queue."""
     try:
         asked = submitted(batcher, prompts, key, remaining_s)
-    except OverloadedError as error:
-        assert "deadline" in str(error)
+    except OverloadedError:
         return False
     batcher.drop(asked.work)
     return True

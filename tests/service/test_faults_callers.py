@@ -8,7 +8,7 @@ import threading
 import grpc
 import pytest
 from processes import content, request, stub_of, wait_for
-from raw_http2 import HEADERS, SETTINGS, Frame, raw_connection
+from raw_http2 import SETTINGS, Frame, raw_connection
 from serving import WAIT_S
 
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc

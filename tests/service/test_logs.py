@@ -34,7 +34,7 @@ def text_of(work, level="info"):
 
 
 def id_of(call):
-    return dict(call.initial_metadata())["x-request-id"]
+    return dict(call.trailing_metadata())["x-request-id"]
 
 
 def test_a_call_leaves_one_line(engine, lines):

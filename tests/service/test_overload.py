@@ -1,7 +1,7 @@
 """Three times the load that an engine can carry: who is taken in is answered in time, the rest is refused at once.
 
-What `benchmarks/overload.py` measures for a minute on a real snapshot, for some seconds on an engine whose batches take a
-stated time, so that its capacity is the same on every machine.
+What `benchmarks/overload.py` measures for a minute on a real snapshot, for some seconds on an engine whose batches take
+a stated time, so that its capacity is the same on every machine.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 REQUEST_ID_KEY = "x-request-id"
-"""Metadata key of a request id, in a call and in its initial metadata back."""
+"""Metadata key of a request id, in a call and in its trailing metadata back."""
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
 """Ids that are taken over: long enough to be told apart, short enough for every line, nothing that a log minds."""

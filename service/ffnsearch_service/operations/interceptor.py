@@ -23,8 +23,8 @@ Ended = Callable[[CallRecord, bool], None]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Makes the record of each call, and passes it on once the call has begun, and once it has ended.
 
-    The first of a server's interceptors: it sees calls that the others refuse. The request id goes back in the
-    initial metadata, so that a caller has it however the call ends.
+    It comes before those that refuse calls, and sees these too. The request id goes back in the trailing metadata:
+    initial ones would be a message more for each call, and after them gRPC does not try again.
     """
 
     def __init__(self, begun: Begun, ended: Ended) -> None:
@@ -52,7 +52,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def watched(request: Any, context: Any) -> Any:
             self._begin(record, request)
             try:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+                context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
                 response = await behavior(request, context)
                 record.code = _code(context, None)
                 return response
@@ -70,7 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def watched(request: Any, context: Any) -> AsyncIterator[Any]:
             self._begin(record, request)
             try:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+                context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
                 responses = behavior(request, context)
                 if isinstance(responses, AsyncIterator):
                     async for response in responses:

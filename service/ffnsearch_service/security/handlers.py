@@ -6,9 +6,8 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from grpc_status import rpc_status
 
-from ffnsearch_service.status import status_of
+from ffnsearch_service.aborting import abort
 
 Behavior = Callable[[Any, Any], Awaitable[Any]]
 """Takes a request, or an iterator of them, and the context; gives the response, or writes all to the context."""
@@ -47,8 +46,3 @@ def refusing(error: Exception) -> Any:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-async def abort(context: Any, error: Exception) -> None:
-    """End a call with the status of an error; does not return."""
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))

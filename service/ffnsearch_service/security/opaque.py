@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc
 
+from ffnsearch_service.aborting import abort
 from ffnsearch_service.errors import RequestError
-from ffnsearch_service.security.handlers import abort, behavior_of, with_behavior
+from ffnsearch_service.security.handlers import behavior_of, with_behavior
 
 
 class OpaqueErrors(grpc.aio.ServerInterceptor):

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from ffnsearch_service.aborting import abort
 from ffnsearch_service.errors import AuthenticationError, ScopeError
-from ffnsearch_service.security.handlers import abort, behavior_of, with_behavior
+from ffnsearch_service.security.handlers import behavior_of, with_behavior
 
 Check = Callable[[], None]
 """Raises AuthenticationError or ScopeError once the caller may not call any more."""
