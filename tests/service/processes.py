@@ -144,12 +144,15 @@ class Servers:
     def open(cls, folder: Path) -> Iterator["Servers"]:
         """Start the process that forks; it ends, with all servers, in the end. folder: where logs go."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, subprocess.Popen(
-            [sys.executable, FORKER, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            start_new_session=True,
-        ) as forker:
+        with (
+            ours,
+            subprocess.Popen(
+                [sys.executable, FORKER, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
+            ) as forker,
+        ):
             theirs.close()
             servers = cls(ours, folder)
             try:
