@@ -37,6 +37,11 @@ class RawConnection:
         self._unread = b""
         self.closed = False
 
+    @property
+    def port(self) -> int:
+        """Of our end."""
+        return int(self._socket.getsockname()[1])
+
     def send(self, *frames: Frame) -> None:
         """Send frames; what a closed connection says to that is not looked at."""
         try:

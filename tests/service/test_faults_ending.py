@@ -40,11 +40,11 @@ def call_until(ended, address, right):
 def test_sigterm_under_load_fails_no_accepted_call(servers, tiny_snapshot):
     ended = threading.Event()
     with (
+        ThreadPoolExecutor(2 * CALLERS) as callers,  # whatever happens, they end with the servers
         servers.serving(tiny_snapshot, "--set", "logging.format=json") as first,
         servers.serving(tiny_snapshot, "--set", "logging.format=json") as second,
         stub_of(first.address) as stub,
         grpc.insecure_channel(first.address) as channel,
-        ThreadPoolExecutor(2 * CALLERS) as callers,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
         assert next(watch).status == SERVING

@@ -11,13 +11,15 @@ from pathlib import Path
 import grpc
 import pytest
 from admin_serving import make_site
-from processes import START_S, content, free_port, request, stub_of, wait_for
+from processes import content, free_port, request, stub_of, wait_for
 from serving import WAIT_S
 
 from ffnsearch_service.admin_client import AdminClient
 from ffnsearch_service.errors import UnavailableError
 
 KILLS = 6
+BUILD_S = 300.0
+"""How long a build of a tiny corpus, at the lowest priority, may take on a machine that has much else to do."""
 INODES = 12  # files and folders that fit on the full disk: fewer than a build makes
 
 
@@ -63,32 +65,34 @@ def test_a_server_killed_during_requests_answers_the_same_when_it_is_back(server
 
 def test_a_server_killed_during_loads_and_moves_has_what_it_told_or_what_came_next(servers, site):
     moments = random.Random(5)
-    told, sent, right = "one", "one", {}
+    told, sent, told_loaded, right = None, "one", set(), {}
+    etags = set()
     for round in range(KILLS + 1):
         with (
             servers.serving(*arguments(site, "one", "two")) as server,
             AdminClient(server.address, timeout_s=WAIT_S) as admin,
             ThreadPoolExecutor(2) as threads,
         ):
-            found = admin.alias("default").snapshot_name
-            assert found in (told, sent)
+            found = admin.alias("default")
+            assert found == told or (found.etag not in etags and found.snapshot_name == sent)
+            etags.add(found.etag)
             assert {snapshot.state for snapshot in admin.snapshots()} == {"OPEN"}
             right = right or {name: answer(server, name) for name in ("one", "two")}
-            assert answer(server) == right[found]
+            assert answer(server) == right[found.snapshot_name]
             loaded = {snapshot.name for snapshot in admin.snapshots()} - {"one", "two"}
-            assert loaded >= told_loaded if round else not loaded
+            assert loaded >= told_loaded
             if round == KILLS:
                 return
-            told, told_loaded = found, loaded
 
             def move(told=found):
-                """Move the alias until the server is gone; where it was told to be, and where it was sent last."""
+                """Move the alias until the server is gone; as it was told to be, and where it was sent last."""
                 while True:
-                    sent = "two" if told == "one" else "one"
+                    sent = "two" if told.snapshot_name == "one" else "one"
                     try:
-                        told = admin.move_alias("default", sent).snapshot_name
+                        told = admin.move_alias("default", sent)
                     except UnavailableError:
                         return told, sent
+                    etags.add(told.etag)
 
             def load(loaded=frozenset(loaded), round=round):
                 """Load and unload until the server is gone; what it was told to have."""
@@ -120,11 +124,11 @@ def test_a_build_ends_with_its_server_and_goes_on_with_the_next_one(servers, sit
         begun = admin.build("built", "novel.txt", model="tiny", calibration_prompts=0, load=True)
         wait_for(lambda: children(server.pid))
         processes = children(server.pid)
-        wait_for(lambda: admin.operation(begun.name).stage not in ("queued", "start"), START_S)
+        wait_for(lambda: admin.operation(begun.name).stage not in ("queued", "start"), BUILD_S)
         server.kill()
         wait_for(lambda: not any(map(is_running, processes)))
     with servers.serving(*arguments(site, "one")) as server, AdminClient(server.address, timeout_s=WAIT_S) as admin:
-        done = admin.wait(begun.name, timeout_s=START_S)
+        done = admin.wait(begun.name, timeout_s=BUILD_S)
         assert (done.error, done.attempts) == (None, 2)
         assert admin.snapshot("built").info["id"] == done.result.snapshot_id
         assert answer(server, "built")
@@ -154,7 +158,7 @@ def test_a_disk_that_is_full_ends_the_build_and_nothing_else(servers, site, smal
 
         def build():
             begun = admin.build("built", "novel.txt", model="tiny", calibration_prompts=0, load=True)
-            return admin.wait(begun.name, timeout_s=START_S)
+            return admin.wait(begun.name, timeout_s=BUILD_S)
 
         with ThreadPoolExecutor(1) as threads:
             caller = threads.submit(call_on)
