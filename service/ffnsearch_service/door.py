@@ -10,8 +10,11 @@ from grpc_health.v1 import health
 from ffnsearch_service.errors import ShuttingDownError
 from ffnsearch_service.security.handlers import refusing
 
-TOLD_S = 0.05
-"""How long callers are told before the socket closes: those who never pause have heard by then, and wait 0.1 s."""
+TOLD_S = 0.1
+"""How long callers are told once no call runs: who never pauses calls again in that time, and hears it."""
+
+LOOK_S = 0.01
+"""How often it is looked whether calls still run."""
 
 _HEALTH = f"/{health.SERVICE_NAME}/"
 
@@ -26,9 +29,16 @@ class Door(grpc.aio.ServerInterceptor):
     def __init__(self) -> None:
         self._is_open = True
 
-    async def close(self) -> None:
-        """Take no more calls; returns once those who call without a pause know."""
+    async def close(self, runs: Callable[[], int], grace_s: float) -> None:
+        """Take no more calls; returns once none of those that were taken runs, or the grace is over, and callers know.
+
+        runs: how many calls run now.
+        """
         self._is_open = False
+        loop = asyncio.get_running_loop()
+        latest_s = loop.time() + grace_s
+        while runs() and loop.time() < latest_s:
+            await asyncio.sleep(LOOK_S)
         await asyncio.sleep(TOLD_S)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:

@@ -45,6 +45,7 @@ class Server:
         self._config = config
         self._operations = operations
         self._protection = protection
+        self._engine = engine
         self._servicer = PredictionServicer(engine)
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None
@@ -75,8 +76,10 @@ class Server:
     async def stop(self) -> None:
         """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them."""
         await self._operations.health.drain()
-        await self._door.close()
-        await self._server.stop(self._config.grace_s)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + self._config.grace_s
+        await self._door.close(lambda: self._engine.batcher.calls, self._config.grace_s)
+        await self._server.stop(max(0.0, ends_s - loop.time()))
         if self._admin_threads:
             await asyncio.to_thread(self._admin_threads.close)
 
