@@ -1,4 +1,4 @@
-"""SIGTERM under load: no call that was accepted fails, and who tries again elsewhere sees no error at all."""
+"""SIGTERM under load: no call that was accepted fails, and who tries again elsewhere is answered."""
 
 import json
 import signal
