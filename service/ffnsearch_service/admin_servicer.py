@@ -11,12 +11,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from grpc_status import rpc_status
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service.administration import Administration
-from ffnsearch_service.status import status_of
+from ffnsearch_service.security.handlers import abort
 
 ADMIN_SERVICE: str = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 OPERATIONS_SERVICE: str = operations_pb2.Operation.DESCRIPTOR.file.services_by_name["Operations"].full_name
@@ -115,7 +114,7 @@ async def _answer(method: Callable[[Any], Any], request: Any, context: Any, thre
     try:
         return await asyncio.get_running_loop().run_in_executor(threads, method, request)
     except Exception as error:
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        await abort(context, error)
 
 
 def _seconds(duration: Any) -> float:

@@ -3,14 +3,13 @@
 from typing import Any
 
 import grpc
-from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.call import Call
 from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.engine import METHODS, Engine
 from ffnsearch_service.operations.callers import current_call
-from ffnsearch_service.status import status_of
+from ffnsearch_service.security.handlers import abort
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
@@ -43,7 +42,7 @@ class PredictionServicer:
             try:
                 return await answer(method, data, call)
             except Exception as error:
-                await context.abort_with_status(_status(error))
+                await abort(context, error)
             finally:
                 _note(call)
 
@@ -53,7 +52,7 @@ class PredictionServicer:
         try:
             return self._engine.get_info(request)
         except Exception as error:
-            await context.abort_with_status(_status(error))
+            await abort(context, error)
 
 
 def _note(call: Call) -> None:
@@ -62,7 +61,3 @@ def _note(call: Call) -> None:
     if record is not None:
         record.prompts, record.timings = call.prompts, call.timings
         record.snapshot = call.snapshot if call.snapshot and NAME.fullmatch(call.snapshot) else None
-
-
-def _status(error: Exception) -> Any:
-    return rpc_status.to_status(status_of(error))
