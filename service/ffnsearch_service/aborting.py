@@ -17,7 +17,12 @@ class _Ending(NamedTuple):
 
 
 async def abort(context: Any, error: Exception) -> None:
-    """End a call with the status of an error, and the trailing metadata that are set; does not return."""
+    """End a call with the status of an error, and the trailing metadata that are set; does not return.
+
+    The error lets go of its stack: gRPC keeps what was raised meanwhile, in a circle, and with it a snapshot would stay
+    in memory that has long been unloaded.
+    """
     status = rpc_status.to_status(status_of(error))
+    error.__traceback__ = None
     told = tuple(context.trailing_metadata() or ())
     await context.abort_with_status(_Ending(status.code, status.details, (*told, *status.trailing_metadata)))

@@ -44,8 +44,12 @@ class RawConnection:
 
     def send(self, *frames: Frame) -> None:
         """Send frames; what a closed connection says to that is not looked at."""
+        self.send_bytes(b"".join(frame.encode() for frame in frames))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send what need not be frames."""
         try:
-            self._socket.sendall(b"".join(frame.encode() for frame in frames))
+            self._socket.sendall(data)
         except OSError:
             self.closed = True
 
@@ -68,9 +72,7 @@ class RawConnection:
 
     def call(self, path: str, stream: int, *extra: tuple[str, str], body: bytes = EMPTY_MESSAGE) -> None:
         """Begin a call of gRPC and send one message."""
-        names = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "here")]
-        names += [("content-type", "application/grpc"), ("te", "trailers"), *extra]
-        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in names)
+        block = header_block(path, *extra)
         pieces = [block[at : at + FRAME_BYTES_MAX] for at in range(0, len(block), FRAME_BYTES_MAX)]
         frames = [Frame(CONTINUATION if at else HEADERS, 0, stream, piece) for at, piece in enumerate(pieces)]
         frames[-1] = Frame(frames[-1].kind, END_HEADERS, stream, pieces[-1])
@@ -103,9 +105,19 @@ def raw_connection(address: str) -> Iterator[RawConnection]:
         yield RawConnection(connection)
 
 
-def _text(text: str) -> bytes:
+def header_block(path: str, *extra: tuple[str, str | bytes]) -> bytes:
+    """The headers of a call as HPACK has them, not compressed; what is given replaces the usual ones of that name."""
+    usual = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "here"}
+    usual |= {"content-type": "application/grpc", "te": "trailers"}
+    given = {name for name, _ in extra}
+    names = [*((name, value) for name, value in usual.items() if name not in given), *extra]
+    names = sorted(names, key=lambda pair: not pair[0].startswith(":"))
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in names)
+
+
+def _text(text: str | bytes) -> bytes:
     """A text as HPACK has it, not compressed: its length in 7 bits and more, and its bytes."""
-    data = text.encode()
+    data = text.encode() if isinstance(text, str) else text
     if len(data) < 127:
         return bytes([len(data)]) + data
     rest, length = len(data) - 127, bytearray([127])

@@ -196,7 +196,7 @@ class Builds:
             if ended.status != 0 and self._is_closing:
                 return None  # stopped by us: the next start goes on with it
             if ended.status != 0:
-                _log.error("build %s failed, see %s", build.record.id, self._file(build.record, ".log"))
+                _log.error("build %s failed, see its log in the state folder", build.record.id)
                 return self._end(build, state="FAILED", error=failure_of(ended))
             build.progress = Progress("load")
         result = result_of(json.loads(ended.output))
@@ -213,7 +213,7 @@ class Builds:
         try:
             self._change(build, ended_s=time.time(), **changes)
         except OSError as error:  # it has ended all the same; a restart would find that out again
-            _log.error("the end of build %s cannot be written: %s", build.record.id, error)
+            _log.error("the end of build %s cannot be written: %s", build.record.id, error.strerror)
             build.record = replace(build.record, ended_s=time.time(), **changes)
         self._file(build.record, ".lock").unlink(missing_ok=True)
 

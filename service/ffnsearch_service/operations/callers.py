@@ -11,6 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of a request id, in a call and in its trailing metadata back."""
 
+UNKNOWN_METHOD = "unknown"
+"""The method of calls of something that is not there: their names are the caller's, without number or limit."""
+
 _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
 """Ids that are taken over: long enough to be told apart, short enough for every line, nothing that a log minds."""
 

@@ -8,10 +8,7 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.catalog.names import NAME
-from ffnsearch_service.operations.callers import REQUEST_ID_KEY, CallRecord, current_call, request_id_of
-
-UNKNOWN_METHOD = "unknown"
-"""The method of calls of something that is not there: their names are the caller's, without number or limit."""
+from ffnsearch_service.operations.callers import REQUEST_ID_KEY, UNKNOWN_METHOD, CallRecord, current_call, request_id_of
 
 CLOCKS_S = 0.01
 """A client gives up by its own clock; so little before the deadline, that was the reason."""

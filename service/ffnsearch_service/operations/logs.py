@@ -70,7 +70,7 @@ class _Lines(logging.Formatter):
             "time": f"{self._written(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         call = current_call.get()
         if call is not None:
@@ -111,6 +111,11 @@ class TextLines(_Lines):
         message = _one_line(fields.pop("message"))
         line = " ".join([head, message, *(f"{name}={_plain(value)}" for name, value in fields.items())])
         return f"{line}\n{trace}" if trace else line
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What a record says; of gRPC's own without the values, which quote the metadata of callers, tokens included."""
+    return str(record.msg) if record.name.partition(".")[0] == "grpc" else record.getMessage()
 
 
 def _where(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.errors import AuthenticationError, ScopeError
-from ffnsearch_service.operations.callers import current_call
+from ffnsearch_service.operations.callers import UNKNOWN_METHOD, current_call
 from ffnsearch_service.security.handlers import refusing
 from ffnsearch_service.security.refusals import RefusalLog
 from ffnsearch_service.security.scopes import scope_of
@@ -33,12 +33,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         scope = scope_of(handler_call_details.method)
         if scope is None:
             return await continuation(handler_call_details)
+        record = current_call.get()
         try:
             token = self._token(handler_call_details.invocation_metadata, scope)
         except (AuthenticationError, ScopeError) as refusal:
             self._refusals.note(refusal.reason)
+            if record is not None and await continuation(handler_call_details) is None:
+                record.method = UNKNOWN_METHOD  # names of what is not there are the caller's: no label, no log line
             return refusing(refusal)
-        if (record := current_call.get()) is not None:
+        if record is not None:
             record.token_name = token.name
         handler = await continuation(handler_call_details)
         if handler is None or not (handler.request_streaming or handler.response_streaming):

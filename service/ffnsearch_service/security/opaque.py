@@ -32,6 +32,8 @@ def _opaque(handler: Any) -> Callable[[Any, Any], Awaitable[Any]]:
             return await behavior(message, context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
+        except grpc.aio.InternalError:  # what was to be sent found nobody: not worth a line of the log
+            raise asyncio.CancelledError from None
         except Exception as error:
             await abort(context, error)
 
