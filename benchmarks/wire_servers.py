@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import numpy as np
 
-from ffnsearch_service.answers import Answers, Part, Times
-from ffnsearch_service.batcher import Batch
+from ffnsearch_service.answering.answers import Answers, Part, Times
+from ffnsearch_service.answering.batcher import Batch
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import ServerConfig
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.server import SWITCH_INTERVAL_S, Server
 
 ECHO_METHOD = "/echo.Echo/Echo"

@@ -13,12 +13,12 @@ from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.models import reference_folder
-from ffnsearch_service import show
-from ffnsearch_service.calls import Calls
 from ffnsearch_service.client import Client
+from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.results import PromptResult
 from ffnsearch_service.errors import AddressError
-from ffnsearch_service.evidence import collect
-from ffnsearch_service.results import PromptResult
+from ffnsearch_service.show import answers as show
 
 PROMPTS = ("And only l", "hing tremb", "my most gr")
 TOP_N = 5

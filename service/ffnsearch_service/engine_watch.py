@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ffnsearch_service.answers import Part
-from ffnsearch_service.batcher import Batch
-from ffnsearch_service.engine import Engine
+from ffnsearch_service.answering.answers import Part
+from ffnsearch_service.answering.batcher import Batch
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.operations.metrics import Metrics
 
 

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_service.address import listening_address
-from ffnsearch_service.admin_servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
-from ffnsearch_service.administration import Administration, opener_of_built
+from ffnsearch_service.admin.administration import Administration, opener_of_built
+from ffnsearch_service.admin.confined import Folders
+from ffnsearch_service.admin.servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot, software_version
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.state import Configured
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
-from ffnsearch_service.confined import Folders
-from ffnsearch_service.engine import Engine
 from ffnsearch_service.engine_watch import watch_engine
-from ffnsearch_service.opened import OpenSnapshot, software_version
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.watch import Operations

@@ -13,11 +13,11 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ffnsearch_service.address import join, listening_address
-from ffnsearch_service.admin_servicer import AdminThreads, add_admin_services
-from ffnsearch_service.administration import Administration
+from ffnsearch_service.admin.administration import Administration
+from ffnsearch_service.admin.servicer import AdminThreads, add_admin_services
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
-from ffnsearch_service.engine import Engine
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.ending import notify, until_signal
 from ffnsearch_service.operations.watch import Operations

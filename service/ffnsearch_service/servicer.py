@@ -6,9 +6,9 @@ import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.aborting import abort
-from ffnsearch_service.call import Call
+from ffnsearch_service.answering.call import Call
+from ffnsearch_service.answering.engine import METHODS, Engine
 from ffnsearch_service.catalog.names import NAME
-from ffnsearch_service.engine import METHODS, Engine
 from ffnsearch_service.operations.callers import current_call
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name

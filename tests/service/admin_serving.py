@@ -13,14 +13,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from serving import WAIT_S
 
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_service.admin_client import AdminClient
-from ffnsearch_service.admin_servicer import AdminThreads, add_admin_services
-from ffnsearch_service.administration import Administration, opener_of_built
+from ffnsearch_service.admin.administration import Administration, opener_of_built
+from ffnsearch_service.admin.confined import Folders
+from ffnsearch_service.admin.servicer import AdminThreads, add_admin_services
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
-from ffnsearch_service.confined import Folders
 from ffnsearch_service.security.protection import Protection
 
 FAKE_BUILD = """

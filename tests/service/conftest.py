@@ -14,9 +14,9 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.opened import OpenSnapshot
 
 
 def engine_of(snapshot: str) -> Any:

@@ -21,7 +21,7 @@ from hostile_server import CALM_S, Server
 
 from ffnsearch.v1 import admin_pb2, admin_pb2_grpc, ffnsearch_pb2_grpc
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_service.engine import Engine
+from ffnsearch_service.answering.engine import Engine
 
 README = Path(__file__).parents[2] / "service" / "README.md"
 CALLERS, CONNECTIONS, ATTACKERS, HELD = 32, 4, 8, 40

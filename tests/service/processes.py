@@ -18,7 +18,7 @@ from serving import WAIT_S, get
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
-from ffnsearch_service.client_channel import open_channel
+from ffnsearch_service.client.channel import open_channel
 
 START_S = 3 * WAIT_S
 """How long a process may take to import all that it needs, on a machine that has much else to do."""

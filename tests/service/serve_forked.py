@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 
-IMPORTED = ("ffnsearch_service.hosting", "ffnsearch_service.starting", "ffnsearch_indexer.index.tiles")
+IMPORTED = ("ffnsearch_service.hosting", "ffnsearch_service.cli.starting", "ffnsearch_indexer.index.tiles")
 MESSAGE_BYTES_MAX = 1 << 16
 _PR_SET_PDEATHSIG = 1
 

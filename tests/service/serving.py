@@ -12,10 +12,10 @@ from typing import Any
 from ffnsearch_indexer.answer.predictor import Found, Predictor, RankedNeighbors
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
-from ffnsearch_service.engine import Engine
 from ffnsearch_service.engine_watch import watch_engine
-from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.observer import SnapshotSeen
 from ffnsearch_service.operations.watch import Operations

@@ -8,9 +8,9 @@ from pathlib import Path
 from serving import SlowPredictor, operations_for
 
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import LoggingSettings, MetricsSettings, ServerConfig
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.opened import OpenSnapshot
 from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server, serve

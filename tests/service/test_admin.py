@@ -16,7 +16,7 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from ffnsearch_service.admin_client import AdminClient
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     CredentialsError,
@@ -362,7 +362,7 @@ def test_a_build_that_fails_ends_its_command_with_status_2(client, two, run):
 
 def test_ctrl_c_leaves_the_build_and_says_how_to_follow_it(client, run, monkeypatch):
     monkeypatch.setattr(
-        "ffnsearch_service.admin_client.AdminClient.wait", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+        "ffnsearch_service.client.admin.AdminClient.wait", lambda *_, **__: signal.raise_signal(signal.SIGINT)
     )
     code, _, err = run("admin", client.address, "build", "built", "--corpus", "novel.txt")
     assert code == 130

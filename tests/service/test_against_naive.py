@@ -24,9 +24,9 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE
 from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.client import Client
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.results import PromptResult
+from ffnsearch_service.client.results import PromptResult
 from tiny import float16_steps, make_model, random_text, save_model
 
 PLAY = shakespeare.render(1)[:1500]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ffnsearch_indexer.errors import CancelledError
-from ffnsearch_service.batcher import RETRY_MIN_S, RETRY_UNMEASURED_S, WAIT_SHARE_MAX, Batcher, Work
-from ffnsearch_service.call import Call
+from ffnsearch_service.answering.batcher import RETRY_MIN_S, RETRY_UNMEASURED_S, WAIT_SHARE_MAX, Batcher, Work
+from ffnsearch_service.answering.call import Call
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import OverloadedError, ShuttingDownError
 

@@ -15,11 +15,11 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_indexer.errors import CancelledError
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_service.call import Call
+from ffnsearch_service.answering.call import Call
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
 from ffnsearch_service.errors import OverloadedError, RequestError
-from ffnsearch_service.opened import OpenSnapshot
 
 FLAGS = ("exclude_self", "dense", "include_model", "include_frequencies", "include_contributions")
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window", "caf\u00e9")

@@ -14,11 +14,11 @@ from serving import WAIT_S
 
 import stopping
 from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds, _new_id
 from ffnsearch_service.builds.record import BuildSpec, read_records
 from ffnsearch_service.config import Limits
-from ffnsearch_service.confined import Folders, without_paths
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, RequestError, StateError
 
 

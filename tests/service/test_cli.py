@@ -10,9 +10,9 @@ import sys
 from serving import WAIT_S
 
 from ffnsearch_indexer.answer.profile import one_step
-from ffnsearch_service import show
 from ffnsearch_service.client import Client
-from ffnsearch_service.results import ClassList, SuffixClass, TokenCount
+from ffnsearch_service.client.results import ClassList, SuffixClass, TokenCount
+from ffnsearch_service.show import answers as show
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
 

@@ -11,6 +11,9 @@ from serving import WAIT_S, serving
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.local import LocalClient
+from ffnsearch_service.client.results import plain
 from ffnsearch_service.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -18,9 +21,6 @@ from ffnsearch_service.errors import (
     ServiceError,
     UnavailableError,
 )
-from ffnsearch_service.evidence import collect
-from ffnsearch_service.local import LocalClient
-from ffnsearch_service.results import plain
 
 EVERYTHING = {"dense": True, "include_model": True, "include_frequencies": True, "top_n": 65}
 
@@ -189,6 +189,6 @@ async def test_the_asynchronous_client_tells_deadlines(slow_engine):
 
 
 def test_a_client_needs_no_torch():
-    code = "import sys, ffnsearch_service.client; print('torch' in sys.modules, 'lmdb' in sys.modules)"
+    code = "import sys, ffnsearch_service.client.remote; print('torch' in sys.modules, 'lmdb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -12,7 +12,7 @@ from scripted import Scripted, busy, scripted_server
 
 from ffnsearch_service import errors
 from ffnsearch_service.client import AsyncClient, Client
-from ffnsearch_service.client_channel import service_config
+from ffnsearch_service.client.channel import service_config
 
 CODES = {
     "INVALID_ARGUMENT": errors.InvalidRequestError,

@@ -9,10 +9,10 @@ from serving import opened
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.pages import page_token, read_page_token
+from ffnsearch_service.answering.requests import RequestReader
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.pages import page_token, read_page_token
-from ffnsearch_service.requests import RequestReader
 
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window")
 FLAGS = ("dense", "include_model", "include_frequencies", "include_contributions")

@@ -11,8 +11,8 @@ from serving import opened, serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
 
 PROMPT = pb.Prompt(text="the people")
 

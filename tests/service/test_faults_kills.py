@@ -14,7 +14,7 @@ from admin_serving import make_site
 from processes import content, free_port, request, stub_of, wait_for
 from serving import WAIT_S
 
-from ffnsearch_service.admin_client import AdminClient
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.errors import UnavailableError
 
 KILLS = 6

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from processes import content, request, stub_of
 from serving import WAIT_S
 
-from ffnsearch_service.admin_client import AdminClient
+from ffnsearch_service.client.admin import AdminClient
 
 MOVES = 200
 SIZES = (4, 4, 4, 70)  # prompts of each caller's calls: 70 are more than the batcher takes of a call at a time

@@ -8,11 +8,11 @@ import time
 import pytest
 from scripted import Scripted, busy, scripted_server
 
-from ffnsearch_service import load
-from ffnsearch_service.load import Load, Reply, Sample, at_rate, by_callers, due_times
-from ffnsearch_service.load_service import TEXT, builtin_prompts
-from ffnsearch_service.load_summary import summary
-from ffnsearch_service.results import Info
+from ffnsearch_service.client.results import Info
+from ffnsearch_service.load import measuring as load
+from ffnsearch_service.load.measuring import Load, Reply, Sample, at_rate, by_callers, due_times
+from ffnsearch_service.load.service import TEXT, builtin_prompts
+from ffnsearch_service.load.summary import summary
 
 STAGES_NS = (1, 2, 3, 4, 5, 15)
 

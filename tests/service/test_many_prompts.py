@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import WAIT_S
 
-from ffnsearch_service import many
-from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.client import AsyncClient, Client, many
+from ffnsearch_service.client.local import LocalClient
+from ffnsearch_service.client.results import PredictResult, PromptResult, Timings
 from ffnsearch_service.errors import (
     InvalidRequestError,
     RequestError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from ffnsearch_service.local import LocalClient
-from ffnsearch_service.results import PredictResult, PromptResult, Timings
 
 
 def result_of(prompt: str) -> PromptResult:

@@ -11,8 +11,8 @@ import pytest
 from scripted import Scripted, scripted_server
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.client import Client
-from ffnsearch_service.engine import Engine
 
 NODE = Path(__file__).parent / "node"
 CONTRACT = Path(__file__).parents[2] / "protos" / "ffnsearch" / "v1"

@@ -17,9 +17,9 @@ from serving import serving
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.opened import OpenSnapshot
 
 BATCH_S, PROMPT_S = 0.04, 0.005
 LIMITS = Limits(batch_prompts_max=16, piece_prompts_max=4)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffnsearch_service.pace import Pace
+from ffnsearch_service.answering.pace import Pace
 
 BATCHES = st.lists(st.tuples(st.integers(1, 256), st.integers(1, 10**10)), min_size=1, max_size=30)
 

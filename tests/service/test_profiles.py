@@ -14,12 +14,12 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.prediction import PROBABILITY_MIN, combine, contributions, support
 from ffnsearch_indexer.answer.profile import Expectation, Profile, one_step
 from ffnsearch_indexer.errors import ProfileError
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.explanation import expected_hellinger
 from ffnsearch_service.client import Client
+from ffnsearch_service.client.results import plain
 from ffnsearch_service.config import Limits
-from ffnsearch_service.engine import Engine
-from ffnsearch_service.explanation import expected_hellinger
 from ffnsearch_service.profiles import PROFILE_FILE_BYTES_MAX, load_profile, profile_message, read_profile
-from ffnsearch_service.results import plain
 
 TEXTS = ["the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window"]
 KINDS = pytest.mark.parametrize("profile", [SUM, PRODUCT], ids=["sum", "product"])

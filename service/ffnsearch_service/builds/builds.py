@@ -20,13 +20,13 @@ from typing import Any
 
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.config import Limits
-from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
 
 _log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import Any
 from google.rpc import code_pb2
 
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.admin.confined import without_paths
 from ffnsearch_service.builds.process import Ended
 from ffnsearch_service.builds.record import BuildError, BuildResult
-from ffnsearch_service.confined import without_paths
 
 _CODES = {
     "DISK_FULL": code_pb2.RESOURCE_EXHAUSTED,

@@ -1,0 +1,166 @@
+"""What the administration's calls do: request messages become changes of the catalog and the builds, and responses.
+
+It knows nothing of sockets. Every method blocks for as long as its work takes, a load for minutes, all others for
+milliseconds; any thread may call any method.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
+
+from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch_indexer.errors import BackendError, SnapshotError
+from ffnsearch_service.admin.confined import Folders, without_paths
+from ffnsearch_service.admin.messages import (
+    OPERATIONS,
+    alias_message,
+    build_spec,
+    gate_of,
+    operation_id,
+    operation_message,
+    snapshot_view_message,
+)
+from ffnsearch_service.admin.name_pages import name_page
+from ffnsearch_service.builds.builds import Builds
+from ffnsearch_service.builds.record import BuildSpec
+from ffnsearch_service.catalog import Catalog, SnapshotView
+from ffnsearch_service.config import Limits
+from ffnsearch_service.errors import AbsentError, RequestError, StateError
+
+
+class Administration:
+    """The calls of AdminService and Operations, one method each. They raise FfnSearchError, without paths."""
+
+    def __init__(
+        self, catalog: Catalog[Any], folders: Folders, builds: Builds | None = None, limits: Limits | None = None
+    ) -> None:
+        """Share a catalog and builds, None where none are allowed; who made them closes them."""
+        self._catalog = catalog
+        self._folders = folders
+        self._builds = builds
+        self._limits = limits or Limits()
+
+    def list_snapshots(self, request: pb.ListSnapshotsRequest) -> pb.ListSnapshotsResponse:
+        """A page of the snapshots."""
+        views = self._catalog.snapshots()
+        names = [view.name for view in views]
+        page, token = name_page(names, request.page_size, request.page_token, self._limits)
+        return pb.ListSnapshotsResponse(
+            snapshots=[snapshot_view_message(view, self._folders) for view in views[page]], next_page_token=token
+        )
+
+    def get_snapshot(self, request: pb.GetSnapshotRequest) -> pb.GetSnapshotResponse:
+        """One snapshot, by its name or an alias."""
+        view = self._catalog.snapshot(request.name)
+        return pb.GetSnapshotResponse(snapshot=snapshot_view_message(view, self._folders))
+
+    def load_snapshot(self, request: pb.LoadSnapshotRequest) -> pb.LoadSnapshotResponse:
+        """Open a snapshot; returns when it is open."""
+        folder = self._folders.snapshot(request.folder or request.name, field="folder")
+        view = _load(self._catalog, request.name, folder)
+        return pb.LoadSnapshotResponse(snapshot=snapshot_view_message(view, self._folders))
+
+    def unload_snapshot(self, request: pb.UnloadSnapshotRequest) -> pb.UnloadSnapshotResponse:
+        """Take a snapshot's name away."""
+        self._catalog.unload(request.name, request.etag)
+        return pb.UnloadSnapshotResponse()
+
+    def list_aliases(self, request: pb.ListAliasesRequest) -> pb.ListAliasesResponse:
+        """A page of the aliases."""
+        views = self._catalog.aliases()
+        names = [view.name for view in views]
+        page, token = name_page(names, request.page_size, request.page_token, self._limits)
+        return pb.ListAliasesResponse(aliases=[alias_message(view) for view in views[page]], next_page_token=token)
+
+    def get_alias(self, request: pb.GetAliasRequest) -> pb.GetAliasResponse:
+        """One alias."""
+        return pb.GetAliasResponse(alias=alias_message(self._catalog.alias(request.name)))
+
+    def move_alias(self, request: pb.MoveAliasRequest) -> pb.MoveAliasResponse:
+        """Let an alias point elsewhere."""
+        view = self._catalog.move_alias(
+            request.name,
+            request.snapshot_name,
+            etag=request.etag,
+            allow_missing=request.allow_missing,
+            gate=gate_of(request),
+        )
+        return pb.MoveAliasResponse(alias=alias_message(view))
+
+    def delete_alias(self, request: pb.DeleteAliasRequest) -> pb.DeleteAliasResponse:
+        """Delete an alias."""
+        self._catalog.delete_alias(request.name, request.etag)
+        return pb.DeleteAliasResponse()
+
+    def build_snapshot(self, request: pb.BuildSnapshotRequest) -> operations_pb2.Operation:
+        """Queue a build."""
+        if self._builds is None:
+            raise StateError(
+                "this server builds nothing: its operator sets state_folder and the folders in [admin]",
+                reason="FOLDER_NOT_SET",
+            )
+        return operation_message(self._builds.create(build_spec(request)))
+
+    def list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
+        """A page of the operations, oldest first."""
+        if request.name not in ("", OPERATIONS):
+            raise RequestError(
+                f"name: leave it empty, or write {OPERATIONS}", reason="UNKNOWN_COLLECTION", field="name"
+            )
+        if request.filter:
+            raise RequestError(
+                "filter: this server cannot filter operations: leave it empty", reason="UNKNOWN_FILTER", field="filter"
+            )
+        views = self._builds.list() if self._builds else []
+        ids = [view.record.id for view in views]
+        page, token = name_page(ids, request.page_size, request.page_token, self._limits)
+        return operations_pb2.ListOperationsResponse(
+            operations=[operation_message(view) for view in views[page]], next_page_token=token
+        )
+
+    def get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
+        """One operation as it is now."""
+        return operation_message(self._required_builds().get(operation_id(request.name)))
+
+    def cancel_operation(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
+        """Ask an operation to end."""
+        self._required_builds().cancel(operation_id(request.name))
+        return empty_pb2.Empty()
+
+    def delete_operation(self, request: operations_pb2.DeleteOperationRequest) -> empty_pb2.Empty:
+        """Forget an operation that has ended, and what it left undone."""
+        self._required_builds().delete(operation_id(request.name))
+        return empty_pb2.Empty()
+
+    def _required_builds(self) -> Builds:
+        if self._builds is None:
+            raise AbsentError("there is no such operation: this server builds nothing", reason="OPERATION_NOT_FOUND")
+        return self._builds
+
+
+def opener_of_built(catalog: Catalog[Any], folders: Folders) -> Callable[[BuildSpec], None]:
+    """What `Builds` does with a snapshot that was to be opened, and was to get an alias."""
+
+    def open_built(spec: BuildSpec) -> None:
+        if not spec.load:
+            return
+        folder = folders.snapshot(spec.name, field="name")
+        if folder not in [
+            view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")
+        ]:
+            _load(catalog, spec.name, folder)  # it may be open already: a restart does the last step again
+        if spec.alias:
+            catalog.move_alias(spec.alias, spec.name, allow_missing=True)
+
+    return open_built
+
+
+def _load(catalog: Catalog[Any], name: str, folder: Path) -> SnapshotView:
+    """Load, and say why not without saying where."""
+    try:
+        return catalog.load(name, folder)
+    except (SnapshotError, BackendError) as error:
+        raise StateError(without_paths(error.message), reason=error.reason) from error

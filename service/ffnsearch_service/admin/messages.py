@@ -1,0 +1,169 @@
+"""How the administration's messages are read and written: requests become what is wanted, views become messages."""
+
+from datetime import UTC, datetime
+
+from google.longrunning import operations_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+
+from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_service.admin.confined import Folders, without_paths
+from ffnsearch_service.answering.fidelity import fidelity_messages
+from ffnsearch_service.answering.replies import snapshot_message
+from ffnsearch_service.builds.builds import BuildView
+from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
+from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
+from ffnsearch_service.catalog.names import require_name
+from ffnsearch_service.errors import RequestError
+from ffnsearch_service.status import DOMAIN
+
+OPERATIONS = "operations"
+"""The collection of all operations; the name of one is `operations/ID`."""
+
+CALIBRATION_PROMPTS_DEFAULT = 2000
+CALIBRATION_PROMPTS_MAX = 20_000
+WINDOW_TOKENS_DEFAULT = 10
+
+_STATES = {
+    "LOADING": pb.SNAPSHOT_STATE_LOADING,
+    "OPEN": pb.SNAPSHOT_STATE_OPEN,
+    "FAILED": pb.SNAPSHOT_STATE_FAILED,
+}
+
+
+def snapshot_view_message(view: SnapshotView, folders: Folders) -> pb.Snapshot:
+    """Describe a snapshot of the catalog."""
+    message = pb.Snapshot(
+        name=view.name,
+        state=_STATES[view.state],
+        folder=folders.name_of(view.folder),
+        etag=view.etag,
+        aliases=view.aliases,
+        error=without_paths(view.error),
+        leases=view.leases,
+    )
+    if view.manifest:
+        message.MergeFrom(_content_message(view.manifest))
+    return message
+
+
+def alias_message(view: AliasView) -> pb.Alias:
+    """Tell where an alias points."""
+    return pb.Alias(name=view.name, snapshot_name=view.snapshot_name, etag=view.etag)
+
+
+def gate_of(request: pb.MoveAliasRequest) -> FidelityGate | None:
+    """The gate of a request, None without one. Raises RequestError."""
+    if not request.HasField("fidelity_gate"):
+        return None
+    gate = request.fidelity_gate
+    return FidelityGate.of(gate.protocol, gate.hellinger_mean_max, field="fidelity_gate")
+
+
+def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
+    """What a request wants to be built, defaults filled in. Raises RequestError, which names the field."""
+    if request.split not in ("", "all", "train"):
+        raise RequestError("split: choose all or train", reason="UNKNOWN_SPLIT", field="split")
+    if request.alias and not request.load:
+        raise RequestError(
+            "alias: it can only point to a snapshot that is open: set load too",
+            reason="ALIAS_WITHOUT_LOAD",
+            field="alias",
+        )
+    prompts = request.calibration_prompts if request.HasField("calibration_prompts") else CALIBRATION_PROMPTS_DEFAULT
+    return BuildSpec(
+        name=require_name(request.name, "name"),
+        corpus=request.corpus,
+        model=request.model,
+        window_tokens=_in_range(request.window_tokens, "window_tokens", 4096) or WINDOW_TOKENS_DEFAULT,
+        split=request.split or "all",
+        calibration_prompts=_in_range(prompts, "calibration_prompts", CALIBRATION_PROMPTS_MAX),
+        load=request.load,
+        alias=require_name(request.alias, "alias") if request.alias else "",
+    )
+
+
+def operation_message(view: BuildView) -> operations_pb2.Operation:
+    """A build as an operation: how far it is, and in the end its response or its error."""
+    record = view.record
+    operation = operations_pb2.Operation(name=operation_name(record.id), done=record.is_done)
+    operation.metadata.Pack(_metadata_message(view))
+    if record.result:
+        operation.response.Pack(
+            pb.BuildSnapshotResponse(
+                name=record.spec.name,
+                snapshot_id=record.result.snapshot_id,
+                substrings=record.result.substrings,
+                loaded=record.spec.load,
+                alias=record.spec.alias,
+            )
+        )
+    elif record.error:
+        operation.error.CopyFrom(_error_message(record.error))
+    return operation
+
+
+def operation_name(id: str) -> str:
+    """How the operation of a build is called."""
+    return f"{OPERATIONS}/{id}"
+
+
+def operation_id(name: str) -> str:
+    """The build of an operation's name; "" for a name that no operation has."""
+    collection, _, id = name.partition("/")
+    return id if collection == OPERATIONS else ""
+
+
+def _content_message(manifest: Manifest) -> pb.Snapshot:
+    return pb.Snapshot(
+        info=snapshot_message(manifest),
+        model_sha256=manifest.model_sha256,
+        size_bytes=manifest.total_bytes(),
+        default_profile_name=manifest.default_profile,
+        fidelity=fidelity_messages(manifest.fidelity),
+    )
+
+
+def _metadata_message(view: BuildView) -> pb.BuildSnapshotMetadata:
+    record, progress = view.record, view.progress
+    rate, seconds_left = progress.rate, progress.seconds_left
+    return pb.BuildSnapshotMetadata(
+        request=_request_message(record),
+        create_time=_timestamp(record.created_s),
+        start_time=_timestamp(record.started_s),
+        end_time=_timestamp(record.ended_s),
+        attempts=record.attempts,
+        stage=progress.stage,
+        fraction=progress.fraction,
+        units_done=progress.done,
+        units_total=progress.total,
+        units_per_second=rate,
+        seconds_left=seconds_left,
+    )
+
+
+def _request_message(record: BuildRecord) -> pb.BuildSnapshotRequest:
+    return pb.BuildSnapshotRequest(**vars(record.spec))
+
+
+def _error_message(error: BuildError) -> status_pb2.Status:
+    status = status_pb2.Status(code=error.code, message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    return status
+
+
+def _timestamp(seconds: float | None) -> Timestamp | None:
+    if seconds is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime.fromtimestamp(seconds, UTC))
+    return stamp
+
+
+def _in_range(value: int, field: str, most: int) -> int:
+    if not 0 <= value <= most:
+        raise RequestError(
+            f"{field}: {value} is out of range: choose 0 to {most}", reason="BUILD_OPTION_OUT_OF_RANGE", field=field
+        )
+    return value

@@ -1,0 +1,376 @@
+"""What runs next? The bounded queue in front of the one engine thread.
+
+Calls bring work, the engine thread takes batches: whatever waits when it is free, with nothing waited for. Work of
+equal keys shares a batch; work without a key runs alone. A batch gives each work a piece of at most so many prompts,
+in the order of the queue, and then what room is left, in the same order. Work that is not done yet goes to the end of
+the queue. So the first in the queue is in every batch, and no work waits for more batches than there is work before
+it, however large that is.
+
+Work that its caller would not wait long enough for is refused at the door: taken in, it would push back others, and be
+thrown away when its time is up, often with the engine's work already spent on it.
+
+A state machine without threads of its own: it holds what waits and what runs, under one lock.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ffnsearch_indexer.errors import CancelledError
+from ffnsearch_service.answering.call import Call
+from ffnsearch_service.config import Limits
+from ffnsearch_service.errors import OverloadedError, ShuttingDownError
+from ffnsearch_service.answering.pace import Pace
+
+RETRY_UNMEASURED_S = 1.0
+"""What a refused caller is told to wait while no batch has been measured yet."""
+
+RETRY_MIN_S = 0.01
+"""Least that a refused caller is told to wait: a call is not written and read in less."""
+
+WAIT_SHARE_MAX = 0.5
+"""Share of a caller's time that may go into the expected wait: what is left is for batches that are slower than the
+last ones, and for writing the answer."""
+
+
+@dataclass(eq=False)
+class Work:
+    """What one call wants of the engine thread. One thread at a time has it: the caller's, or the batcher.
+
+    call: whose patience counts. tokens: of each prompt, at least one prompt. run: gives one part for each piece of a
+    batch of such work. key: work with equal keys may share a batch; None runs alone, and whole. batch_prompts_max:
+    most prompts in a batch of this key. job: what `run` needs to know. is_heavy: whether writing the response takes
+    long.
+
+    Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: in the
+    queue, before its first piece and between pieces.
+    """
+
+    call: Call
+    tokens: Sequence[int]
+    run: Callable[["Batch"], Sequence[Any]]
+    key: Hashable | None = None
+    batch_prompts_max: int = 1 << 31
+    job: Any = None
+    is_heavy: bool = False
+
+    parts: list[Any] = field(default_factory=list, init=False)
+    error: Exception | None = field(default=None, init=False)
+    waited_ns: int = field(default=0, init=False)
+    _on_end: Callable[[], None] | None = field(default=None, init=False, repr=False)
+    _taken: int = field(default=0, init=False)
+    _since_ns: int = field(default=0, init=False)
+
+    @property
+    def left(self) -> int:
+        """Prompts that have not been in a batch."""
+        return len(self.tokens) - self._taken
+
+
+class Piece(NamedTuple):
+    """Consecutive prompts of one work: `first` to `stop`, exclusive."""
+
+    work: Work
+    first: int
+    stop: int
+
+    @property
+    def prompts(self) -> int:
+        """How many."""
+        return self.stop - self.first
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all prompts of the work."""
+        return self.prompts == len(self.work.tokens)
+
+
+class Batch:
+    """Pieces that run together, one of each work, at least one. Made by the batcher."""
+
+    def __init__(self, pieces: Sequence[Piece], started_ns: int) -> None:
+        self.pieces = pieces
+        self.started_ns = started_ns
+        self.prompts = sum(piece.prompts for piece in pieces)
+        self._patient = 0
+
+    def run(self) -> Sequence[Any]:
+        """Do the work: one part for each piece."""
+        return self.pieces[0].work.run(self)
+
+    def check(self) -> None:
+        """Raise CancelledError once no member's caller waits any more: the checkpoint of the search. Any thread."""
+        while True:  # a call that is over stays so: those before `_patient` need no second look
+            error = self.pieces[self._patient].work.call.over()
+            if error is None:
+                return
+            if self._patient == len(self.pieces) - 1:
+                raise error
+            self._patient += 1
+
+
+class Batcher:
+    """Holds the work that waits, within limits, and forms batches of it. Any thread may call any method.
+
+    Every work that was taken in ends exactly once: answered, failed, dropped or closed. Its `on_end` is then called,
+    without any lock held, by the thread that ended it.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        """Begin empty. clock: gives nanoseconds, which only grow."""
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._queue: deque[Work] = deque()
+        self._running: Batch | None = None
+        self._calls = 0
+        self._waiting_prompts = 0
+        self._waiting_pieces = 0  # prompts that waiting work has in its next pieces
+        self._waiting_alone = 0  # work that waits and shares no batch
+        self._is_closed = False
+        self._pace = Pace()
+
+    @property
+    def calls(self) -> int:
+        """Calls that have entered and not left."""
+        return self._calls
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls of which at least one prompt waits."""
+        return len(self._queue)
+
+    @property
+    def waiting_prompts(self) -> int:
+        """Prompts that wait; those of the running batch do not."""
+        return self._waiting_prompts
+
+    def enter(self) -> None:
+        """Take a place for a call, before anything is done for it. Raises OverloadedError where none is free."""
+        with self._lock:
+            self._require_open()
+            limit = self._limits.calls_max
+            if self._calls >= limit:
+                raise self._refusal(f"{limit} calls wait or run, the most that are taken", calls_max=limit)
+            self._calls += 1
+
+    def leave(self) -> None:
+        """Give a place back; once for each `enter`."""
+        with self._lock:
+            assert self._calls > 0, "nobody has entered"
+            self._calls -= 1
+
+    def submit(self, work: Work, on_end: Callable[[], None]) -> None:
+        """Put new work at the end of the queue.
+
+        Raises OverloadedError where its prompts have no room, or would be answered too late for the caller.
+        """
+        assert work.tokens, "work has at least one prompt"
+        with self._lock:
+            self._require_open()
+            limit = self._limits.queue_prompts_max
+            if self._waiting_prompts + len(work.tokens) > limit:
+                raise self._refusal(
+                    f"{self._waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
+                    queue_prompts_max=limit,
+                )
+            self._require_time(work)
+            work._on_end = on_end
+            work._since_ns = self._clock()
+            self._queue.append(work)
+            self._count(work, 1)
+            self._changed.notify()
+
+    def take(self, *, wait: bool = True) -> Batch | None:
+        """Form the next batch, as soon as there is work; None once closed. Without `wait`, None where none waits.
+
+        The batch before must have ended. Work whose call is over ends here without having run.
+        """
+        batch = None
+        is_last = False
+        while batch is None and not is_last:
+            with self._lock:
+                assert self._running is None, "a batch runs already"
+                while wait and not self._queue and not self._is_closed:
+                    self._changed.wait()
+                is_last = self._is_closed or not wait
+                over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
+                calls = [_settle(work, error) for work, error in over]
+                for work, _ in over:
+                    self._forget(work)
+                batch = self._running = self._form() if self._queue else None
+            _make(calls)
+        return batch
+
+    def complete(self, batch: Batch, parts: Sequence[Any]) -> None:
+        """End the running batch with one part for each piece. Work that has had its last part ends."""
+        with self._lock:
+            self._pace.measure(batch.prompts, self._stop(batch))
+            calls = []
+            for piece, part in zip(batch.pieces, parts, strict=True):
+                piece.work.parts.append(part)
+                if piece.stop == len(piece.work.tokens):
+                    calls.append(_settle(piece.work))
+        _make(calls)
+
+    def fail(self, batch: Batch, error: Exception) -> None:
+        """End the running batch, and all work that has a piece in it, with an error."""
+        with self._lock:
+            spent_ns = self._stop(batch)
+            if spent_ns > self._pace.ns(batch.prompts, 1):  # it would have taken at least that
+                self._pace.measure(batch.prompts, spent_ns)
+            calls = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
+            for piece in batch.pieces:
+                self._forget(piece.work)
+        _make(calls)
+
+    def drop(self, work: Work) -> None:
+        """End work now because its caller has left. What runs of it runs on; what has ended stays as it is."""
+        with self._lock:
+            calls = [_settle(work, work.call.over() or CancelledError("the caller has cancelled the call"))]
+            self._forget(work)
+        _make(calls)
+
+    def close(self) -> None:
+        """Take in no more work, and end all that waits; the running batch may go on. May be called twice."""
+        with self._lock:
+            self._is_closed = True
+            calls = [_settle(work, _shutting_down()) for work in self._queue]
+            self._queue.clear()
+            self._waiting_prompts = self._waiting_pieces = self._waiting_alone = 0
+            self._changed.notify_all()
+        _make(calls)
+
+    def _form(self) -> Batch:
+        """Choose the next batch's pieces, and put work that is not done yet at the end of the queue."""
+        stops = self._share()
+        now_ns = self._clock()
+        batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
+        for work, stop in stops.items():
+            self._count(work, -1)
+            work.waited_ns += now_ns - work._since_ns
+            work._taken = stop
+        self._queue = deque(work for work in self._queue if work not in stops)
+        for work in stops:
+            if work.left:
+                self._queue.append(work)
+                self._count(work, 1)
+        return batch
+
+    def _share(self) -> dict[Work, int]:
+        """Up to which of its prompts each work comes into the next batch; in the order of the queue."""
+        head, limits = self._queue[0], self._limits
+        if head.key is None:
+            return {head: len(head.tokens)}
+        members = [work for work in self._queue if work.key == head.key]
+        stops: dict[Work, int] = {}
+        prompts_left = min(limits.batch_prompts_max, head.batch_prompts_max)
+        tokens_left = limits.batch_tokens_max
+        for piece_prompts_max in (limits.piece_prompts_max, prompts_left):
+            for work in members:
+                begin = stop = stops.get(work, work._taken)
+                end = min(len(work.tokens), begin + min(piece_prompts_max, prompts_left))
+                while stop < end and (work.tokens[stop] <= tokens_left or (work is head and stop == work._taken)):
+                    tokens_left -= work.tokens[stop]
+                    stop += 1
+                if stop > begin:
+                    stops[work] = stop
+                    prompts_left -= stop - begin
+            if all(stop == len(work.tokens) for work, stop in stops.items()):
+                break
+        return stops
+
+    def _stop(self, batch: Batch) -> int:
+        """Let the running batch be over; how many nanoseconds it ran."""
+        assert batch is self._running, "another batch runs"
+        self._running = None
+        now_ns = self._clock()
+        for piece in batch.pieces:
+            piece.work._since_ns = now_ns
+        return now_ns - batch.started_ns
+
+    def _forget(self, work: Work) -> None:
+        """Take work out of the queue, where it is there."""
+        if work in self._queue:
+            self._queue.remove(work)
+            self._count(work, -1)
+
+    def _count(self, work: Work, sign: int) -> None:
+        """Add work to what waits, or take it away."""
+        self._waiting_prompts += sign * work.left
+        self._waiting_pieces += sign * min(work.left, self._limits.piece_prompts_max)
+        self._waiting_alone += sign * (work.key is None)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise _shutting_down()
+
+    def _require_time(self, work: Work) -> None:
+        """Refuse work that is not expected to be answered in time. An engine that is free tries whatever comes."""
+        remaining_s = work.call.remaining_s
+        if remaining_s is None or not (self._queue or self._running):
+            return
+        expected_s = self._expected_ns(work) / 1e9
+        if expected_s > WAIT_SHARE_MAX * remaining_s:
+            raise self._refusal(
+                f"an answer would take some {expected_s:.2g} s and the deadline is in {remaining_s:.2g} s, too close",
+                expected_ms=round(1e3 * expected_s),
+            )
+
+    def _expected_ns(self, work: Work) -> float:
+        """When new work will have been done: after its own pieces, and as many of each work before it.
+
+        Its last batch is not shorter than the last ones were: what comes later shares it.
+        """
+        pieces = -(-work.left // self._limits.piece_prompts_max)
+        prompts = work.left + min(self._waiting_prompts, pieces * self._waiting_pieces)
+        if work.key is None:
+            return self._ns_until(prompts, self._waiting_alone + 1)
+        full = (prompts - self._waiting_alone - 1) // self._limits.batch_prompts_max * self._limits.batch_prompts_max
+        usual = full + self._waiting_alone + round(self._pace.batch_prompts)
+        return self._ns_until(max(prompts, usual), self._waiting_alone)
+
+    def _refusal(self, full: str, **metadata: int) -> OverloadedError:
+        retry_after_s = self._retry_after_s()
+        return OverloadedError(f"{full}: try again in {retry_after_s:.2g} s", retry_after_s=retry_after_s, **metadata)
+
+    def _retry_after_s(self) -> float:
+        """When all that waits and runs now will have been answered, at the pace of the last batches."""
+        if not self._pace.is_measured:
+            return RETRY_UNMEASURED_S
+        return max(RETRY_MIN_S, self._ns_until(self._waiting_prompts, self._waiting_alone) / 1e9)
+
+    def _ns_until(self, prompts: int, alone: int) -> float:
+        """How long until what runs and so many prompts are done, `alone` of them each in a batch of its own.
+
+        A batch that has run longer than expected says that all others will too.
+        """
+        shared = -(-(prompts - alone) // self._limits.batch_prompts_max)
+        waiting_ns = self._pace.ns(prompts, shared + alone)
+        if self._running is None or not self._pace.is_measured:
+            return waiting_ns
+        expected_ns = self._pace.ns(self._running.prompts, 1)
+        spent_ns = self._clock() - self._running.started_ns
+        return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
+
+
+def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:
+    """Let work have ended, with the parts that it has or with an error; whom to tell, None where it had ended."""
+    on_end, work._on_end = work._on_end, None
+    if on_end is not None:
+        work.error = error
+    return on_end
+
+
+def _make(calls: Sequence[Callable[[], None] | None]) -> None:
+    for call in calls:
+        if call is not None:
+            call()
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("the server is shutting down: call another one, or try again later")

@@ -1,0 +1,297 @@
+"""How a request message becomes a job: everything is checked here, so that a batch fails only for our own reasons."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
+from ffnsearch_indexer.errors import FfnSearchError, LimitError, ProfileError, PromptError, TokenError
+from ffnsearch_service.answering.pages import Page, read_page_token
+from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
+from ffnsearch_service.errors import RequestError
+from ffnsearch_service.profiles import read_profile
+
+BlockRequest = pb.ListNeighborsRequest | pb.ListClassesRequest
+"""A request for the neighbors of one prompt in one block; both name them with the same fields."""
+
+_PROMPT_BYTES_MAX, _BLOCK_BYTES_MAX, _STEP_BYTES_MAX, _LISTED_BYTES_MAX, _REFUSAL_BYTES_MAX = 128, 8, 64, 32, 8192
+"""Upper bounds of what a prompt, a block, a step of it, a listed token and a refused prompt add to a response."""
+
+_EXPLAINED_BYTES_MAX = 16
+"""Upper bound of what a token's contributions add beside the 8 bytes of each block."""
+
+
+class PredictJob(NamedTuple):
+    """A valid PredictRequest.
+
+    prompts: for each, its token ids [T], uint16, or why it cannot be run. runnable: those that can, at least one.
+    profile_name: empty for a profile of the caller's. top_n: 1 to V.
+    """
+
+    prompts: list[Tokens | FfnSearchError]
+    runnable: list[Tokens]
+    profile: Profile
+    profile_name: str
+    exclude_self: bool
+    top_n: int
+    min_prob: float
+    dense: bool
+    include_model: bool
+    include_frequencies: bool
+    include_contributions: bool
+
+    @property
+    def needs_freqs(self) -> bool:
+        """Whether the response takes the sums themselves."""
+        return self.include_frequencies or self.include_contributions
+
+    @property
+    def steps(self) -> int:
+        """Steps of all blocks together."""
+        return sum(len(steps) for steps in self.profile.blocks)
+
+
+@dataclass(frozen=True)
+class BlockSearch:
+    """Whose neighbors are wanted, in which block, above which threshold. key: names the list of them."""
+
+    prompt: Tokens
+    block: int
+    threshold: float
+    exclude_self: bool
+    key: str
+
+
+@dataclass(frozen=True)
+class NeighborsJob:
+    """A valid ListNeighborsRequest: which neighbors, where in their list to begin, and how much to show of each."""
+
+    search: BlockSearch
+    page: Page
+    context_tokens: int
+    places_max: int
+
+
+@dataclass(frozen=True)
+class ClassesJob:
+    """A valid ListClassesRequest: which neighbors, and how to explain them. classes_max: at least 1."""
+
+    search: BlockSearch
+    classes_max: int
+    min_share: float
+
+
+@dataclass(frozen=True)
+class RequestReader:
+    """Checks requests against one snapshot and the limits. Immutable, safe to share between threads."""
+
+    snapshot_id: str
+    tokenizer: Tokenizer
+    window_tokens: int
+    blocks: int
+    profiles: Mapping[str, Profile]
+    default_profile: str
+    limits: Limits
+
+    def predict_job(self, request: pb.PredictRequest) -> PredictJob:
+        """Check a PredictRequest. Raises FfnSearchError, which names the field; a bad prompt alone does not raise."""
+        _require(len(request.prompts) > 0, "NO_PROMPTS", "prompts", "there are no prompts: give at least one")
+        if len(request.prompts) > self.limits.prompts_max:
+            raise _too_many("TOO_MANY_PROMPTS", "prompts", "prompts", len(request.prompts), self.limits.prompts_max)
+        name, profile = self._profile_choice(request)
+        min_prob = request.min_prob
+        _require(0 <= min_prob <= 1, "MIN_PROB_OUT_OF_RANGE", "min_prob", f"{min_prob} is not in [0, 1]")
+        _require_size("top_n", request.top_n)
+        prompts = [self._try_prompt(prompt, f"prompts[{row}]") for row, prompt in enumerate(request.prompts)]
+        runnable = [prompt for prompt in prompts if not isinstance(prompt, FfnSearchError)]
+        if not runnable:
+            raise next(prompt for prompt in prompts if isinstance(prompt, FfnSearchError))
+        job = PredictJob(
+            prompts=prompts,
+            runnable=runnable,
+            profile=profile,
+            profile_name=name,
+            exclude_self=request.exclude_self,
+            top_n=min(request.top_n or self.limits.top_n_default, self.tokenizer.vocabulary_size),
+            min_prob=min_prob,
+            dense=request.dense,
+            include_model=request.include_model,
+            include_frequencies=request.include_frequencies,
+            include_contributions=request.include_contributions,
+        )
+        self._require_room(job)
+        return job
+
+    def neighbors_job(self, request: pb.ListNeighborsRequest) -> NeighborsJob:
+        """Check a ListNeighborsRequest. Raises FfnSearchError, which names the field."""
+        search = self._block_search(request)
+        for name in ("page_size", "context_tokens", "places_max"):
+            _require_size(name, getattr(request, name))
+        page = read_page_token(
+            request.page_token,
+            search.key,
+            size=min(request.page_size or self.limits.page_size_default, self.limits.page_size_max),
+        )
+        context_tokens = (
+            request.context_tokens if request.HasField("context_tokens") else self.limits.context_tokens_default
+        )
+        places_max = request.places_max if request.HasField("places_max") else self.limits.places_default
+        return NeighborsJob(
+            search=search,
+            page=page,
+            context_tokens=min(context_tokens, self.limits.context_tokens_max),
+            places_max=min(places_max, self.limits.places_max),
+        )
+
+    def classes_job(self, request: pb.ListClassesRequest) -> ClassesJob:
+        """Check a ListClassesRequest. Raises FfnSearchError, which names the field."""
+        search = self._block_search(request)
+        _require_size("classes_max", request.classes_max)
+        min_share = request.min_share if request.HasField("min_share") else MIN_SHARE_DEFAULT
+        _require(0 < min_share <= 1, "MIN_SHARE_OUT_OF_RANGE", "min_share", f"{min_share} is not in (0, 1]")
+        return ClassesJob(
+            search=search,
+            classes_max=min(request.classes_max or self.limits.classes_default, self.limits.classes_max),
+            min_share=min_share,
+        )
+
+    def _profile_choice(self, request: pb.PredictRequest) -> tuple[str, Profile]:
+        if request.WhichOneof("profile_choice") != "profile":
+            return self._named_profile(request.profile_name)
+        profile = read_profile(request.profile)
+        profile.require_model(self.blocks, self.tokenizer.vocabulary_size)
+        return "", profile
+
+    def _named_profile(self, name: str) -> tuple[str, Profile]:
+        name = name or self.default_profile
+        if name not in self.profiles:
+            raise ProfileError(
+                f"the snapshot has no profile {name[:100]!r}: choose one of {', '.join(sorted(self.profiles))}",
+                reason="PROFILE_NOT_FOUND",
+                field="profile_name",
+                profile_name=name,
+            )
+        return name, self.profiles[name]
+
+    def _block_search(self, request: BlockRequest) -> BlockSearch:
+        prompt = self._prompt(request.prompt, "prompt")
+        _require(
+            0 <= request.block < self.blocks,
+            "BLOCK_OUT_OF_RANGE",
+            "block",
+            f"block {request.block} does not exist: the model has blocks 0 to {self.blocks - 1}",
+        )
+        threshold = self._threshold(request)
+        window = prompt[-self.window_tokens :].tolist()
+        key = repr((self.snapshot_id, window, request.block, threshold, request.exclude_self))
+        return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
+
+    def _threshold(self, request: BlockRequest) -> float:
+        if request.HasField("threshold"):
+            _require(
+                math.isfinite(request.threshold) and -1 <= request.threshold <= 1,
+                "THRESHOLD_OUT_OF_RANGE",
+                "threshold",
+                f"{request.threshold}; a cosine threshold is in [-1, 1]",
+            )
+            return request.threshold
+        name, profile = self._named_profile(request.profile_name)
+        thresholds = profile.thresholds(request.block)
+        _require(
+            bool(thresholds),
+            "THRESHOLD_REQUIRED",
+            "threshold",
+            f"the profile {name!r} has no threshold for block {request.block}: give one",
+        )
+        return min(thresholds)
+
+    def _try_prompt(self, prompt: pb.Prompt, field: str) -> Tokens | FfnSearchError:
+        try:
+            return self._prompt(prompt, field)
+        except FfnSearchError as error:
+            return error.with_traceback(None)
+
+    def _prompt(self, prompt: pb.Prompt, field: str) -> Tokens:
+        content = prompt.WhichOneof("content")
+        if content is None:
+            raise PromptError(f"{field} has neither text nor tokens: set one", reason="NO_PROMPT_CONTENT", field=field)
+        field = f"{field}.{content}"
+        given = len(prompt.text) if content == "text" else len(prompt.tokens.ids)
+        if given == 0:
+            raise PromptError(f"{field} is empty: give at least one token", reason="EMPTY_PROMPT", field=field)
+        if given > self.limits.prompt_tokens_max:
+            unit = "characters" if content == "text" else "tokens"
+            raise _too_many("PROMPT_TOO_LONG", field, unit, given, self.limits.prompt_tokens_max, self.window_tokens)
+        return self._encode(prompt.text, field) if content == "text" else self._check_ids(prompt.tokens, field)
+
+    def _encode(self, text: str, field: str) -> Tokens:
+        try:
+            return self.tokenizer.encode(text, where=field)
+        except TokenError as error:
+            error.metadata["field"] = field
+            raise
+
+    def _check_ids(self, tokens: pb.TokenIds, field: str) -> Tokens:
+        ids = np.array(tokens.ids, dtype=np.int64)
+        vocabulary_size = self.tokenizer.vocabulary_size
+        outside = ids >= vocabulary_size
+        if outside.any():
+            place = int(outside.argmax())
+            raise TokenError(
+                f"{field}.ids[{place}] is {ids[place]}: token ids are below {vocabulary_size}",
+                reason="TOKEN_OUT_OF_RANGE",
+                field=f"{field}.ids[{place}]",
+                token_id=ids[place],
+                vocabulary_size=vocabulary_size,
+            )
+        return ids.astype(np.uint16)
+
+    def _require_room(self, job: PredictJob) -> None:
+        """Refuse a call that could make a response beyond the limit, before any work."""
+        runnable = len(job.runnable)
+        array_bytes = 8 * self.tokenizer.vocabulary_size
+        step_bytes = _STEP_BYTES_MAX + job.include_frequencies * array_bytes
+        distribution_bytes = job.top_n * _LISTED_BYTES_MAX + job.dense * array_bytes
+        explained_bytes = job.include_contributions * job.top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
+        prompt_bytes = (
+            _PROMPT_BYTES_MAX
+            + self.blocks * _BLOCK_BYTES_MAX
+            + job.steps * step_bytes
+            + (1 + job.include_model) * distribution_bytes
+            + explained_bytes
+        )
+        bytes_max = runnable * prompt_bytes + (len(job.prompts) - runnable) * _REFUSAL_BYTES_MAX
+        if bytes_max > self.limits.response_bytes_max:
+            raise LimitError(
+                f"prompts: the response to {len(job.prompts)} prompts may take {bytes_max} bytes; the limit is "
+                f"{self.limits.response_bytes_max}: send fewer, lower top_n, or leave out dense, "
+                "include_frequencies or include_contributions",
+                reason="RESPONSE_TOO_LARGE",
+                field="prompts",
+                given_bytes=bytes_max,
+                limit_bytes=self.limits.response_bytes_max,
+            )
+
+
+def _require(holds: bool, reason: str, field: str, message: str) -> None:
+    if not holds:
+        raise RequestError(f"{field}: {message}", reason=reason, field=field)
+
+
+def _require_size(field: str, value: int) -> None:
+    if value < 0:
+        _require(False, f"{field.upper()}_NEGATIVE", field, f"{value} is negative; 0 or more is meant")
+
+
+def _too_many(
+    reason: str, field: str, unit: str, given: int, limit: int, window_tokens: int | None = None
+) -> LimitError:
+    advice = "send them in several calls" if window_tokens is None else f"only the last {window_tokens} tokens matter"
+    return LimitError(
+        f"{field}: {given} {unit}; the limit is {limit}: {advice}", reason=reason, field=field, given=given, limit=limit
+    )

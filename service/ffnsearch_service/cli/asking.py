@@ -1,0 +1,196 @@
+"""The subcommands that ask a snapshot or a server: info, predict, neighbors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ffnsearch_indexer.errors import ProfileError
+from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain
+from ffnsearch_service.cli.servers import ServerOptions, SkipVerify, Target, open_target, with_server_options
+from ffnsearch_service.errors import RequestError
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.answer.profile import Profile
+    from ffnsearch_service.client.asking import PredictOptions
+    from ffnsearch_service.client.calls import Calls
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Backend = Annotated[str, typer.Option(help="What searches a directory: tiles, exact, or faiss.")]
+ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]
+ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's profiles; `info` lists them.")]
+
+
+@with_server_options
+def info(target: Target, server: ServerOptions, as_json: AsJson = False, skip_verify: SkipVerify = False) -> None:
+    """Tell what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
+    with open_target(target, server, skip_verify=skip_verify) as calls:
+        from ffnsearch_service.show.answers import print_json
+        from ffnsearch_service.show.info import print_info
+
+        found = calls.info(snapshot=server.snapshot)
+        (print_json if as_json else print_info)(found)
+
+
+@with_server_options
+def predict(
+    target: Target,
+    server: ServerOptions,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Text to continue; several are answered together.", metavar="PROMPT", show_default=False),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(help="A prompt a line, or as JSON in a *.jsonl; - is standard input.", metavar="FILE"),
+    ] = None,
+    profile: ProfileName = None,
+    profile_file: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with a profile, as `info --json` prints them.", metavar="FILE.json"),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
+    ] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="A weight for each block, repeated, in order.")] = None,
+    exclude_self: ExcludeSelf = False,
+    top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
+    min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
+    as_json: AsJson = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
+    prompts_per_call: Annotated[int, typer.Option(help="With FILE or --jsonl: prompts in a call.", min=1)] = 64,
+    concurrency: Annotated[int, typer.Option(help="With FILE or --jsonl: calls at a time.", min=1, max=256)] = 4,
+    backend: Backend = "tiles",
+    skip_verify: SkipVerify = False,
+) -> None:
+    """Predict the next token: the model's own distribution and the approximation, side by side.
+
+    Of a file with any number of prompts, or with --jsonl, each answer is a line, printed as soon as it is there.
+    """
+    chosen = _profile(profile, profile_file, threshold or [], weight or [])
+    is_bulk = _is_bulk(prompts or [], prompts_file, as_json=as_json, as_jsonl=as_jsonl)
+    with open_target(target, server, backend=backend, skip_verify=skip_verify, retry_overloaded=is_bulk) as calls:
+        options: PredictOptions = {
+            "profile": chosen,
+            "exclude_self": exclude_self,
+            "top_n": top_n,
+            "min_prob": min_prob,
+            "include_model": True,
+            "include_contributions": explain,
+            "snapshot": server.snapshot,
+        }
+        if is_bulk:
+            from ffnsearch_service.show.many import print_many
+
+            failures = print_many(
+                calls,
+                prompts_file or prompts or [],
+                as_json=as_jsonl,
+                prompts_per_call=prompts_per_call,
+                concurrency=concurrency,
+                **options,
+            )
+        else:
+            failures = _print_predictions(calls, prompts or [], options, as_json=as_json, explain=explain)
+    for failure in failures:
+        complain(failure)
+    if failures:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@with_server_options
+def neighbors(
+    target: Target,
+    server: ServerOptions,
+    prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
+    block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score, exclusive, in [-1, 1].", show_default="the profile's")
+    ] = None,
+    profile: ProfileName = None,
+    exclude_self: ExcludeSelf = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Explain them: list the endings that are wholly or mostly above.")
+    ] = False,
+    min_share: Annotated[
+        float | None,
+        typer.Option(help="With --classes: least share of an ending that is above, in (0, 1].", show_default="0.5"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
+    ] = None,
+    as_json: AsJson = False,
+    backend: Backend = "tiles",
+    skip_verify: SkipVerify = False,
+) -> None:
+    """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
+    if min_share is not None and not classes:
+        raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
+    with open_target(target, server, backend=backend, skip_verify=skip_verify) as calls:
+        from ffnsearch_service.client.asking import SearchOptions
+        from ffnsearch_service.client.evidence import collect
+        from ffnsearch_service.config import MIN_SHARE_DEFAULT
+        from ffnsearch_service.show import answers as show
+
+        options: SearchOptions = {
+            "exclude_self": exclude_self,
+            "profile_name": profile or "",
+            "snapshot": server.snapshot,
+        }
+        if threshold is not None:
+            options["threshold"] = threshold
+        if classes:
+            least = MIN_SHARE_DEFAULT if min_share is None else min_share
+            explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
+            (show.print_json if as_json else show.print_classes)(explained)
+        else:
+            found = collect(calls, prompt, block, limit=limit or 20, **options)
+            (show.print_json if as_json else show.print_evidence)(found)
+
+
+def _is_bulk(prompts: Sequence[str], prompts_file: Path | None, *, as_json: bool, as_jsonl: bool) -> bool:
+    """Whether answers are printed a line each, as they come. Raises RequestError for options that contradict."""
+    if bool(prompts) == (prompts_file is not None):
+        raise RequestError("give prompts, or --prompts-file with a prompt a line: one of the two")
+    if as_json and (as_jsonl or prompts_file):
+        raise RequestError("--json prints one document for a single call: use --jsonl for a line a prompt")
+    return as_jsonl or prompts_file is not None
+
+
+def _print_predictions(
+    calls: "Calls", prompts: Sequence[str], options: "PredictOptions", *, as_json: bool, explain: bool
+) -> list[str]:
+    """Ask in one call, print the answers, and return why prompts were refused."""
+    from ffnsearch_service.show import answers as show
+
+    answer = calls.predict(prompts, **options)
+    if as_json:
+        show.print_json(answer)
+    else:
+        show.print_prediction(prompts, answer, explain=explain)
+    return [result.error.message for result in answer.results if result.error is not None]
+
+
+def _profile(
+    name: str | None, file: Path | None, thresholds: Sequence[float], weights: Sequence[float]
+) -> "Profile | str | None":
+    """The profile that the options choose, None for the default one."""
+    given = {
+        "--profile": name is not None,
+        "--profile-file": file is not None,
+        "--threshold or --weight": bool(thresholds or weights),
+    }
+    ways = [way for way, is_given in given.items() if is_given]
+    if len(ways) > 1:
+        raise ProfileError(f"{ways[0]} is given, and {ways[1]} too: choose one way")
+    if file is not None:
+        from ffnsearch_service.profiles import load_profile
+
+        return load_profile(file)
+    if thresholds or weights:
+        from ffnsearch_indexer.answer.profile import one_step
+
+        return one_step("", thresholds, weights)
+    return name

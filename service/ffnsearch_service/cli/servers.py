@@ -1,0 +1,132 @@
+"""Which options have all subcommands that may call a server, and how is their target opened?"""
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ffnsearch_service.errors import AddressError, RequestError
+
+if TYPE_CHECKING:
+    from ffnsearch_service.client.calls import Calls
+    from ffnsearch_service.client.channel import AccessOptions
+
+TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
+"""The variable of the environment that may hold a token; a command line is no place for one, others can read it."""
+
+Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
+SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
+Check = Literal["all", "sizes"]
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "snapshot": (
+        Annotated[str, typer.Option(help="Of a server: name or alias of the snapshot to ask.", show_default="default")],
+        "",
+    ),
+    "timeout_s": (Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)], 30.0),
+    "tls": (Annotated[bool, typer.Option("--tls", help="Encrypt, and trust public certificate authorities.")], False),
+    "ca_file": (
+        Annotated[Path | None, typer.Option(help="Encrypt, and trust the authorities in this PEM file.")],
+        None,
+    ),
+    "certificate_file": (
+        Annotated[Path | None, typer.Option(help="PEM certificate to show to the server (mutual TLS).")],
+        None,
+    ),
+    "key_file": (Annotated[Path | None, typer.Option(help="PEM key of that certificate.")], None),
+    "token_file": (
+        Annotated[Path | None, typer.Option(help=f"File with a bearer token. ${TOKEN_VARIABLE} may hold one instead.")],
+        None,
+    ),
+    "insecure_token": (
+        Annotated[bool, typer.Option("--insecure-token", help="Send the token unencrypted to another machine.")],
+        False,
+    ),
+}
+_NOT_ACCESS = ("snapshot", "timeout_s")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What was said about the server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
+
+    snapshot: str
+    timeout_s: float
+    access: "AccessOptions"
+
+
+def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a subcommand the options of a server, `without` some, in place of its parameter `server`, a ServerOptions.
+
+    An option that it is without stays at its default.
+    """
+    signature = inspect.signature(command)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "server"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _OPTIONS.items()
+        if name not in without
+    ]
+
+    @functools.wraps(command)
+    def with_server(**arguments: Any) -> None:
+        said = {name: arguments.pop(name, default) for name, (_, default) in _OPTIONS.items()}
+        access: Any = {name: value for name, value in said.items() if name not in _NOT_ACCESS and value}
+        command(**arguments, server=ServerOptions(said["snapshot"], said["timeout_s"], access))
+
+    with_server.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+    return with_server
+
+
+def is_directory(target: str) -> bool:
+    """Whether the target is a snapshot directory rather than an address. Raises AddressError where it is neither."""
+    if Path(target).is_dir():
+        return True
+    if not re.fullmatch(r"\S+:\d{1,5}", target):
+        raise AddressError(
+            f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
+            reason="TARGET_NOT_FOUND",
+        )
+    return False
+
+
+def open_target(
+    target: str, server: ServerOptions, *, skip_verify: bool, backend: str = "tiles", retry_overloaded: bool = False
+) -> "Calls":
+    """Open a snapshot directory in this process, or call a server.
+
+    retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError, SnapshotError.
+    """
+    if is_directory(target):
+        refuse_server_options(target, server)
+        from ffnsearch_service.client.local import LocalClient
+
+        return LocalClient.open(Path(target), backend=backend, check=check(skip_verify))
+    from ffnsearch_service.client import Client
+
+    return Client(target, timeout_s=server.timeout_s, retry_overloaded=retry_overloaded, **access_of(server))
+
+
+def access_of(server: ServerOptions) -> "AccessOptions":
+    """How the server is reached; without a token file, the token is that of the environment."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return server.access if "token_file" in server.access or not token else {**server.access, "token": token}
+
+
+def refuse_server_options(target: str, server: ServerOptions) -> None:
+    """Raise RequestError for an option that has no meaning for a snapshot directory."""
+    for name in (*server.access, *(["snapshot"] if server.snapshot else [])):
+        raise RequestError(
+            f"--{name.replace('_', '-')} is for calling a server, and {target} is a directory: leave it out"
+        )
+
+
+def check(skip_verify: bool) -> Check:
+    """How thoroughly a snapshot is looked at before it is opened."""
+    return "sizes" if skip_verify else "all"

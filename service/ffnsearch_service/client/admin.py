@@ -1,0 +1,199 @@
+"""`AdminClient`: how is a running server given other snapshots?"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+
+from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
+from ffnsearch_service.client import admin_reading as reading
+from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapshot
+from ffnsearch_service.client.call import TIMEOUT_S, Caller
+from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
+from ffnsearch_service.client.readiness import wait_until_ready
+from ffnsearch_service.errors import DeadlineExceededError
+
+LOAD_TIMEOUT_S = 600.0
+"""A load reads every byte of a snapshot: seconds for each GB."""
+POLL_S = 1.0
+"""How long one WaitOperation of `wait` takes at most: as often it tells of progress."""
+
+
+class AdminClient:
+    """Administers the server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
+
+    timeout_s: time allowed for a call that does not say. How the server is reached, and who says to be calling, is in
+    AccessOptions; it raises CredentialsError. Nothing is tried again: read, decide, then repeat with the etag that was
+    read.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._caller = Caller(address, Bearer(address, access), timeout_s=timeout_s, retry_overloaded=False)
+        self._channel = open_channel(address, access)
+        self._admin = pb_grpc.AdminServiceStub(self._channel)
+        self._operations = operations_pb2_grpc.OperationsStub(self._channel)
+
+    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
+        service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
+        wait_until_ready(self._caller, self._channel, timeout_s, service=service)
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """All snapshots by name, a call a page."""
+        return map(reading.snapshot, self._pages(self._admin.ListSnapshots, pb.ListSnapshotsRequest(), "snapshots"))
+
+    def snapshot(self, name: str) -> Snapshot:
+        """One snapshot, by its name or an alias."""
+        return reading.snapshot(self._send(self._admin.GetSnapshot, pb.GetSnapshotRequest(name=name)).snapshot)
+
+    def load(self, name: str, folder: str = "", *, timeout_s: float = LOAD_TIMEOUT_S) -> Snapshot:
+        """Open the snapshot in a folder, by default that of its name; returns when it is open.
+
+        A deadline that passes does not end the load: `snapshot` tells how it went.
+        """
+        request = pb.LoadSnapshotRequest(name=name, folder=folder)
+        return reading.snapshot(self._send(self._admin.LoadSnapshot, request, timeout_s).snapshot)
+
+    def unload(self, name: str, *, etag: str = "") -> None:
+        """Take a snapshot's name away; requests in flight end on it."""
+        self._send(self._admin.UnloadSnapshot, pb.UnloadSnapshotRequest(name=name, etag=etag))
+
+    def aliases(self) -> Iterator[Alias]:
+        """All aliases by name, a call a page."""
+        return map(reading.alias, self._pages(self._admin.ListAliases, pb.ListAliasesRequest(), "aliases"))
+
+    def alias(self, name: str) -> Alias:
+        """Where an alias points."""
+        return reading.alias(self._send(self._admin.GetAlias, pb.GetAliasRequest(name=name)).alias)
+
+    def move_alias(
+        self,
+        name: str,
+        snapshot_name: str,
+        *,
+        etag: str = "",
+        allow_missing: bool = False,
+        gate: tuple[str, float] | None = None,
+    ) -> Alias:
+        """Let an alias point to another snapshot.
+
+        etag: what the alias had when it was read, "" for any. allow_missing: make it where there is none. gate:
+        protocol and largest mean Hellinger distance that the snapshot must have recorded.
+        """
+        request = pb.MoveAliasRequest(name=name, snapshot_name=snapshot_name, etag=etag, allow_missing=allow_missing)
+        if gate:
+            request.fidelity_gate.CopyFrom(pb.FidelityGate(protocol=gate[0], hellinger_mean_max=gate[1]))
+        return reading.alias(self._send(self._admin.MoveAlias, request).alias)
+
+    def delete_alias(self, name: str, *, etag: str = "") -> None:
+        """Delete an alias."""
+        self._send(self._admin.DeleteAlias, pb.DeleteAliasRequest(name=name, etag=etag))
+
+    def build(
+        self,
+        name: str,
+        corpus: str,
+        *,
+        model: str = "",
+        window_tokens: int = 0,
+        split: str = "all",
+        calibration_prompts: int | None = None,
+        load: bool = False,
+        alias: str = "",
+    ) -> BuildOperation:
+        """Begin to build a snapshot, or go on with one; `wait` tells how it goes. The defaults are the server's."""
+        request = pb.BuildSnapshotRequest(
+            name=name,
+            corpus=corpus,
+            model=model,
+            window_tokens=window_tokens,
+            split=split,
+            calibration_prompts=calibration_prompts,
+            load=load,
+            alias=alias,
+        )
+        return reading.build_operation(self._send(self._admin.BuildSnapshot, request))
+
+    def operations(self) -> Iterator[BuildOperation]:
+        """All operations, oldest first, a call a page."""
+        request = operations_pb2.ListOperationsRequest()
+        return map(reading.build_operation, self._pages(self._operations.ListOperations, request, "operations"))
+
+    def operation(self, name: str) -> BuildOperation:
+        """One operation as it is now."""
+        request = operations_pb2.GetOperationRequest(name=name)
+        return reading.build_operation(self._send(self._operations.GetOperation, request))
+
+    def wait(
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[BuildOperation], None] = lambda operation: None,
+    ) -> BuildOperation:
+        """Wait until an operation has ended, and return it, whether it succeeded or not.
+
+        on_progress: called about once a second. Raises DeadlineExceededError after `timeout_s`; the operation goes on.
+        """
+        ends_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = POLL_S if ends_s is None else min(POLL_S, ends_s - time.monotonic())
+            operation = self._wait_once(name, max(0.0, left_s))
+            on_progress(operation)
+            if operation.done:
+                return operation
+            if left_s <= 0:
+                raise DeadlineExceededError(
+                    f"{name} has not ended after {timeout_s:g} s: it goes on; wait longer, or cancel it",
+                    code="DEADLINE_EXCEEDED",
+                    reason="DEADLINE_EXCEEDED",
+                    field="",
+                    metadata={},
+                )
+
+    def cancel(self, name: str) -> None:
+        """Ask an operation to end; `wait` tells when it has."""
+        self._send(self._operations.CancelOperation, operations_pb2.CancelOperationRequest(name=name))
+
+    def delete_operation(self, name: str) -> None:
+        """Forget an operation that has ended, and discard what it left undone."""
+        self._send(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait_once(self, name: str, wait_s: float) -> BuildOperation:
+        timeout = Duration()
+        timeout.FromMilliseconds(int(1000 * wait_s))
+        request = operations_pb2.WaitOperationRequest(name=name, timeout=timeout)
+        return reading.build_operation(self._send(self._operations.WaitOperation, request, self._timeout_s + wait_s))
+
+    def _pages(self, method: Callable[..., Any], request: Any, field: str) -> Iterator[Any]:
+        def pages() -> Iterator[Any]:
+            while True:
+                page = self._send(method, request)
+                yield getattr(page, field)
+                if not page.next_page_token:
+                    return
+                request.page_token = page.next_page_token
+
+        return itertools.chain.from_iterable(pages())
+
+    def _send(self, method: Callable[..., Any], request: Any, timeout_s: float | None = None) -> Any:
+        return self._caller.call(method, request, timeout_s)

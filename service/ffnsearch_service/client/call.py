@@ -1,0 +1,85 @@
+"""How one call is made: its deadline covers all tries, its token goes along, its failure becomes an exception.
+
+gRPC itself retries UNAVAILABLE, as service_config.json says. A call that the server refused for being busy is sent
+again only where the client was asked to: then after the time that the server's RetryInfo names, and never past the
+deadline.
+"""
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import grpc
+
+from ffnsearch_service.client.channel import Bearer
+from ffnsearch_service.errors import ResourceExhaustedError, ServiceError
+from ffnsearch_service.status import service_error
+
+TIMEOUT_S = 30.0
+"""How long a call may take where the caller does not say: gRPC's own default is for ever."""
+
+PAUSE_S_MIN = 0.01
+"""Shortest pause before a call is sent again, whatever the server says."""
+
+
+class Patience:
+    """One caller's deadline over several tries."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline_s = time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    def pause_s(self, error: ServiceError) -> float | None:
+        """How long to wait before a refused call is sent again, None if that would be no use.
+
+        That is up to half longer than the server asks, so that callers refused together do not come back together.
+        """
+        if not isinstance(error, ResourceExhaustedError) or error.retry_after_s is None:
+            return None
+        pause_s = max(PAUSE_S_MIN, error.retry_after_s) * random.uniform(1.0, 1.5)
+        return pause_s if pause_s < self.left_s() else None
+
+
+class Caller:
+    """Makes calls to one server. Safe to share between threads."""
+
+    def __init__(self, address: str, bearer: Bearer, *, timeout_s: float, retry_overloaded: bool) -> None:
+        self.address = address
+        self._bearer = bearer
+        self._timeout_s = timeout_s
+        self._retry_overloaded = retry_overloaded
+
+    def call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        """Send a request through a method of a stub, and return the response. Raises ServiceError, CredentialsError."""
+        patience = self._patience(timeout_s)
+        while True:
+            try:
+                return method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+            except grpc.RpcError as error:
+                pause_s = self._pause_s(error, patience)
+            time.sleep(pause_s)
+
+    async def call_async(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        """`call` for the stubs of asyncio."""
+        patience = self._patience(timeout_s)
+        while True:
+            try:
+                return await method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+            except grpc.RpcError as error:
+                pause_s = self._pause_s(error, patience)
+            await asyncio.sleep(pause_s)
+
+    def _patience(self, timeout_s: float | None) -> Patience:
+        return Patience(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _pause_s(self, error: grpc.RpcError, patience: Patience) -> float:
+        """How long to wait before the call is sent again. Raises the error where it is not."""
+        failed = service_error(error, self.address)
+        pause_s = patience.pause_s(failed) if self._retry_overloaded else None
+        if pause_s is None:
+            raise failed from None
+        return pause_s

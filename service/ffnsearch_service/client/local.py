@@ -1,0 +1,39 @@
+"""The calls of the wire contract on a snapshot opened in this process, without a socket."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from ffnsearch_service.answering.call import Call
+from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.client.calls import Calls
+
+
+class LocalClient(Calls):
+    """Calls an engine directly: the same messages and results as through a server. Safe to share between threads.
+
+    Failed calls raise what the engine raises, FfnSearchError. Without `timeout_s` a call may take any time. The
+    snapshot has no name here: a call that names one is refused.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Take over an engine; `close` closes it."""
+        self._methods: dict[str, Callable[[Any, Call], Any]] = {
+            "Predict": engine.predict,
+            "ListNeighbors": engine.list_neighbors,
+            "ListClasses": engine.list_classes,
+            "GetInfo": engine.get_info,
+        }
+        self._engine = engine
+
+    @classmethod
+    def open(cls, snapshot: Path, *, backend: str = "tiles", check: Literal["all", "sizes"] = "all") -> "LocalClient":
+        """Open a snapshot directory. Raises SnapshotError, BackendError."""
+        return cls(Engine.open(snapshot, backend=backend, check=check))
+
+    def close(self) -> None:
+        """Close the engine and its snapshot."""
+        self._engine.close()
+
+    def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        return self._methods[method](request, Call(timeout_s))

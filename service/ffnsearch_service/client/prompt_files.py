@@ -1,0 +1,63 @@
+"""How prompts are read from a file: a line each, as text or as JSON."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from ffnsearch_service.client.asking import PromptLike
+from ffnsearch_service.errors import RequestError
+
+STDIN = Path("-")
+"""Stands for standard input."""
+
+LINE_BYTES_MAX = 4 << 20
+"""Longest line: no longer prompt could be sent."""
+
+
+def read_prompts(path: Path) -> Iterator[PromptLike]:
+    """The prompts of a UTF-8 file, or of standard input for `-`, read as they are needed.
+
+    Each line is a prompt, without its line break; of a file *.jsonl it is a JSON string, or a list of token ids.
+    Raises RequestError, which names the line, for JSON that is neither, and for a line too long; and where there is no
+    such file.
+    """
+    try:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+            for number, line in _lines(file):
+                yield _prompt(line, as_json=path.suffix == ".jsonl", place=f"{path}, line {number}")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}; give a file with a prompt a line") from None
+
+
+def count_prompts(path: Path) -> int:
+    """How many prompts a file holds, 0 where that cannot be told beforehand."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in _lines(file))
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines without their breaks, and their numbers from 1; one that is too long comes in parts."""
+    number = 0
+    while line := file.readline(LINE_BYTES_MAX + 2):
+        number += 1
+        yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
+    if len(line) > LINE_BYTES_MAX:
+        raise RequestError(f"{place} has more than {LINE_BYTES_MAX} bytes: no prompt is so long")
+    if not as_json:
+        return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused as a prompt, alone
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{place} is no JSON: {error}") from None
+    is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too
+    if not (isinstance(found, str) or is_ids):
+        raise RequestError(f"{place} is neither a JSON string nor a list of token ids")
+    return found  # type: ignore[no-any-return]

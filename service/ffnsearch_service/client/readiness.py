@@ -1,0 +1,88 @@
+"""Is a server ready? Its health service is asked until it says so, or the time is over."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_service.client.call import Caller, Patience
+from ffnsearch_service.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
+
+POLL_S = 0.2
+"""Pause between two questions."""
+
+PREDICTION_SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
+
+_NOT_YET = (UnavailableError, DeadlineExceededError, NotFoundError)
+"""What a server may answer that does not run yet, or does not know its services yet."""
+
+
+def wait_until_ready(
+    caller: Caller, channel: grpc.Channel, timeout_s: float, *, service: str = PREDICTION_SERVICE
+) -> None:
+    """Return once `service` is SERVING.
+
+    Raises DeadlineExceededError, with what was in the way, if it is not within `timeout_s`; and at once ServiceError
+    for what waiting does not mend, such as a token that is not accepted.
+    """
+    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, service)
+    while True:
+        try:
+            if waiting.is_over(caller.call(check, waiting.question, waiting.left_s())):
+                return
+        except _NOT_YET as error:
+            waiting.note(error)
+        time.sleep(waiting.pause_s())
+
+
+async def wait_until_ready_async(caller: Caller, channel: grpc.aio.Channel, timeout_s: float) -> None:
+    """Return once PredictionService is SERVING; `wait_until_ready` for asyncio."""
+    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, PREDICTION_SERVICE)
+    while True:
+        try:
+            if waiting.is_over(await caller.call_async(check, waiting.question, waiting.left_s())):
+                return
+        except _NOT_YET as error:
+            waiting.note(error)
+        await asyncio.sleep(waiting.pause_s())
+
+
+def _stub(channel: Any) -> Any:
+    """A stub of the health service, whose types do not tell its methods."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+class _Waiting:
+    """How long there is to wait, and what was in the way the last time."""
+
+    def __init__(self, address: str, timeout_s: float, service: str) -> None:
+        self.question = health_pb2.HealthCheckRequest(service=service)
+        self._address = address
+        self._timeout_s = timeout_s
+        self._patience = Patience(timeout_s)
+        self._obstacle = "it was not asked"
+
+    def left_s(self) -> float:
+        return self._patience.left_s()
+
+    def is_over(self, answer: Any) -> bool:
+        name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        self._obstacle = f"it says {name}"
+        return name == "SERVING"
+
+    def note(self, error: ServiceError) -> None:
+        if not isinstance(error, DeadlineExceededError):  # which tells less than the error before it
+            self._obstacle = error.message
+
+    def pause_s(self) -> float:
+        """Seconds to wait before the next question. Raises DeadlineExceededError where there are none left."""
+        if self.left_s() == 0:
+            raise DeadlineExceededError(
+                f"{self._address} is not ready after {self._timeout_s:g} s: {self._obstacle}",
+                code="DEADLINE_EXCEEDED",
+                reason="NOT_READY",
+            )
+        return min(POLL_S, self.left_s())

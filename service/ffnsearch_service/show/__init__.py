@@ -1,0 +1,1 @@
+"""How results look to a person, and any of them as JSON."""
