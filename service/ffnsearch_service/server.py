@@ -47,6 +47,7 @@ class Server:
         self._protection = protection
         self._engine = engine
         self._servicer = PredictionServicer(engine)
+        operations.metrics.watch_unread(lambda: self._servicer.outgoing.unread_bytes)
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None
         self._door = Door()

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from ffnsearch_indexer.errors import CancelledError
 from ffnsearch_service.answering.call import Call
+from ffnsearch_service.answering.pace import Pace
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import OverloadedError, ShuttingDownError
-from ffnsearch_service.answering.pace import Pace
 
 RETRY_UNMEASURED_S = 1.0
 """What a refused caller is told to wait while no batch has been measured yet."""
