@@ -28,7 +28,7 @@ async def asked(ask, *, is_closed):
     await server.start()
     try:
         if is_closed:
-            await door.close()
+            await door.close(lambda: 0, grace_s=5)
         return await asyncio.to_thread(ask, f"127.0.0.1:{port}")
     finally:
         await server.stop(0)
@@ -72,3 +72,16 @@ def test_no_initial_metadata_comes_before_a_refusal():
 
 def test_health_is_told_behind_a_closed_door():
     assert asyncio.run(asked(health_of, is_closed=True)) == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize(("calls", "grace_s", "looks"), [([2, 1, 0], 5, 3), ([1] * 1000, 0.05, None)])
+def test_a_door_that_closes_waits_for_the_calls_it_let_in_but_not_beyond_the_grace(calls, grace_s, looks):
+    left = iter(calls)
+    seen = []
+
+    def runs():
+        seen.append(next(left))
+        return seen[-1]
+
+    asyncio.run(Door().close(runs, grace_s))
+    assert len(seen) == looks if looks else len(seen) < 50
