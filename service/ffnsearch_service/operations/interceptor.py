@@ -49,7 +49,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def watched(request: Any, context: Any) -> Any:
             self._begin(record, request)
             try:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+                await _send_id(context, record)
                 response = await behavior(request, context)
                 record.code = _code(context, None)
                 return response
@@ -67,7 +67,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def watched(request: Any, context: Any) -> AsyncIterator[Any]:
             self._begin(record, request)
             try:
-                await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+                await _send_id(context, record)
                 responses = behavior(request, context)
                 if isinstance(responses, AsyncIterator):
                     async for response in responses:
@@ -104,6 +104,13 @@ def _record(details: Any) -> CallRecord:
         method=details.method.removeprefix("/"),
         traceparent=traceparent if isinstance(traceparent, str) else None,
     )
+
+
+async def _send_id(context: Any, record: CallRecord) -> None:
+    try:
+        await context.send_initial_metadata(((REQUEST_ID_KEY, record.request_id),))
+    except grpc.aio.InternalError:  # the caller has gone before the call has begun
+        raise asyncio.CancelledError from None
 
 
 def _code(context: Any, error: BaseException | None) -> str:
