@@ -6,9 +6,10 @@
 import asyncio
 
 import pytest
-from hostile_calls import hostile_call
+from hostile_calls import MARK, hostile_call
 from hostile_round import Tally, ask, check_log, documented, hostile_round, tidy, valid_answers
 from hostile_server import make_site, served
+from serving import get
 
 SEED = 1
 CALLS, ATTACKS = 1000, 40
@@ -25,6 +26,7 @@ def test_hostile_input_changes_nothing(tmp_path, protected):
         server.calm()
         assert asyncio.run(ask(server)) == right
         assert set(server.calls_by_code()) <= set(documented()) - {"INTERNAL"}
+        assert MARK not in get(server.metrics, "/metrics")[1]  # labels are ours: a caller could make any number
     tally.require_none()
     assert tally.calls == CALLS
     assert tally.attacks.total() == ATTACKS

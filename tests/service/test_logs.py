@@ -138,6 +138,12 @@ def test_a_failure_is_told_without_message_path_and_trace(form):
     assert "Traceback" in text_of(fail, "debug")
 
 
+def test_grpc_quotes_no_metadata():
+    text = text_of(lambda: logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"Bearer ffn_\xff"))
+    assert "Invalid encoding" in text
+    assert "Bearer" not in text
+
+
 def test_the_log_goes_back_to_where_it_went():
     root = logging.getLogger()
     before = (root.handlers[:], root.level)

@@ -2,6 +2,9 @@
 
 import logging
 import re
+import threading
+import weakref
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -11,6 +14,8 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_indexer import errors as indexer_errors
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service import errors as service_errors
+from ffnsearch_service.errors import RequestError
+from ffnsearch_service.security.handlers import abort
 from ffnsearch_service.status import DOMAIN, prompt_error, status_of
 
 PATH = "/srv/secret/snapshot.ffn"
@@ -99,3 +104,34 @@ def test_no_refusal_over_the_wire_names_a_path(channel, tiny_snapshot, method, c
         told = f"{caught.value.details()} {caught.value.trailing_metadata()}"
         assert str(tiny_snapshot.parent) not in told
         assert not re.search(r"(?<![\w.])/(home|tmp|usr|srv|work|root|var)/|\.py\b|Traceback|line \d+", told), told
+
+
+class Aborting:
+    """A context that keeps the error with which a call was aborted, as gRPC does."""
+
+    async def abort_with_status(self, status):
+        self.kept = grpc.aio.AbortError("aborted")
+        raise self.kept
+
+    def trailing_metadata(self):
+        return (("x-request-id", "12345678"),)
+
+
+async def test_a_refused_call_keeps_nothing_of_what_it_was_answered_from():
+    context, held = Aborting(), threading.Event()
+    gone = weakref.ref(held)
+
+    def refuse(snapshot):
+        raise RequestError("mend it", reason="SOME_REASON")
+
+    async def handle(snapshot):
+        try:
+            refuse(snapshot)
+        except RequestError as error:
+            await abort(context, error)
+
+    with suppress(grpc.aio.AbortError):
+        await handle(held)
+    context.kept.__traceback__ = None  # of the handler alone
+    del held
+    assert gone() is None
