@@ -40,6 +40,7 @@ class Limits:
     sums_bytes_max: int = 256 * MIB  # int64 sums held at a time: a batch has fewer prompts where they are large
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
+    unread_bytes_max: int = 512 * MIB  # of responses that callers leave unread; a connection has room for two full ones
     streams_max: int = 1024  # calls at a time on one connection: more than find a place, so these are refused in words
     metadata_bytes_max: int = 8192  # of one call; a token and a trace take some hundred
     handshake_ms_max: int = 10_000  # a connection that says nothing is let go

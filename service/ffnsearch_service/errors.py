@@ -3,6 +3,7 @@
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more at a time than the server takes
+├── UnreadError          a call of somebody who does not read what was answered
 ├── ShuttingDownError    a call that comes when the server is about to end
 ├── AdminError           what an administrator asked for cannot be done now
 │   ├── AbsentError               there is nothing of that name
@@ -50,6 +51,12 @@ class OverloadedError(FfnSearchError):
     def __init__(self, message: str, *, retry_after_s: float, **metadata: object) -> None:
         super().__init__(message, reason=None, **metadata)
         self.retry_after_s = retry_after_s
+
+
+class UnreadError(FfnSearchError):
+    """A call that comes while too much of what was answered before is not read."""
+
+    default_reason = "RESPONSES_UNREAD"
 
 
 class ShuttingDownError(FfnSearchError):
@@ -179,8 +186,8 @@ class AbortedError(ServiceError):
 class ResourceExhaustedError(ServiceError):
     """More at a time, or a larger message, than the server takes.
 
-    With `retry_after_s` the server is busy, and that is when to come back. Without it, the request or its reply is too
-    large, and will be.
+    With `retry_after_s` the server is busy, and that is when to come back. Without it, waiting alone does not help: the
+    request or its reply is too large, or responses wait to be read.
     """
 
 

@@ -46,6 +46,7 @@ class Server:
         self._operations = operations
         self._protection = protection
         self._servicer = PredictionServicer(engine)
+        operations.metrics.watch_unread(lambda: self._servicer.outgoing.unread_bytes)
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None
         self._door = Door()

@@ -10,6 +10,7 @@ from ffnsearch_service.call import Call
 from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.engine import METHODS, Engine
 from ffnsearch_service.operations.callers import current_call
+from ffnsearch_service.outgoing import Outgoing
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
@@ -19,28 +20,32 @@ class PredictionServicer:
 
     Messages stay bytes until the engine reads them: it decides what is read and written on the loop, and what is
     large enough to be done elsewhere.
+
+    outgoing: what has been answered and not been read; to be looked at, not to be changed.
     """
 
     def __init__(self, engine: Engine) -> None:
+        self.outgoing = Outgoing(engine.limits)
         self._engine = engine
 
     def add_to(self, server: Any) -> None:
         """Register the calls with a grpc.aio server that has not started."""
         handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(self._handler(name)) for name in METHODS}
         handlers["GetInfo"] = grpc.unary_unary_rpc_method_handler(
-            self._get_info,
-            request_deserializer=pb.GetInfoRequest.FromString,
-            response_serializer=pb.GetInfoResponse.SerializeToString,
+            self._get_info, request_deserializer=pb.GetInfoRequest.FromString
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     def _handler(self, method: str) -> Any:
-        answer = self._engine.answer
+        answer, outgoing = self._engine.answer, self.outgoing
 
         async def handle(data: bytes, context: Any) -> Any:
-            call = Call(context.time_remaining())
+            call, peer = Call(context.time_remaining()), context.peer()
             try:
-                return await answer(method, data, call)
+                outgoing.check(peer)
+                response = await answer(method, data, call)
+                context.add_done_callback(outgoing.hold(peer, response))
+                return response
             except Exception as error:
                 await abort(context, error)
             finally:
@@ -49,8 +54,12 @@ class PredictionServicer:
         return handle
 
     async def _get_info(self, request: pb.GetInfoRequest, context: Any) -> Any:
+        peer = context.peer()
         try:
-            return self._engine.get_info(request)
+            self.outgoing.check(peer)
+            response = self._engine.get_info(request).SerializeToString()
+            context.add_done_callback(self.outgoing.hold(peer, response))
+            return response
         except Exception as error:
             await abort(context, error)
 

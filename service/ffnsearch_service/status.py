@@ -43,6 +43,7 @@ from ffnsearch_service.errors import (
     UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
+    UnreadError,
 )
 
 DOMAIN = "ffnsearch"
@@ -61,6 +62,7 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (LimitError, code_pb2.INVALID_ARGUMENT),
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
+    (UnreadError, code_pb2.RESOURCE_EXHAUSTED),
     (AbsentError, code_pb2.NOT_FOUND),
     (PresentError, code_pb2.ALREADY_EXISTS),
     (StateError, code_pb2.FAILED_PRECONDITION),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ACK, END_STREAM, END_HEADERS = 1, 1, 4
 MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
 FRAME_BYTES_MAX = 16_000
@@ -49,6 +49,11 @@ class RawConnection:
         except OSError:
             self.closed = True
 
+    def close(self) -> None:
+        """Leave, without a goodbye."""
+        self._socket.close()
+        self.closed = True
+
     def greet(self, *, accept_settings: bool = True) -> dict[int, int]:
         """Begin as a client does; gives the server's settings."""
         self._socket.sendall(PREFACE + Frame(SETTINGS, 0, 0).encode())
@@ -75,6 +80,10 @@ class RawConnection:
         frames = [Frame(CONTINUATION if at else HEADERS, 0, stream, piece) for at, piece in enumerate(pieces)]
         frames[-1] = Frame(frames[-1].kind, END_HEADERS, stream, pieces[-1])
         self.send(*frames, Frame(DATA, END_STREAM, stream, body))
+
+    def open_window(self, *streams: int, size: int) -> None:
+        """Let the server send so many more bytes on the connection, and on each of these streams."""
+        self.send(*(Frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size)) for stream in (0, *streams)))
 
     def _some(self) -> list[Frame]:
         self._socket.settimeout(0.05)

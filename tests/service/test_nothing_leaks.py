@@ -30,6 +30,7 @@ OF_THE_CALLER = {
     "ShuttingDownError": "UNAVAILABLE",
     "StateError": "FAILED_PRECONDITION",
     "TokenError": "INVALID_ARGUMENT",
+    "UnreadError": "RESOURCE_EXHAUSTED",
 }
 """The classes whose messages travel: they speak of the request and of names that callers give.
 

@@ -81,6 +81,10 @@ class Metrics(EngineObserver, CatalogObserver):
         self._gauge("queue_calls", "Calls that wait for the engine.", calls)
         self._gauge("queue_prompts", "Prompts of the calls that wait for the engine.", prompts)
 
+    def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
+        """Ask, whenever it is read, how many bytes of responses have not left. Once."""
+        self._gauge("unread_bytes", "Bytes of responses whose callers have not read them yet.", unread_bytes)
+
     def taken(self, waited_s: float) -> None:  # noqa: D102 - the observer's contracts
         self._waits.observe(waited_s)
 
