@@ -158,7 +158,7 @@ class Predictor:
         """
         started = time.perf_counter_ns()
         queries = run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
-        self_ids = [self.datastore.find(prompt[-self.datastore.window_tokens :]) for prompt in prompts]
+        self_ids = self.datastore.find_all([prompt[-self.datastore.window_tokens :] for prompt in prompts])
         modelled = time.perf_counter_ns()
         sums = self._range_sums(queries.vectors, thresholds, checkpoint)
         if exclude_self:

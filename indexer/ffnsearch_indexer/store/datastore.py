@@ -1,5 +1,6 @@
 """Keys, counts, model and corpus of one snapshot, opened for reading."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -105,7 +106,12 @@ class Datastore:
 
     def find(self, tokens: Tokens) -> int | None:
         """The id of the substring with these L tokens; None for other lengths or where the index lacks it."""
-        return self._records.find_id(tokens) if len(tokens) == self.window_tokens else None
+        return self.find_all([tokens])[0]
+
+    def find_all(self, prompts: Sequence[Tokens]) -> list[int | None]:
+        """The same for several prompts, together."""
+        found = iter(self._records.find_ids([tokens for tokens in prompts if len(tokens) == self.window_tokens]))
+        return [next(found) if len(tokens) == self.window_tokens else None for tokens in prompts]
 
     def substring(self, substring_id: int) -> Tokens:
         """The L tokens of a substring."""
