@@ -32,7 +32,8 @@ GROWTH_MB_MAX = 64
 PEAK_MB_MAX = 256
 """Most that memory may ever have been above the end of the first round."""
 
-OPEN_FILES_MORE_MAX, THREADS_MORE_MAX = 2, 2
+OPEN_FILES_MORE_MAX, THREADS_MORE_MAX = 2, 4
+"""Pools of threads begin theirs one by one, when they are first needed, and have so many that may come late."""
 
 
 def main() -> None:

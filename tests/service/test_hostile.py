@@ -15,12 +15,19 @@ SEED = 1
 CALLS, ATTACKS = 1000, 40
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """What is served, by one server after the other."""
+    root = tmp_path_factory.mktemp("site")
+    make_site(root)
+    return root
+
+
 @pytest.mark.parametrize("protected", [False, True], ids=["open", "with TLS and tokens"])
-def test_hostile_input_changes_nothing(tmp_path, protected):
-    make_site(tmp_path)
-    right = valid_answers(tmp_path / "snapshots" / "tiny.ffn")
-    tally, first = Tally(), 100_000 * protected
-    with served(tmp_path, protected=protected) as server:
+def test_hostile_input_changes_nothing(site, protected):
+    right = valid_answers(site / "snapshots" / "tiny.ffn")
+    tally, first = Tally(), CALLS * protected
+    with served(site, protected=protected) as server:
         hostile_round(server, tally, SEED, range(first, first + CALLS), range(first, first + ATTACKS))
         asyncio.run(tidy(server))
         server.calm()
