@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +104,7 @@ class Predictor:
         self.backend = backend
         self._indexes = open_indexes(datastore, backend)
         self.approximate = self._indexes[0].approximate
+        self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def predict(
         self,
@@ -212,21 +212,26 @@ class Predictor:
     def _range_sums(
         self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
     ) -> list[RangeSums]:
-        """Search the blocks side by side, each with its share of the threads: none waits for another at every tile."""
+        """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
+
+        The one that took longest the last time begins, so that none is left to run alone at the end.
+        """
         threads = torch.get_num_threads()
         workers = min(threads, len(self._indexes))
+
+        def search(block: int) -> RangeSums:
+            started = time.perf_counter_ns()
+            sums = self._indexes[block].range_sum(vectors[block], thresholds[block], checkpoint=checkpoint)
+            self._block_ns[block] = time.perf_counter_ns() - started
+            return sums
+
+        order = sorted(range(len(self._indexes)), key=lambda block: -self._block_ns[block])
         try:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-                work = partial(_range_sum, checkpoint=checkpoint)
-                return list(pool.map(work, self._indexes, vectors, thresholds))
+                found = dict(zip(order, pool.map(search, order), strict=True))
+                return [found[block] for block in range(len(self._indexes))]
         finally:
             torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
-
-
-def _range_sum(
-    index: Index, queries: NDArray[np.float16], thresholds: Sequence[float], checkpoint: Checkpoint
-) -> RangeSums:
-    return index.range_sum(queries, thresholds, checkpoint=checkpoint)
 
 
 def _subtract(
