@@ -21,7 +21,14 @@ from ffnsearch_service.answering.batcher import Batch
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import ServerConfig
-from ffnsearch_service.server import SWITCH_INTERVAL_S, Server
+from ffnsearch_service.engine_watch import watch_engine
+from ffnsearch_service.hosting import SWITCH_INTERVAL_S
+from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.logs import logging_to
+from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.security.protection import Protection
+from ffnsearch_service.server import Server
+from ffnsearch_service.servicer import SERVICE
 
 ECHO_METHOD = "/echo.Echo/Echo"
 SIZE_BYTES = 4
@@ -56,12 +63,16 @@ def main() -> None:
     snapshot = kind.open(options.snapshot, check="sizes")
     with Engine.of(snapshot) as engine:
         snapshot.warm_up()
-        asyncio.run(_serve(engine, options.snapshot))
+        asyncio.run(_serve(engine))
 
 
-async def _serve(engine: Engine, path: Path) -> None:
-    server = Server(engine, ServerConfig(path, port=0, grace_s=1))
-    await _until_stdin_ends(await server.start(), server.stop)
+async def _serve(engine: Engine) -> None:
+    """Serve as `ffnsearch serve` does: measured, a line of the log for each call, errors kept from callers."""
+    config = ServerConfig(port=0, grace_s=1)
+    with logging_to(config.logging), Operations(config, Health(SERVICE), "benchmark") as operations:
+        watch_engine(engine, operations.metrics)
+        server = Server(engine, config, operations, Protection.open(config.limits))
+        await _until_stdin_ends(await server.start(), server.stop)
 
 
 async def _serve_echo() -> None:
