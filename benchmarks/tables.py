@@ -152,6 +152,25 @@ def _range_sum() -> str:
     )
 
 
+def _end_to_end() -> str:
+    """Prompts a second through model and search, and which share that is of what the slower does alone."""
+    measured = _load("end-to-end")["measured"]
+    batches = [str(batch["batch"]) for batch in next(iter(measured.values()))["batches"]]
+    rows = []
+    for profile, speeds in measured.items():
+        rates = [[batch[stage]["prompts_per_second"] for stage in STAGES] for batch in speeds["batches"]]
+        rows += [
+            (f"`{profile}`: {label}", *(f"{of_batch[place]:,.0f}" for of_batch in rates))
+            for place, label in enumerate(STAGES.values())
+        ]
+        shares = (f"{together / min(alone):.0%}" for together, *alone in rates)
+        rows.append((f"`{profile}`: together to the slower alone", *shares))
+    return _table(("prompts a second", *(f"batch {batch}" for batch in batches)), rows)
+
+
+STAGES = {"together": "together", "model": "the model alone", "search": "the search alone"}
+
+
 def _service() -> str:
     """What the service promises, how each promise is tested, and what was measured where there is something to."""
     rows = [
@@ -259,6 +278,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "model": _model,
     "fidelity": _fidelity,
     "range-sum": _range_sum,
+    "end-to-end": _end_to_end,
     "second-corpus": _second_corpus,
     "service": _service,
 }
