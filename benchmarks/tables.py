@@ -186,11 +186,11 @@ def _service() -> str:
             _overload,
         ),
         ("Afterwards it is as fast as before, and holds no more memory", "overload", _aftermath),
-        ("Hostile input: no crash, no leak, documented codes alone", "hostile", None),
+        ("Hostile input: no crash, no leak, documented codes alone", "hostile", _hostile),
         ("SIGTERM drains: no accepted call fails", "test_faults_ending", None),
         ("A new snapshot without downtime: every answer is whole, from one snapshot", "test_faults_moves", None),
         ("SIGKILL during a build, a full disk: the build goes on, once, where it was", "test_builds", None),
-        ("SIGKILL while names change: a restart finds what was told, or the step after", "test_catalog", None),
+        ("SIGKILL while requests, loads and alias moves run: a restart finds what was told", "test_faults_kills", None),
         ("Callers who cancel, never read, connect and drop hold nothing", "test_faults_callers", None),
         ("A revoked token ends its streams, a replaced certificate no call", "test_faults_protection", None),
         ("Nobody calls without a token that is valid and allows it", "test_auth_on_the_wire", None),
@@ -245,6 +245,17 @@ def _aftermath(result: dict[str, Any]) -> str:
     return _joined(
         f"in calls of {size}: {found['after_to_before']:.0%}, {found['memory']['growth_mb']:+.0f} MB"
         for size, found in result["measured"].items()
+    )
+
+
+def _hostile(result: dict[str, Any]) -> str:
+    runs = result["runs"].values()
+    growth_mb = max(
+        run["after_each_round"][-1]["resident_mb"] - run["after_each_round"][0]["resident_mb"] for run in runs
+    )
+    return (
+        f"{result['requests']:,} calls and connections, {sum(run['failures'] for run in runs)} failures, "
+        f"{growth_mb:+.0f} MB"
     )
 
 

@@ -31,7 +31,7 @@ RETRY_UNMEASURED_S = 1.0
 RETRY_MIN_S = 0.01
 """Least that a refused caller is told to wait: a call is not written and read in less."""
 
-WAIT_SHARE_MAX = 0.5
+WAIT_SHARE_MAX = 0.3
 """Share of a caller's time that may go into the expected wait: what is left is for batches that are slower than the
 last ones, and for writing the answer."""
 

@@ -7,6 +7,8 @@ bytes, and does on the loop only what is quick. Both drive the generators of `op
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,9 @@ Result = TypeVar("Result")
 
 LARGE_REQUEST_BYTES = 2048
 """Requests from here on are read and checked on a thread: half a millisecond for some 60 prompts."""
+
+ENGINE_NICE = 5
+"""What the engine's threads give way by: a third of the weight of the event loop, where both want the same core."""
 
 READERS = 2
 """Threads that check large requests and write large responses: they share an interpreter, so more gain nothing."""
@@ -189,6 +194,7 @@ class Engine:
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
+        _step_back()
         while (batch := self.batcher.take()) is not None:
             try:
                 parts = batch.run()
@@ -204,6 +210,13 @@ class Engine:
                 observer(batch, parts)
             except Exception:
                 _log.exception("an observer of batches failed")
+
+
+def _step_back() -> None:
+    """Let this thread, and those that it starts, leave the processor to the event loop: so refusals come at once."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ENGINE_NICE)
 
 
 def _read(kind: type[Message], data: bytes) -> Any:
