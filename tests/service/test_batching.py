@@ -19,7 +19,7 @@ from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import OverloadedError, RequestError
+from ffnsearch_service.errors import AbsentError, OverloadedError
 
 FLAGS = ("exclude_self", "dense", "include_model", "include_frequencies", "include_contributions")
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window", "caf\u00e9")
@@ -192,7 +192,7 @@ def test_what_is_no_request_is_refused(address):
 def test_a_snapshot_that_is_not_there_is_refused(engine):
     for name in ("", "default"):
         assert engine.get_info(pb.GetInfoRequest(snapshot=name)).snapshot.substrings
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(AbsentError) as caught:
         engine.predict(pb.PredictRequest(prompts=[pb.Prompt(text="no")], snapshot="other"))
     assert caught.value.reason == "SNAPSHOT_NOT_FOUND"
 
