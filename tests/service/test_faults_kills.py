@@ -17,7 +17,7 @@ from serving import WAIT_S
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.errors import UnavailableError
 
-KILLS = 6
+KILLS = 4
 BUILD_S = 300.0
 """How long a build of a tiny corpus, at the lowest priority, may take on a machine that has much else to do."""
 INODES = 12  # files and folders that fit on the full disk: fewer than a build makes

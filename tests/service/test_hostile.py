@@ -12,7 +12,7 @@ from hostile_server import make_site, served
 from serving import get
 
 SEED = 1
-CALLS, ATTACKS = 1000, 40
+CALLS, ATTACKS = 500, 40
 
 
 @pytest.fixture(scope="module")
