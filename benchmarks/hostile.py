@@ -103,11 +103,11 @@ def _share(numbers: int, round_: int) -> range:
 
 def _state(server: Server) -> dict[str, float]:
     return {
-        "resident_mb": round(server.resident_mb(), 1),
-        "peak_mb": round(server.peak_mb(), 1),
-        "threads": server.threads(),
-        "open_files": server.open_files(),
-        "calls_in_flight": server.calls_in_flight(),
+        "resident_mb": round(server.rss_bytes / 2**20, 1),
+        "peak_mb": round(server.peak_bytes / 2**20, 1),
+        "threads": server.threads,
+        "open_files": server.files,
+        "calls_in_flight": int(server.measured("ffnsearch_calls_in_flight")),
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 from certificates import Authority
 from serving import get
+from vitals import Watched, free_port
 
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
@@ -34,7 +35,7 @@ LOADABLE = "second.ffn"
 
 
 @dataclass(frozen=True)
-class Server:
+class Server(Watched):
     """A server process. root: the folder that all its files are in. secret: a token; "" where none is asked for."""
 
     process: subprocess.Popen[str]
@@ -43,6 +44,11 @@ class Server:
     metrics: str
     authority: bytes | None = None
     secret: str = ""
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid
 
     @property
     def snapshot(self) -> Path:
@@ -72,28 +78,6 @@ class Server:
         context.set_alpn_protocols(["h2"])
         return context.wrap_socket(connection, server_hostname=host)
 
-    def resident_mb(self) -> float:
-        """Memory of the process alone, mapped files included."""
-        return self._status("VmRSS") / 1024
-
-    def peak_mb(self) -> float:
-        """The most memory that the process has ever had."""
-        return self._status("VmHWM") / 1024
-
-    def threads(self) -> int:
-        """Threads of the process."""
-        return self._status("Threads")
-
-    def open_files(self) -> int:
-        """Descriptors, sockets included."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def calls_in_flight(self) -> int:
-        """As the server itself counts them."""
-        found = re.search(r"^ffnsearch_calls_in_flight (\S+)", get(self.metrics, "/metrics")[1], re.MULTILINE)
-        assert found
-        return int(float(found[1]))
-
     def calls_by_code(self) -> dict[str, int]:
         """All calls that have ended, whoever still waited for them."""
         codes: dict[str, int] = {}
@@ -106,8 +90,8 @@ class Server:
     def calm(self) -> None:
         """Wait until no call is in flight."""
         deadline = time.monotonic() + CALM_S
-        while self.calls_in_flight():
-            assert time.monotonic() < deadline, f"{self.calls_in_flight()} calls are still in flight"
+        while calls := self.measured("ffnsearch_calls_in_flight"):
+            assert time.monotonic() < deadline, f"{calls:.0f} calls are still in flight"
             time.sleep(0.05)
 
     def log(self) -> list[dict[str, object]]:
@@ -117,10 +101,6 @@ class Server:
     def log_text(self) -> str:
         """The log as it is."""
         return (self.root / "log").read_text()
-
-    def _status(self, name: str) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def make_site(root: Path) -> None:
@@ -141,7 +121,7 @@ def served(root: Path, *, protected: bool = False) -> Iterator[Server]:
     settings = {
         "server.admin": "true",
         "server.state_folder": root / "state",
-        "metrics.port": _free_port(),
+        "metrics.port": free_port(),
         "logging.format": "json",
         "admin.snapshots_folder": root / "snapshots",
         "admin.corpora_folder": root / "corpora",
@@ -176,8 +156,3 @@ def served(root: Path, *, protected: bool = False) -> Iterator[Server]:
             assert process.wait(START_S) == 0
         finally:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

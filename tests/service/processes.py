@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving import WAIT_S, get
+from serving import WAIT_S
+from vitals import Watched, free_port
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
@@ -57,14 +58,7 @@ def wait_for(condition: Callable[[], object], wait_s: float = WAIT_S) -> None:
         time.sleep(0.005)
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class ServerProcess:
+class ServerProcess(Watched):
     """One process of `ffnsearch serve`, whether it has come to take calls or not.
 
     metrics: where measurements are read. log: what it writes to stderr.
@@ -112,23 +106,6 @@ class ServerProcess:
         self.kill()
         self._out.close()
         self._told.close()
-
-    def measured(self, name: str) -> float:
-        """The value of a metric without labels, or the sum over those that it has."""
-        lines = get(self.metrics, "/metrics")[1].splitlines()
-        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
-        assert values, f"there is no metric {name}"
-        return sum(values)
-
-    @property
-    def rss_bytes(self) -> int:
-        """Memory that it has in use."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    @property
-    def files(self) -> int:
-        """File descriptors that it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
 class Servers:

@@ -11,8 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 from admin_serving import make_site
-from processes import content, free_port, request, stub_of, wait_for
+from processes import content, request, stub_of, wait_for
 from serving import WAIT_S
+from vitals import free_port
 
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.errors import UnavailableError

@@ -17,7 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.index.machine import aligned_zeros
+from ffnsearch_indexer.index.machine import aligned_zeros, use_widest_vectors
 
 COLUMNS = 32
 """Columns that are packed together, and the multiple of columns that a result has."""
@@ -57,6 +57,7 @@ def multiply(rows: NDArray[np.float32], packed: NDArray[np.float32], out: NDArra
 
     Rows follow one another at any distance, the values of each without a gap.
     """
+    use_widest_vectors()
     terms = packed.shape[1]
     for first_term in range(0, terms, _STEP):
         here = min(_STEP, terms - first_term)
@@ -77,7 +78,6 @@ def _of_rows(
 ) -> tuple[Any, Callable[..., ir.Value]]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: list[ir.Value]) -> ir.Value:
         rows, row_bytes, packed, terms, out, out_bytes = values
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite knows no attribute with a value
         builder.function.attributes.add("noinline")  # it is called from many places
         places = [
             [builder.add(builder.add(out, builder.mul(out_bytes, _LONG(row))), _LONG(4 * first)) for first in _FIRSTS]

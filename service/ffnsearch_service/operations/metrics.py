@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.histograms import Histogram
-from ffnsearch_service.operations.observer import CatalogObserver, EngineObserver, SnapshotSeen
+from ffnsearch_service.operations.observer import CatalogObserver, SnapshotSeen
 
 STAGES = ("tokenize", "queue", "model", "search", "combine", "write")
 
@@ -26,7 +26,7 @@ BATCH_CALLS = tuple(2.0**power for power in range(7))  # to `calls_max`
 NEIGHBORS = (0, *(10**power for power in range(9)))
 
 
-class Metrics(EngineObserver, CatalogObserver):
+class Metrics(CatalogObserver):
     """Counts what a server does; labels are looked up once, not at each event.
 
     Any thread may call any method, but `begun` and `ended`, which are the event loop's.
@@ -85,18 +85,21 @@ class Metrics(EngineObserver, CatalogObserver):
         """Ask, whenever it is read, how many bytes of responses have not left. Once."""
         self._gauge("unread_bytes", "Bytes of responses whose callers have not read them yet.", unread_bytes)
 
-    def taken(self, waited_s: float) -> None:  # noqa: D102 - the observer's contracts
+    def taken(self, waited_s: float) -> None:
+        """Count a call that has left the queue for the engine, after so many seconds."""
         self._waits.observe(waited_s)
 
-    def batched(self, calls: int, prompts: int, tokens: int) -> None:  # noqa: D102
+    def batched(self, calls: int, prompts: int, tokens: int) -> None:
+        """Count a batch: the calls in it, their prompts and tokens together."""
         self._batch_calls.observe(calls)
         self._batch_prompts.observe(prompts)
         self._tokens.inc(tokens)
 
-    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:  # noqa: D102
+    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:
+        """Count the neighbors that each prompt of a batch has in a block, above the lowest threshold."""
         self._neighbors.series(str(block)).observe_all(np.asarray(neighbors))
 
-    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102
+    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
         self._catalog.snapshots = {**self._catalog.snapshots, snapshot.name: snapshot}
 
     def closed(self, name: str) -> None:  # noqa: D102

@@ -1,26 +1,6 @@
-"""What may the engine and the catalog tell, for whoever keeps count? (events; by default nobody listens)."""
+"""What does the catalog tell, for whoever keeps count? (events; by default nobody listens)."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-
-
-class EngineObserver:
-    """Hears what happens to the work. Does nothing; a subclass overrides what it counts.
-
-    Any thread may call any method; none of them raises, waits or takes longer than some microseconds.
-    """
-
-    def taken(self, waited_s: float) -> None:
-        """A call has left the queue for the engine, after so many seconds."""
-
-    def batched(self, calls: int, prompts: int, tokens: int) -> None:
-        """A batch begins: so many calls in it, prompts and tokens together."""
-
-    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:
-        """So many neighbors each prompt of a batch has in a block, above the lowest threshold."""
 
 
 class SnapshotSeen(NamedTuple):
