@@ -38,7 +38,7 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest, list_tiles, write_manifest
+from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part, write_manifest
 from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
 from ffnsearch_indexer.store.work import claim, require_own, work_folder
 
@@ -168,7 +168,7 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
         endings = windows[datastore.first_positions, -ENDING_TOKENS:]
         write_tiles(folder, datastore.keys, counts, endings, progress)
-        return list_tiles(folder)
+        return list_part(folder, TILES_FOLDER)
 
 
 def _require_new(out: Path) -> None:

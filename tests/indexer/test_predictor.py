@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffnsearch_indexer.answer.backends import BACKENDS
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
-from ffnsearch_indexer.answer.predictor import BACKENDS, Prediction, Predictor
+from ffnsearch_indexer.answer.predictor import Prediction, Predictor
 from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, CancelledError, ProfileError, PromptError

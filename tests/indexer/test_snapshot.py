@@ -17,7 +17,7 @@ from ffnsearch_indexer.store.snapshot import FileEntry, Manifest, file_names, re
 from tiny import files_of, make_model, open_files, save_model
 
 MANIFEST = "manifest.json"
-FILES = [*file_names(2, has_tiles=True), MANIFEST]
+FILES = [*file_names(2, ["tiles"]), MANIFEST]
 Alter = Callable[[Path], object]
 
 
@@ -56,7 +56,7 @@ def entry(path: Path) -> FileEntry:
 def test_the_files_are_those_of_the_manifest_and_no_other(tiny_snapshot: Path) -> None:
     manifest = read_manifest(tiny_snapshot)
     assert sorted(files_of(tiny_snapshot)) == sorted(FILES)
-    assert sorted(manifest.files) == file_names(2, has_tiles=True)
+    assert sorted(manifest.files) == file_names(2, ["tiles"])
     assert {name: entry(tiny_snapshot / name) for name in manifest.files} == manifest.files
     assert manifest.total_bytes() == sum(len(files_of(tiny_snapshot)[name]) for name in manifest.files)
 

@@ -17,7 +17,8 @@ import torch
 from test_snapshot import entry, flip, refusal, rewrite_manifest
 
 import stopping
-from ffnsearch_indexer.answer.predictor import BACKENDS, Predictor
+from ffnsearch_indexer.answer.backends import BACKENDS
+from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import default_profile
 from ffnsearch_indexer.build import add_tiles, build
 from ffnsearch_indexer.console import ProgressDisplay
@@ -80,7 +81,7 @@ def prediction(snapshot: Path, backend: str) -> tuple[list[int], list[int]]:
 
 def test_a_build_has_the_tiles_of_every_block(tiny_snapshot: Path, one_thread: None) -> None:
     manifest = read_manifest(tiny_snapshot)
-    assert manifest.has_tiles
+    assert manifest.parts == {"tiles"}
     assert sum(name.startswith("tiles/") for name in manifest.files) == FILES_OF_TILES
     with Datastore.open(tiny_snapshot) as datastore:
         assert datastore.tiles is not None
@@ -97,7 +98,7 @@ def test_a_build_has_the_tiles_of_every_block(tiny_snapshot: Path, one_thread: N
 
 def test_verify_reads_tiles_too(run: Run, tiny_copy: Path) -> None:
     code, out, _ = run("verify", tiny_copy, "--json")
-    assert (code, json.loads(out)["files"]) == (0, len(file_names(2, has_tiles=True)))
+    assert (code, json.loads(out)["files"]) == (0, len(file_names(2, ["tiles"])))
     for name in tiles_files(1).values():
         path = tiny_copy / name
         place = path.stat().st_size - 1
@@ -145,8 +146,8 @@ def test_a_manifest_with_some_of_the_tiles_is_refused(missing: str, tiny_copy: P
 def test_a_snapshot_without_tiles_opens_and_answers(check: str, without_tiles: Path, tiny_snapshot: Path) -> None:
     with Datastore.open(without_tiles, check=check) as datastore:
         assert datastore.tiles is None
-        assert not datastore.manifest.has_tiles
-    assert sorted(read_manifest(without_tiles).files) == file_names(2, has_tiles=False)
+        assert not datastore.manifest.parts
+    assert sorted(read_manifest(without_tiles).files) == file_names(2, [])
     expected = prediction(tiny_snapshot, "tiles")
     for backend in ("exact", "faiss"):
         assert prediction(without_tiles, backend) == expected

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.answer.backends import BACKENDS, open_indexes
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import BackendError, PromptError
+from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_scores, levels_above, nobody_waits
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
-
-BACKENDS = ("tiles", "exact", "faiss")
 
 
 @dataclass(frozen=True)
@@ -251,32 +250,3 @@ def _subtract(
             tokens, counts = index.counts.row(substring_id)
             sums.freq[row, step, tokens] -= counts
             sums.neighbors[row, step] -= 1
-
-
-def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
-    """The index of each block; a backend is imported only when it is wanted.
-
-    Raises BackendError for a backend that does not exist, or that the snapshot has no files for.
-    """
-    if backend == "tiles":
-        from ffnsearch_indexer.index.tiled import TiledIndex
-
-        if datastore.tiles is None:
-            raise BackendError(
-                f"{datastore.path} has no tiles: make them with `ffnsearch index {datastore.path}`, "
-                "or choose --backend exact",
-                reason="NO_TILES",
-            )
-        blocks = zip(datastore.keys, datastore.tiles, strict=True)
-        return [TiledIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
-    if backend == "exact":
-        from ffnsearch_indexer.index.exact import ExactIndex
-
-        return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
-    if backend == "faiss":
-        from ffnsearch_indexer.index.faiss import FaissFlatIndex
-
-        return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
-    raise BackendError(
-        f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
-    )

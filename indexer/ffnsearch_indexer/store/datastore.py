@@ -52,7 +52,8 @@ class Datastore:
             load_array(path / snapshot.COUNTS_FILE, np.uint32, (None,)),
             manifest.vocabulary_size,
         )
-        self.tiles = [load_tiles(path, block, N, D) for block in range(manifest.blocks)] if manifest.has_tiles else None
+        has_tiles = snapshot.TILES_FOLDER in manifest.parts
+        self.tiles = [load_tiles(path, block, N, D) for block in range(manifest.blocks)] if has_tiles else None
         self._records = RecordStore(path / snapshot.RECORDS_FILE)
 
     @classmethod

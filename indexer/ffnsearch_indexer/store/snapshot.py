@@ -6,12 +6,13 @@ substrings/first_positions.npy   [N] int64
 keys/block-K.npy    [N, D] float16, one file a block
 counts/offsets.npy, tokens.npy, counts.npy   next-token counts in compressed rows
 counts/counts.lmdb  records by the tokens of a substring
-tiles/block-K/      what the `tiles` backend knows of the keys; a snapshot may lack all of them
+tiles/block-K/      what the `tiles` backend knows of the keys; a part, which a snapshot may lack
 manifest.json       written last; the folder gets its final name after it
 """
 
 import hashlib
 import json
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,18 @@ def tiles_files(block: int) -> dict[str, str]:
     return {name: f"{TILES_FOLDER}/block-{block}/{name}.npy" for name in Tiles._fields}
 
 
-def file_names(blocks: int, *, has_tiles: bool) -> list[str]:
-    """All files of a snapshot but the manifest, relative to it."""
+PARTS: dict[str, Callable[[int], list[str]]] = {
+    TILES_FOLDER: lambda blocks: [name for block in range(blocks) for name in tiles_files(block).values()],
+}
+"""What a snapshot has or lacks as a whole: a folder each, and the files in it by the number of blocks."""
+
+
+def file_names(blocks: int, parts: Collection[str]) -> list[str]:
+    """All files of a snapshot with some of PARTS but the manifest, relative to it."""
     model = [f"{MODEL_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)]
     arrays = [CORPUS_FILE, FIRST_POSITIONS_FILE, OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE, RECORDS_FILE]
-    tiles = [name for block in range(blocks) for name in tiles_files(block).values()] if has_tiles else []
-    return sorted([*model, *arrays, *(keys_file(block) for block in range(blocks)), *tiles])
+    keys = [keys_file(block) for block in range(blocks)]
+    return sorted([*model, *arrays, *keys, *(name for part in parts for name in PARTS[part](blocks))])
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,9 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
     @property
-    def has_tiles(self) -> bool:
-        """Whether the snapshot has what the `tiles` backend needs."""
-        return any(name.startswith(f"{TILES_FOLDER}/") for name in self.files)
+    def parts(self) -> frozenset[str]:
+        """Which of PARTS the snapshot has."""
+        return frozenset(name.split("/")[0] for name in self.files) & PARTS.keys()
 
     def total_bytes(self) -> int:
         """Size of all files but the manifest."""
@@ -103,16 +110,15 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Complete a manifest with the sizes and hashes of the folder's files and its id; write it, and return it."""
-    return _write_with_id(
-        folder, replace(manifest, files=_entries(folder, file_names(manifest.blocks, has_tiles=True)))
-    )
+    names = file_names(manifest.blocks, [TILES_FOLDER])
+    return _write_with_id(folder, replace(manifest, files=_entries(folder, names)))
 
 
-def list_tiles(folder: Path) -> Manifest:
-    """Add the files of tiles, which have been written into the folder, to a snapshot's manifest, and return it."""
+def list_part(folder: Path, part: str) -> Manifest:
+    """Add the files of one of PARTS, which have been written into the folder, to its manifest, and return that."""
     manifest = read_manifest(folder)
-    names = [name for block in range(manifest.blocks) for name in tiles_files(block).values()]
-    return _write_with_id(folder, replace(manifest, files=manifest.files | _entries(folder, names)))
+    files = manifest.files | _entries(folder, PARTS[part](manifest.blocks))
+    return _write_with_id(folder, replace(manifest, files=files))
 
 
 def revise_manifest(folder: Path, **changes: Any) -> Manifest:
@@ -162,7 +168,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamageError(
             f"{path} was altered: its content is not that of its id; build the snapshot again", file=MANIFEST_FILE
         )
-    if sorted(manifest.files) != file_names(manifest.blocks, has_tiles=manifest.has_tiles):
+    if sorted(manifest.files) != file_names(manifest.blocks, manifest.parts):
         raise DamageError(f"{path} does not list the files of a snapshot; build it again", file=MANIFEST_FILE)
     return manifest
 
