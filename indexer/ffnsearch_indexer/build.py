@@ -28,8 +28,10 @@ from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pa
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
+from ffnsearch_indexer.index.device import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.models import activations
+from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
 from ffnsearch_indexer.models.products import ROWS, multiply, pack
@@ -77,11 +79,28 @@ class _Source:
     substrings: Substrings
     windows: NDArray[np.uint16]  # [N, L] by id
     order: NDArray[np.int64]  # [N] ids, in ascending order of windows
+    device: str  # cpu or cuda
 
     @cached_property
     def packed_model(self) -> PackedModel:
-        """The model as windows are run with it."""
+        """The model as windows are run with it on the CPU."""
         return pack_model(self.model)
+
+    @cached_property
+    def device_model(self) -> DeviceModel | None:
+        """The model as windows are run with it on a GPU; None on the CPU."""
+        return None if self.device == "cpu" else DeviceModel(self.model, self.windows.shape[1], device=self.device)
+
+    @property
+    def forward(self) -> str:
+        """Which forward pass makes the keys: the same words, the same bytes."""
+        return self.device_model.describe if self.device_model else "compiled, on a CPU"
+
+    def extract_keys(self, windows: NDArray[np.uint16]) -> NDArray[np.float16]:
+        """The keys [K, n, D] of sorted windows [n, L]."""
+        if self.device_model:
+            return self.device_model.extract_keys(windows)
+        return activations.extract_keys(self.packed_model, windows)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -94,7 +113,8 @@ class _Source:
             "split": self.split,
             "window_tokens": self.substrings.window_tokens,
             "shard_windows": keys.SHARD_WINDOWS,
-            "set_of_libraries": _written_by(),
+            "forward_pass": self.forward,
+            "set_of_libraries": _libraries(),
         }
 
 
@@ -105,19 +125,24 @@ def build(
     *,
     window_tokens: int = 10,
     split: Split = "all",
+    device: str = "auto",
     announce: Callable[[Plan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
     """Build the snapshot `out` of a corpus with the model in `model_folder` and return its manifest.
 
-    announce: called once with what the work will take, before it starts. Raises OutputError where `out`
-    exists or the disk has no room, CorpusError, TokenError and ModelError for input that does not fit.
-    What a failed or killed build leaves is `OUT.partial`; the same call continues it.
+    device: where the model runs, `auto`, `cpu` or `cuda`. announce: called once with what the work will take, before
+    it starts. Raises OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError
+    for input that does not fit, BackendError for a device that is not there, and DeviceError for one that fails.
+    What a failed or killed build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
     """
     _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, progress)
+    source = _read(corpus, model_folder, window_tokens, split, device, progress)
     work = work_folder(out)
-    with disk_errors("make room or choose another place; what is done is kept, the same command continues it"):
+    with (
+        disk_errors("make room or choose another place; what is done is kept, the same command continues it"),
+        device_errors(),
+    ):
         plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
         with claim(work, source.identity):
@@ -144,12 +169,13 @@ def estimate(
     *,
     window_tokens: int = 10,
     split: Split = "all",
+    device: str = "auto",
     progress: Progress = silent,
 ) -> Plan:
     """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
     _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, progress)
-    with disk_errors("choose another place"):
+    source = _read(corpus, model_folder, window_tokens, split, device, progress)
+    with disk_errors("choose another place"), device_errors():
         return _plan(source, work_folder(out))
 
 
@@ -176,7 +202,10 @@ def _require_new(out: Path) -> None:
         raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
 
 
-def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, progress: Progress) -> _Source:
+def _read(
+    corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, device: str, progress: Progress
+) -> _Source:
+    chosen = choose_device(device)
     model, tokenizer = Transformer.load(model_folder), Tokenizer.load(model_folder / TOKENIZER_FILE)
     if tokenizer.vocabulary_size != model.config.vocabulary_size:
         raise ModelError(
@@ -191,7 +220,7 @@ def _read(corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, 
     substrings = find_substrings(indexed, window_tokens, tokenizer.vocabulary_size, progress=progress)
     windows = substrings.tokens_of(indexed)
     order = sort_windows(pack_windows(windows, tokenizer.vocabulary_size))
-    return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order)
+    return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order, chosen)
 
 
 def _plan(source: _Source, work: Path) -> Plan:
@@ -212,7 +241,7 @@ def _plan(source: _Source, work: Path) -> Plan:
         distinct_prefixes=prefixes,
         shards=len(shards),
         shards_done=len(shards) if is_done else done,
-        seconds=left * prefixes * activations.flops_per_node(source.model.config) / _flops_per_second() * 1.3
+        seconds=left * _seconds_of_model(source, prefixes)
         + key_bytes / 0.4e9
         + config.blocks * N * SECONDS_OF_TILES / torch.get_num_threads(),
         memory_bytes=(500 << 20)
@@ -225,6 +254,13 @@ def _plan(source: _Source, work: Path) -> Plan:
         disk_bytes=missing_bytes + other_bytes,
         snapshot_bytes=key_bytes + other_bytes,
     )
+
+
+def _seconds_of_model(source: _Source, prefixes: int) -> float:
+    """What running all windows takes: each distinct prefix once on the CPU, each window whole on a GPU."""
+    if source.device_model:
+        return len(source.windows) * source.device_model.seconds_per_window()
+    return prefixes * activations.flops_per_node(source.model.config) / _flops_per_second() * 1.3
 
 
 def _flops_per_second() -> float:
@@ -260,7 +296,7 @@ def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]
-            keys.save_shard(shards, shard, activations.extract_keys(source.packed_model, windows))
+            keys.save_shard(shards, shard, source.extract_keys(windows))
         progress("keys", positions.stop, N, "")
 
 
@@ -309,9 +345,9 @@ def _manifest(source: _Source, plan: Plan) -> Manifest:
         profiles={profile.name: profile.to_json()},
         default_profile=profile.name,
         files={},
-        written_by=_written_by(),
+        written_by={**_libraries(), "forward_pass": source.forward},
     )
 
 
-def _written_by() -> dict[str, str]:
+def _libraries() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

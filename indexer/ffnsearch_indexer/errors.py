@@ -11,7 +11,8 @@ FfnSearchError
 │   ├── MismatchError    made with another model, tokenizer or corpus
 │   └── DamageError      a file is missing, truncated or altered
 ├── OutputError          a result that cannot be written (exists already, no room)
-├── BackendError         a search backend that is unknown or not installed
+├── BackendError         a search backend or a device that is unknown or not there
+│   └── DeviceError      a GPU that failed at work: no memory left, or gone
 ├── FidelityError        a measurement that a snapshot does not allow
 ├── LimitError           a request beyond a stated limit
 └── CancelledError       the caller no longer wants the answer
@@ -98,9 +99,15 @@ class OutputError(FfnSearchError):
 
 
 class BackendError(FfnSearchError):
-    """A search backend that is unknown or not installed."""
+    """A search backend or a device that is unknown or not there."""
 
     default_reason = "BACKEND_UNAVAILABLE"
+
+
+class DeviceError(BackendError):
+    """A GPU that failed at work. Reason DEVICE_OUT_OF_MEMORY: other work may succeed; DEVICE_LOST: none will."""
+
+    default_reason = "DEVICE_LOST"
 
 
 class FidelityError(FfnSearchError):

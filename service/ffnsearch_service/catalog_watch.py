@@ -18,9 +18,8 @@ class CatalogWatch:
 
     catalog: Catalog[Any]
 
-    def __init__(self, observer: CatalogObserver, backend: str) -> None:
+    def __init__(self, observer: CatalogObserver) -> None:
         self._observer = observer
-        self._backend = backend
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = False
         self._open: dict[str, SnapshotSeen] = {}
@@ -44,7 +43,7 @@ class CatalogWatch:
 
     def _tell(self) -> None:
         found = {
-            view.name: SnapshotSeen(view.name, view.manifest.snapshot_id, view.manifest.substrings, self._backend)
+            view.name: SnapshotSeen(view.name, view.manifest.snapshot_id, view.manifest.substrings, view.backend)
             for view in self.catalog.snapshots()
             if view.manifest is not None
         }

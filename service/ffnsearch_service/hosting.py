@@ -92,9 +92,9 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin else ()
         operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
-        watch = CatalogWatch(operations.catalog, config.backend)
+        watch = CatalogWatch(operations.catalog)
         catalog = Catalog(
-            partial(_open, config),
+            partial(_open, config, watch.changed),
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
             run_close=closing.submit,
@@ -109,9 +109,17 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         yield engine, administration, operations, watch
 
 
-def _open(config: ServerConfig, name: str, path: Path) -> OpenSnapshot:
+def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Path) -> OpenSnapshot:
     """Open a snapshot, and load the compiled code that it takes: no caller waits for that."""
-    snapshot = OpenSnapshot.open(path, name=name, backend=config.backend, check=config.verify, limits=config.limits)
+    snapshot = OpenSnapshot.open(
+        path,
+        name=name,
+        backend=config.backend,
+        device=config.device,
+        check=config.verify,
+        limits=config.limits,
+        on_move=on_move,
+    )
     snapshot.warm_up()
     return snapshot
 

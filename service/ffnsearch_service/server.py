@@ -46,7 +46,7 @@ class Server:
         self._operations = operations
         self._protection = protection
         self._engine = engine
-        self._servicer = PredictionServicer(engine)
+        self._servicer = PredictionServicer(engine, operations.health.device_lost)
         operations.metrics.watch_unread(lambda: self._servicer.outgoing.unread_bytes)
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None

@@ -1,16 +1,22 @@
 """How does a call get from the wire to the engine? As bytes, with its deadline; and its error back as a status."""
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.errors import DeviceError
+from ffnsearch_indexer.index.device import LOST
 from ffnsearch_service.aborting import abort
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
 from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.outgoing import Outgoing
+
+_log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
@@ -24,8 +30,10 @@ class PredictionServicer:
     outgoing: what has been answered and not been read; to be looked at, not to be changed.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, on_device_lost: Callable[[], None]) -> None:
+        """Answer from an engine. on_device_lost: called in the loop when its GPU is gone, so that no answer follows."""
         self.outgoing = Outgoing(engine.limits)
+        self._on_device_lost = on_device_lost
         self._engine = engine
 
     def add_to(self, server: Any) -> None:
@@ -47,11 +55,17 @@ class PredictionServicer:
                 context.add_done_callback(outgoing.hold(peer, response))
                 return response
             except Exception as error:
+                self._notice(error)
                 await abort(context, error)
             finally:
                 _note(call)
 
         return handle
+
+    def _notice(self, error: Exception) -> None:
+        if isinstance(error, DeviceError) and error.reason == LOST:
+            _log.error("no prediction is answered any more: %s", error.message)
+            self._on_device_lost()
 
     async def _get_info(self, request: pb.GetInfoRequest, context: Any) -> Any:
         peer = context.peer()

@@ -17,7 +17,15 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.errors import CancelledError, FfnSearchError, LimitError, ProfileError, PromptError, TokenError
+from ffnsearch_indexer.errors import (
+    CancelledError,
+    DeviceError,
+    FfnSearchError,
+    LimitError,
+    ProfileError,
+    PromptError,
+    TokenError,
+)
 from ffnsearch_service.errors import (
     AbortedError,
     AbsentError,
@@ -69,6 +77,7 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (LostUpdateError, code_pb2.ABORTED),
     (ExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
     (ShuttingDownError, code_pb2.UNAVAILABLE),
+    (DeviceError, code_pb2.UNAVAILABLE),
     (CancelledError, code_pb2.CANCELLED),
     (AuthenticationError, code_pb2.UNAUTHENTICATED),
     (ScopeError, code_pb2.PERMISSION_DENIED),

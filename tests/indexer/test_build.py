@@ -361,7 +361,9 @@ def test_the_manifest_says_what_went_in(tiny_corpus: Corpus, tiny_model: Path, t
     assert manifest["corpus_characters"] == len(tiny_corpus.text)
     assert manifest["tokenizer_sha256"] == Tokenizer(TINY_SHAKESPEARE).sha256
     assert (manifest["window_tokens"], manifest["blocks"], manifest["d_model"]) == (10, 2, 32)
-    assert set(manifest["written_by"]) == {"python", "ffnsearch", "torch", "numpy", "numba", "lmdb"}
+    libraries = {"python", "ffnsearch", "torch", "numpy", "numba", "lmdb"}
+    assert set(manifest["written_by"]) == {*libraries, "forward_pass"}
+    assert manifest["written_by"]["forward_pass"] == "compiled, on a CPU"
     windows = {tiny_corpus.text[first : first + 10] for first in range(len(tiny_corpus.text) - 9)}
     assert manifest["substrings"] == len(windows)
     assert manifest["distinct_prefixes"] == len({window[:end] for window in windows for end in range(1, 11)})

@@ -36,6 +36,7 @@ class Fake:
     def __init__(self, folder, fidelity=None):
         self.folder = folder
         self.manifest = SimpleNamespace(snapshot_id=folder.name, fidelity=fidelity, default_profile="balanced")
+        self.backend = "exact"
         self.closings = 0
 
     def close(self):

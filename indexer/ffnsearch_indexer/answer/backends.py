@@ -1,36 +1,172 @@
-"""Which backend searches the blocks of a snapshot? Each is imported only when it is wanted."""
+"""Which backend searches the blocks of a snapshot, and on which device?
+
+BACKENDS is the table of all there are. What is asked for and what is there decide, in `choose`, which one it is.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
+from ffnsearch_indexer.index.device import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import TILES_FOLDER
 
-BACKENDS = ("tiles", "exact", "faiss")
+AUTO = "auto"
+"""The name that leaves the choice of a backend, or of a device, to what is there."""
+
+_DEVICE_WORDS = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
-def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
+class Backend(NamedTuple):
+    """One way to search.
+
+    open: gives the index of each block, on a device. devices: where it can search, the faster one first. part: which
+    of a snapshot's parts it needs. needs_triton: whether its kernels are compiled on this machine. is_automatic:
+    whether it is chosen where nobody asks for it.
+    """
+
+    open: Callable[[Datastore, str], list[Index]]
+    devices: tuple[str, ...] = ("cpu",)
+    part: str | None = None
+    needs_triton: bool = False
+    is_automatic: bool = True
+
+
+class Present(NamedTuple):
+    """What there is to choose from.
+
+    snapshot: where it is, for messages. parts: what it has. no_cuda, no_triton: why these cannot be used, or None.
+    """
+
+    snapshot: str
+    parts: frozenset[str]
+    no_cuda: str | None
+    no_triton: str | None
+
+
+class Choice(NamedTuple):
+    """What searches: a name of BACKENDS, `cpu` or `cuda`, and why, in words that end a sentence."""
+
+    backend: str
+    device: str
+    why: str
+
+    @property
+    def line(self) -> str:
+        """The choice as a sentence for a log."""
+        return f"searching with {self.backend} on {_DEVICE_WORDS[self.device]}: {self.why}"
+
+
+def look(datastore: Datastore, backend: str = AUTO, device: str = AUTO) -> Present:
+    """See what a snapshot and this machine have; the GPU is left alone where nothing that is asked for uses one."""
+    is_for_gpu = any(place == "cuda" for _, place in _candidates(backend, device))
+    no_cuda = cuda_problem() if is_for_gpu else None
+    return Present(str(datastore.path), datastore.manifest.parts, no_cuda, triton_problem())
+
+
+def choose(backend: str, device: str, there: Present) -> Choice:
+    """The first of BACKENDS, on the first of its devices, that is asked for and there.
+
+    backend: a name, or `auto`. device: `auto`, `cpu` or `cuda`. Raises BackendError for an unknown name, and where
+    nothing that was asked for is there; what was asked for by name is never replaced.
+    """
+    require_known(device)
+    if backend not in (AUTO, *BACKENDS):
+        raise BackendError(
+            f"the backend {backend!r} is unknown: choose one of {', '.join((AUTO, *BACKENDS))}",
+            reason="UNKNOWN_BACKEND",
+        )
+    problems: list[str] = []
+    for name, place in _candidates(backend, device):
+        problem = _problem(name, place, there)
+        if problem is None:
+            return Choice(name, place, _why(backend, device, place, problems, there))
+        problems.append(problem)
+    raise _refusal(backend, device, problems, there)
+
+
+def open_indexes(datastore: Datastore, backend: str, *, device: str = "cpu") -> list[Index]:
     """The index of each block; a backend is imported only when it is wanted.
 
-    Raises BackendError for a backend that does not exist, or that the snapshot has no files for.
+    backend, device: those of a Choice. Keys go to a device when they are first searched.
     """
-    if backend == "tiles":
-        from ffnsearch_indexer.index.tiled import TiledIndex
+    return BACKENDS[backend].open(datastore, device)
 
-        if datastore.tiles is None:
-            raise BackendError(
-                f"{datastore.path} has no tiles: make them with `ffnsearch index {datastore.path}`, "
-                "or choose --backend exact",
-                reason="NO_TILES",
-            )
-        blocks = zip(datastore.keys, datastore.tiles, strict=True)
-        return [TiledIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
-    if backend == "exact":
-        from ffnsearch_indexer.index.exact import ExactIndex
 
-        return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
-    if backend == "faiss":
-        from ffnsearch_indexer.index.faiss import FaissFlatIndex
+def _candidates(backend: str, device: str) -> Iterator[tuple[str, str]]:
+    for name, entry in BACKENDS.items():
+        if name == backend or (backend == AUTO and entry.is_automatic):
+            yield from ((name, place) for place in entry.devices if device in (AUTO, place))
 
-        return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
-    raise BackendError(
-        f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
+
+def _problem(name: str, device: str, there: Present) -> str | None:
+    """Why a backend cannot search on a device, or None."""
+    entry = BACKENDS[name]
+    if device == "cuda" and there.no_cuda:
+        return there.no_cuda
+    if entry.needs_triton and there.no_triton:
+        return there.no_triton
+    if entry.part is not None and entry.part not in there.parts:
+        return f"the snapshot has no {entry.part}"
+    return None
+
+
+def _why(backend: str, device: str, place: str, problems: list[str], there: Present) -> str:
+    """Why nothing before it was chosen, or else who asked for it."""
+    without = [there.no_cuda] if there.no_cuda and place == "cpu" else []
+    if passed_over := list(dict.fromkeys([*without, *problems])):
+        return ", and ".join(passed_over)
+    asked = [f"--{name} {value}" for name, value in (("backend", backend), ("device", device)) if value != AUTO]
+    return " ".join(asked) or ("a CUDA device is there" if place == "cuda" else "nothing faster is there")
+
+
+def _refusal(backend: str, device: str, problems: list[str], there: Present) -> BackendError:
+    wanted = f"--backend {backend}" if device == AUTO else f"--backend {backend} --device {device}"
+    missing = None if backend == AUTO else BACKENDS[backend].part
+    if missing is not None and missing not in there.parts:
+        return BackendError(
+            f"{there.snapshot} has no {missing}: make them with `ffnsearch index {there.snapshot}`, "
+            "or choose --backend exact",
+            reason=f"NO_{missing.upper()}",
+        )
+    if not problems:
+        places = " or ".join(BACKENDS[backend].devices)
+        return BackendError(
+            f"{wanted} cannot be: {backend} searches on {places} alone; leave --device out",
+            reason="DEVICE_UNAVAILABLE",
+            device=device,
+        )
+    return BackendError(
+        f"{wanted} cannot be used: {', and '.join(dict.fromkeys(problems))}; choose --backend auto --device auto",
+        reason="DEVICE_UNAVAILABLE",
+        device=device,
     )
+
+
+def _open_tiles(datastore: Datastore, _: str) -> list[Index]:
+    from ffnsearch_indexer.index.tiled import TiledIndex
+
+    assert datastore.tiles is not None, "what is chosen is there"
+    blocks = zip(datastore.keys, datastore.tiles, strict=True)
+    return [TiledIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
+
+
+def _open_exact(datastore: Datastore, device: str) -> list[Index]:
+    from ffnsearch_indexer.index.exact import ExactIndex
+
+    return [ExactIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
+
+
+def _open_faiss(datastore: Datastore, _: str) -> list[Index]:
+    from ffnsearch_indexer.index.faiss import FaissFlatIndex
+
+    return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
+
+
+BACKENDS: dict[str, Backend] = {
+    "tiles": Backend(_open_tiles, part=TILES_FOLDER),
+    "exact": Backend(_open_exact, devices=("cuda", "cpu")),
+    "faiss": Backend(_open_faiss, is_automatic=False),
+}
+"""All backends by name; `auto` takes the first that can be used."""

@@ -3,25 +3,40 @@
 The service, the command line and every measurement call it.
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.backends import BACKENDS, open_indexes
+from ffnsearch_indexer.answer.backends import AUTO, Choice, choose, look, open_indexes
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import PromptError
-from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_scores, levels_above, nobody_waits
-from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.errors import BackendError, DeviceError, PromptError
+from ffnsearch_indexer.index.base import (
+    Checkpoint,
+    Index,
+    Neighbors,
+    RangeSums,
+    exact_scores,
+    levels_above,
+    nobody_waits,
+)
+from ffnsearch_indexer.index.device import device_errors
+from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,8 @@ class Found(NamedTuple):
     """What the search found for B prompts, before a profile makes an answer of it.
 
     sums: for each block, [B, S, V] and [B, S] at the thresholds that were asked for. logits: [B, V] float32, the
-    model's own. self_ids: for each prompt, the substring equal to its last L tokens, None where there is none.
+    model's own. self_ids: for each prompt, the substring equal to its last L tokens, None where there is none. backend:
+    the name of what searched.
     """
 
     sums: list[RangeSums]
@@ -72,6 +88,7 @@ class Found(NamedTuple):
     self_ids: list[int | None]
     model_ns: int
     search_ns: int
+    backend: str
 
 
 class RankedNeighbors(NamedTuple):
@@ -96,14 +113,36 @@ class SuffixClass:
 
 
 class Predictor:
-    """Answers prompts from one datastore with one backend. One thread at a time may call it."""
+    """Answers prompts from one datastore with one backend. One thread at a time may call it.
 
-    def __init__(self, datastore: Datastore, *, backend: str = BACKENDS[0]) -> None:
+    backend, device: what searches now, never `auto`. Where the search is on a GPU, the model runs there too. A GPU that
+    fails is left for good where the CPU may take its place, that is, where neither it nor a backend of its own was
+    asked for by name: the call is then answered again from its beginning. Elsewhere the call raises DeviceError.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        *,
+        backend: str = AUTO,
+        device: str = AUTO,
+        on_move: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Choose what searches, and open it. on_move: called when the search has gone from a GPU to the CPU.
+
+        Raises BackendError for a backend or a device that is unknown, or asked for and not there.
+        """
         self.datastore = datastore
-        self.backend = backend
-        self._indexes = open_indexes(datastore, backend)
-        self.approximate = self._indexes[0].approximate
-        self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
+        self._wanted = backend, device
+        self._there = look(datastore, backend, device)
+        self._on_move = on_move
+        choice = choose(backend, device, self._there)
+        _log.info("%s: %s", datastore.path, choice.line)
+        try:
+            with device_errors():
+                self._open(choice)
+        except DeviceError as error:
+            self._leave_device(error)
 
     def predict(
         self,
@@ -155,8 +194,17 @@ class Predictor:
 
         Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
         """
+        return self._or_on_cpu(lambda: self._search(prompts, thresholds, exclude_self, checkpoint))
+
+    def _search(
+        self,
+        prompts: Sequence[Tokens],
+        thresholds: Sequence[Sequence[float]],
+        exclude_self: bool,
+        checkpoint: Checkpoint,
+    ) -> Found:
         started = time.perf_counter_ns()
-        queries = run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
+        queries = self._run(prompts)
         self_ids = self.datastore.find_all([prompt[-self.datastore.window_tokens :] for prompt in prompts])
         modelled = time.perf_counter_ns()
         sums = self._range_sums(queries.vectors, thresholds, checkpoint)
@@ -165,7 +213,8 @@ class Predictor:
                 self._indexes, queries.vectors, thresholds, sums, strict=True
             ):
                 _subtract(index, vectors, of_block, self_ids, block_sums)
-        return Found(sums, queries.logits, self_ids, modelled - started, time.perf_counter_ns() - modelled)
+        search_ns = time.perf_counter_ns() - modelled
+        return Found(sums, queries.logits, self_ids, modelled - started, search_ns, self.backend)
 
     def neighbors(
         self,
@@ -184,8 +233,12 @@ class Predictor:
                 field="block",
             )
         window_tokens = self.datastore.window_tokens
-        queries = run_prompts(self.datastore.packed_model, [prompt], window_tokens).vectors[block]
-        found = self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
+
+        def search() -> Neighbors:
+            queries = self._run([prompt]).vectors[block]
+            return self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
+
+        found = self._or_on_cpu(search)
         ids, scores = found.ids, found.scores
         if exclude_self:
             others = ids != self.datastore.find(prompt[-window_tokens:])
@@ -207,6 +260,42 @@ class Predictor:
             tokens = self.datastore.substring(int(inside.ids[0]))[self.datastore.window_tokens - suffix_tokens :]
             classes.append(SuffixClass(tokens, members, inside, counts.total(inside.ids)))
         return classes
+
+    def _open(self, choice: Choice) -> None:
+        self.choice = choice
+        self.backend, self.device = choice.backend, choice.device
+        self._indexes = open_indexes(self.datastore, choice.backend, device=choice.device)
+        self._device_model = None if self.device == "cpu" else self._model_on(self.device)
+        self.approximate = self._indexes[0].approximate
+        self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
+
+    def _model_on(self, device: str) -> DeviceModel:
+        return DeviceModel(self.datastore.model, self.datastore.window_tokens, device=device)
+
+    def _run(self, prompts: Sequence[Tokens]) -> Queries:
+        """Run the model where the search is."""
+        if self._device_model is not None:
+            return self._device_model.run_prompts(prompts)
+        return run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
+
+    def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
+        """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""
+        try:
+            with device_errors():
+                return work()
+        except DeviceError as error:
+            self._leave_device(error)
+            self._on_move()
+        return work()
+
+    def _leave_device(self, error: DeviceError) -> None:
+        """Choose again as if there were no GPU. Raises the error where there is no other choice."""
+        try:
+            choice = choose(*self._wanted, self._there._replace(no_cuda="the GPU was left"))
+        except BackendError:
+            raise error from None
+        self._open(choice)
+        _log.warning("%s: %s; %s", self.datastore.path, error.message, choice.line)
 
     def _range_sums(
         self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint

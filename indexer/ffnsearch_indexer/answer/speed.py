@@ -92,7 +92,8 @@ def measure(
     """
     checked = prompts[:CHECKED_PROMPTS]
     progress("check", 0, len(checked), "")
-    expected = _sums(Predictor(predictor.datastore, backend=REFERENCE), checked, profile)
+    reference = Predictor(predictor.datastore, backend=REFERENCE, device=predictor.device)  # so of the same queries
+    expected = _sums(reference, checked, profile)
     _require_same(_sums(predictor, checked, profile), expected, predictor)  # it also warms up
     progress("check", len(checked), len(checked), "")
     for batch in batches:

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         app,
         build,
         "--corpus shakespeare --out shakespeare.ffn",
-        "--corpus novel.txt --model my-model --out novel.ffn --estimate",
+        "--corpus novel.txt --model my-model --out novel.ffn --device cpu --estimate",
     )
     add_command(app, index, "shakespeare.ffn")
     add_command(app, verify, "shakespeare.ffn")

@@ -29,6 +29,7 @@ def build(
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
     window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, or cuda.")] = "auto",
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
@@ -59,7 +60,7 @@ def build(
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(
-                text, folder, out, window_tokens=window_tokens, split=split.value, progress=display
+                text, folder, out, window_tokens=window_tokens, split=split.value, device=device, progress=display
             )
             return print_result(as_json, vars(plan), _plan_lines(plan))
         if resume and out.exists():
@@ -71,13 +72,14 @@ def build(
                 out,
                 window_tokens=window_tokens,
                 split=split.value,
+                device=device,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
                 progress=display,
             )
     is_calibrated = "calibration" in (manifest.fidelity or {})
     enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
     if enough and not is_calibrated:
-        manifest = _calibrate_new(out, calibration_prompts, progress_json)
+        manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -192,7 +194,7 @@ def train(
     )
 
 
-def _calibrate_new(snapshot: Path, prompts: int, progress_json: Path | None) -> "Manifest":
+def _calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
     """Calibrate a snapshot that was just built, and return its new manifest; stopped, it is whole all the same."""
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
@@ -202,7 +204,7 @@ def _calibrate_new(snapshot: Path, prompts: int, progress_json: Path | None) -> 
 
     try:
         with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay(progress_json) as display:
-            run_calibration(Predictor(datastore), prompts=prompts, save=True, progress=display)
+            run_calibration(Predictor(datastore, device=device), prompts=prompts, save=True, progress=display)
     except KeyboardInterrupt:
         typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

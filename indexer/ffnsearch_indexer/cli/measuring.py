@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, NoSave, SkipVerify, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Backend, Device, NoSave, SkipVerify, Snapshot, print_result, resumable
 from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS, EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol, choose_protocols
 
@@ -15,7 +15,8 @@ def calibrate(
     snapshot: Snapshot,
     prompts: Annotated[int, typer.Option(help="Most prompts to calibrate with.", min=1)] = CALIBRATION_PROMPTS,
     seed: Annotated[int, typer.Option(help="Seed of the order in which prompts are fitted.", min=0)] = 0,
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     no_save: NoSave = False,
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
@@ -34,7 +35,7 @@ def calibrate(
 
     work = calibrating.work_folder(snapshot)
     with resumable(work), Datastore.open(snapshot, check="sizes" if skip_verify else "all") as datastore:
-        predictor = Predictor(datastore, backend=backend)
+        predictor = Predictor(datastore, backend=backend, device=device)
         with ProgressDisplay() as display:
             found = calibrating.calibrate(predictor, prompts=prompts, seed=seed, save=not no_save, progress=display)
     profiles = {name: profile.to_json() for name, profile in found.profiles.items()}
@@ -63,7 +64,8 @@ def evaluate(
     trained_on: Annotated[
         str | None, typer.Option(help="The corpus that the model was trained on.", show_default="the snapshot's")
     ] = None,
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     no_save: NoSave = False,
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
@@ -85,7 +87,7 @@ def evaluate(
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
         profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
-        predictor = Predictor(datastore, backend=backend)
+        predictor = Predictor(datastore, backend=backend, device=device)
         measurements = [
             evaluating.prepare(
                 predictor, each, profiles, prompts=prompts, seed=seed, sisters=sister or [], trained_on=corpus
@@ -105,7 +107,8 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write.", show_default="SNAPSHOT-report, beside the snapshot")
     ] = None,
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
 ) -> None:
@@ -124,6 +127,8 @@ def report(
     writing.require_free(folder)
     check: Check = "sizes" if skip_verify else "all"
     with resumable(), Datastore.open(snapshot, check=check) as datastore, ProgressDisplay() as display:
-        page, *figures = writing.write_report(Predictor(datastore, backend=backend), folder, progress=display)
+        page, *figures = writing.write_report(
+            Predictor(datastore, backend=backend, device=device), folder, progress=display
+        )
     result = {"report": str(page), "figures": [str(path) for path in figures]}
     print_result(as_json, result, [f"wrote {page}, with {len(figures)} figures beside it as PNG"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, SkipVerify, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, print_result, resumable
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.speed import BatchSpeed
@@ -17,7 +17,8 @@ BATCH_MAX = 65_536
 def bench(
     snapshot: Snapshot,
     batch: Annotated[str, typer.Option(help="Prompts in a call; several, separated by commas.")] = "1,16,64,512",
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     profile: Annotated[
         str | None, typer.Option(help="One of the snapshot's profiles.", show_default="its default")
     ] = None,
@@ -43,7 +44,7 @@ def bench(
         (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
         asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])
         with ProgressDisplay() as display:
-            predictor = Predictor(datastore, backend=backend)
+            predictor = Predictor(datastore, backend=backend, device=device)
             speeds = list(speed.measure(predictor, asked, chosen, batches, progress=display))
     checked = min(len(asked), speed.CHECKED_PROMPTS)
     result = {
@@ -52,7 +53,8 @@ def bench(
         "corpus": manifest.corpus_name,
         "substrings": manifest.substrings,
         "blocks": manifest.blocks,
-        "backend": backend,
+        "backend": predictor.backend,
+        "device": predictor.device,
         "profile": chosen.name,
         "prompts": len(asked),
         "prompts_compared_with_exact": checked,
@@ -60,8 +62,9 @@ def bench(
         "batches": [of_batch.to_json() for of_batch in speeds],
     }
     heading = (
-        f"{manifest.substrings:,} substrings of {manifest.corpus_name} in {manifest.blocks} blocks, backend {backend}, "
-        f"profile {chosen.name}, {result['cores']} cores; the sums of {checked} prompts are those of exact"
+        f"{manifest.substrings:,} substrings of {manifest.corpus_name} in {manifest.blocks} blocks, "
+        f"backend {predictor.backend} on {predictor.device}, profile {chosen.name}, {result['cores']} cores; "
+        f"the sums of {checked} prompts are those of exact"
     )
     print_result(as_json, result, [heading, "", *_table(speeds)])
 

@@ -1,14 +1,14 @@
-"""What the backends that multiply with torch ask of it."""
+"""What all that multiplies with torch asks of it."""
 
 import torch
 
 from ffnsearch_indexer.errors import BackendError
 
 
-def require_full_precision(backend: str) -> None:
+def require_full_precision(user: str) -> None:
     """Refuse (BackendError) to let TF32 or bfloat16 into float32 products: they would break bounds silently."""
     if torch.get_float32_matmul_precision() != "highest":
         raise BackendError(
-            f"the backend {backend} needs full float32 products: call torch.set_float32_matmul_precision('highest')",
+            f"{user} needs full float32 products: call torch.set_float32_matmul_precision('highest')",
             reason="REDUCED_PRECISION",
         )

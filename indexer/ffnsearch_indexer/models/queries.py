@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.models.inference import run_sorted, unit_float16
@@ -15,10 +16,14 @@ from ffnsearch_indexer.models.packed import PackedModel
 
 
 class Queries(NamedTuple):
-    """What the model says of B prompts. vectors: [K, B, D] float16, unit. logits: [B, V] float32."""
+    """What the model says of B prompts. vectors: [K, B, D] float16, unit. logits: [B, V] float32.
+
+    on_device: the same vectors in the memory of the device that the model ran on, where that is not the CPU's.
+    """
 
     vectors: NDArray[np.float16]
     logits: NDArray[np.float32]
+    on_device: Tensor | None = None
 
 
 def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], window_tokens: int) -> Queries:
@@ -26,13 +31,8 @@ def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], windo
 
     A shorter prompt is run as it is, from position 0. Raises PromptError for an empty one.
     """
-    padded = np.zeros((len(prompts), window_tokens + 1), dtype=np.uint16)  # the tokens, then how many there are
-    for row, prompt in enumerate(prompts):
-        if len(prompt) == 0:
-            raise PromptError(f"prompt {row} is empty: give at least one token", reason="EMPTY_PROMPT", prompt=row)
-        tokens = prompt[-window_tokens:]
-        padded[row, : len(tokens)] = tokens
-        padded[row, -1] = len(tokens)
+    windows, lengths = pad(prompts, window_tokens)
+    padded = np.column_stack([windows, lengths.astype(np.uint16)])  # the tokens, then how many there are
     different, places = np.unique(padded, axis=0, return_inverse=True)
     vectors = np.empty((model.blocks, len(different), model.d_model), dtype=np.float16)
     logits = np.empty((len(different), model.vocabulary_size), dtype=np.float32)
@@ -42,3 +42,19 @@ def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], windo
 
     run_sorted(model, different[:, :-1], different[:, -1].astype(np.int64), write, with_logits=True)
     return Queries(vectors[:, places], logits[places])
+
+
+def pad(prompts: Sequence[NDArray[np.uint16]], window_tokens: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """The last tokens of each prompt as windows [B, L], filled with zeros behind, and how many there are, [B].
+
+    Raises PromptError for an empty prompt.
+    """
+    windows = np.zeros((len(prompts), window_tokens), dtype=np.uint16)
+    lengths = np.empty(len(prompts), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise PromptError(f"prompt {row} is empty: give at least one token", reason="EMPTY_PROMPT", prompt=row)
+        tokens = prompt[-window_tokens:]
+        windows[row, : len(tokens)] = tokens
+        lengths[row] = len(tokens)
+    return windows, lengths

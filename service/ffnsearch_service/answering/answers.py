@@ -77,18 +77,21 @@ class Times(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The answers to some consecutive prompts of a job: the rows `first` to `stop` of what was combined together."""
+    """The answers to some consecutive prompts of a job: the rows `first` to `stop` of what was combined together.
+
+    backend: the name of what searched.
+    """
 
     answers: Answers
     first: int
     stop: int
     times: Times
+    backend: str
 
     def alone(self, *, with_freqs: bool) -> "Part":
         """The same, keeping nothing of other rows alive: for a job whose other pieces are still to come."""
-        return Part(
-            self.answers.rows(self.first, self.stop, with_freqs=with_freqs), 0, self.stop - self.first, self.times
-        )
+        answers = self.answers.rows(self.first, self.stop, with_freqs=with_freqs)
+        return Part(answers, 0, self.stop - self.first, self.times, self.backend)
 
 
 def combine_pieces(

@@ -92,12 +92,13 @@ class Engine:
         cls,
         snapshot: Path,
         *,
-        backend: str = "tiles",
+        backend: str = "auto",
+        device: str = "auto",
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
     ) -> "Engine":
         """Open one snapshot directory. Raises SnapshotError for one that must not be opened, BackendError."""
-        return cls.of(OpenSnapshot.open(snapshot, backend=backend, check=check, limits=limits))
+        return cls.of(OpenSnapshot.open(snapshot, backend=backend, device=device, check=check, limits=limits))
 
     def predict(self, request: pb.PredictRequest, call: Call | None = None) -> pb.PredictResponse:
         """Answer prompts. Raises FfnSearchError: for a field at fault, or CancelledError once the call is over."""

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +62,7 @@ class OpenSnapshot:
         )
         self._vocabulary = self.datastore.tokenizer.characters
         self._usual = {name: self._usually(profile, name) for name, profile in self.profiles.items()}
+        self._info = self._describe()
         self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
         self._changed = threading.Condition()
         self._users = 0
@@ -74,14 +74,20 @@ class OpenSnapshot:
         path: Path,
         *,
         name: str = "",
-        backend: str = "tiles",
+        backend: str = "auto",
+        device: str = "auto",
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
+        on_move: Callable[[], None] = lambda: None,
     ) -> "OpenSnapshot":
-        """Open a snapshot directory. Raises SnapshotError for one that must not be opened, BackendError."""
+        """Open a snapshot directory. Raises SnapshotError for one that must not be opened, BackendError.
+
+        on_move: called, on the thread of the search, when it has gone from a GPU to the CPU.
+        """
         datastore = Datastore.open(path, check=check)
         try:
-            return cls(Predictor(datastore, backend=backend), limits, name=name)
+            predictor = Predictor(datastore, backend=backend, device=device, on_move=on_move)
+            return cls(predictor, limits, name=name)
         except ProfileError as error:
             datastore.close()
             raise DamageError(f"the manifest of {path} has a profile that cannot be used: {error.message}") from None
@@ -99,17 +105,17 @@ class OpenSnapshot:
         """Hash of the content."""
         return self.datastore.manifest.snapshot_id
 
-    @cached_property
+    @property
+    def backend(self) -> str:
+        """The name of what searches now."""
+        return self.predictor.backend
+
+    @property
     def info(self) -> pb.GetInfoResponse:
         """Describe the snapshot and the limits. Not to be altered: all callers get the same message."""
-        return info_message(
-            self.datastore,
-            self.profiles,
-            self.limits,
-            backend=self.predictor.backend,
-            approximate=self.predictor.approximate,
-            version=software_version(),
-        )
+        if self._info.backend != self.backend:
+            self._info = self._describe()
+        return self._info
 
     def warm_up(self) -> None:
         """Answer some prompts, so that no caller waits for compiled code to be loaded. Before anybody else calls."""
@@ -146,6 +152,7 @@ class OpenSnapshot:
             timings.model_ns += part.times.model_ns
             timings.search_ns += part.times.search_ns
             timings.combine_ns += part.times.combine_ns
+            response.backend = part.backend
             response.batch_prompts = max(response.batch_prompts, part.times.prompts)
         timings.total_ns = time.perf_counter_ns() - arrived_ns
         call.timings = timings
@@ -217,7 +224,7 @@ class OpenSnapshot:
         searched_ns = time.perf_counter_ns()
         pieces = combine_pieces(jobs, [piece.prompts for piece in batch.pieces], found, self.datastore.unigram)
         times = Times(found.model_ns, found.search_ns, time.perf_counter_ns() - searched_ns, len(prompts))
-        parts = [Part(answers, first, stop, times) for answers, first, stop in pieces]
+        parts = [Part(answers, first, stop, times, found.backend) for answers, first, stop in pieces]
         return [
             part if piece.is_whole else part.alone(with_freqs=piece.work.job.needs_freqs)
             for part, piece in zip(parts, batch.pieces, strict=True)
@@ -236,6 +243,16 @@ class OpenSnapshot:
             ),
             result=blank_result(profile),
             prompts_max=max(1, self.limits.sums_bytes_max // sum_bytes),
+        )
+
+    def _describe(self) -> pb.GetInfoResponse:
+        return info_message(
+            self.datastore,
+            self.profiles,
+            self.limits,
+            backend=self.predictor.backend,
+            approximate=self.predictor.approximate,
+            version=software_version(),
         )
 
     def _alone(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:

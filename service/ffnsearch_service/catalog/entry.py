@@ -16,6 +16,10 @@ class Opened(Protocol):
     def manifest(self) -> Manifest:
         """What the snapshot says of itself."""
 
+    @property
+    def backend(self) -> str:
+        """The name of what searches it now."""
+
     def close(self) -> None:
         """Let go of files and memory."""
 
@@ -54,5 +58,6 @@ class Entry(Generic[Open]):
             aliases=aliases,
             leases=self.leases,
             manifest=self.opened.manifest if self.opened else None,
+            backend=self.opened.backend if self.opened else "",
             error=self.error,
         )

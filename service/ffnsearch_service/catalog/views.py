@@ -13,8 +13,9 @@ State = Literal["LOADING", "OPEN", "FAILED"]
 class SnapshotView:
     """A snapshot as it was when asked.
 
-    manifest: what was opened has it; None unless the state is OPEN. leases: requests that it is answering. aliases:
-    those that point to it, by name. error: why it could not be opened, with state FAILED; may name paths.
+    manifest: what was opened has it; None unless the state is OPEN. backend: what searches it, then. leases: requests
+    that it is answering. aliases: those that point to it, by name. error: why it could not be opened, with state
+    FAILED; may name paths.
     """
 
     name: str
@@ -24,6 +25,7 @@ class SnapshotView:
     aliases: tuple[str, ...]
     leases: int = 0
     manifest: Manifest | None = None
+    backend: str = ""
     error: str = ""
 
 

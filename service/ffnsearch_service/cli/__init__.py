@@ -51,6 +51,7 @@ def make_app() -> typer.Typer:
         "shakespeare.ffn",
         "plays=shakespeare.ffn novel.ffn --port 0 --backend faiss --threads 8",
         "--config ffnsearch.toml --check",
+        "shakespeare.ffn --device cuda",
         "shakespeare.ffn --set metrics.port=9464 --set logging.format=json",
     )
     add_command(
@@ -98,7 +99,10 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="50051")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="What searches: tiles, exact, or faiss.", show_default="tiles")
+        str | None, typer.Option(help="What searches: auto, tiles, exact, or faiss.", show_default="auto")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where model and search run: auto, cpu, or cuda.", show_default="auto")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for the search.", show_default="all")] = None,
     skip_verify: SkipVerify = False,
@@ -127,6 +131,7 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.backend": backend,
+        "server.device": device,
         "server.threads": threads,
         "server.verify": "sizes" if skip_verify else None,
         "server.insecure_public": insecure_public or None,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ffnsearch_service.client.calls import Calls
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Backend = Annotated[str, typer.Option(help="What searches a directory: tiles, exact, or faiss.")]
+Backend = Annotated[str, typer.Option(help="What searches a directory: auto, tiles, exact, or faiss.")]
+Device = Annotated[str, typer.Option(help="Of a directory: where model and search run: auto, cpu, or cuda.")]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]
 ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's profiles; `info` lists them.")]
 
@@ -62,7 +63,8 @@ def predict(
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
     prompts_per_call: Annotated[int, typer.Option(help="With FILE or --jsonl: prompts in a call.", min=1)] = 64,
     concurrency: Annotated[int, typer.Option(help="With FILE or --jsonl: calls at a time.", min=1, max=256)] = 4,
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     skip_verify: SkipVerify = False,
 ) -> None:
     """Predict the next token: the model's own distribution and the approximation, side by side.
@@ -71,7 +73,9 @@ def predict(
     """
     chosen = _profile(profile, profile_file, threshold or [], weight or [])
     is_bulk = _is_bulk(prompts or [], prompts_file, as_json=as_json, as_jsonl=as_jsonl)
-    with open_target(target, server, backend=backend, skip_verify=skip_verify, retry_overloaded=is_bulk) as calls:
+    with open_target(
+        target, server, backend=backend, device=device, skip_verify=skip_verify, retry_overloaded=is_bulk
+    ) as calls:
         options: PredictOptions = {
             "profile": chosen,
             "exclude_self": exclude_self,
@@ -122,13 +126,14 @@ def neighbors(
         int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
     ] = None,
     as_json: AsJson = False,
-    backend: Backend = "tiles",
+    backend: Backend = "auto",
+    device: Device = "auto",
     skip_verify: SkipVerify = False,
 ) -> None:
     """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
     if min_share is not None and not classes:
         raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
-    with open_target(target, server, backend=backend, skip_verify=skip_verify) as calls:
+    with open_target(target, server, backend=backend, device=device, skip_verify=skip_verify) as calls:
         from ffnsearch_service.client.asking import SearchOptions
         from ffnsearch_service.client.evidence import collect
         from ffnsearch_service.config import MIN_SHARE_DEFAULT

@@ -43,7 +43,10 @@ def bench(
         typer.Option(help="Snapshot: prompts in a call; several, separated by commas.", show_default="1,16,64,512"),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Snapshot: what searches: tiles, exact, or faiss.", show_default="tiles")
+        str | None, typer.Option(help="Snapshot: what searches: auto, tiles, exact, or faiss.", show_default="auto")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Snapshot: where model and search run: auto, cpu, or cuda.", show_default="auto")
     ] = None,
     prompts: Annotated[
         int | None, typer.Option(help="Snapshot: prompts to ask at each batch size.", min=1, show_default="512")
@@ -87,7 +90,7 @@ def bench(
     Of a server: throughput, latency, and the stage times that its replies carry, at rates (latency counts from when a
     call was due) or to saturation by callers. Nothing is retried.
     """
-    of_snapshot = {"--batch": batch, "--backend": backend, "--prompts": prompts}
+    of_snapshot = {"--batch": batch, "--backend": backend, "--device": device, "--prompts": prompts}
     of_server = {
         "--rate": rate,
         "--callers": callers,
@@ -101,7 +104,14 @@ def bench(
         _refuse_given(of_server, f"is for a server, and {target} is a directory")
         refuse_server_options(target, server)
         bench_snapshot(
-            Path(target), batch or "1,16,64,512", backend or "tiles", profile, prompts or 512, as_json, skip_verify
+            Path(target),
+            batch or "1,16,64,512",
+            backend or "auto",
+            device or "auto",
+            profile,
+            prompts or 512,
+            as_json,
+            skip_verify,
         )
         return
     _refuse_given(of_snapshot, f"is for a snapshot directory, and {target} is a server")

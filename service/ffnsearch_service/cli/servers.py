@@ -97,17 +97,24 @@ def is_directory(target: str) -> bool:
 
 
 def open_target(
-    target: str, server: ServerOptions, *, skip_verify: bool, backend: str = "tiles", retry_overloaded: bool = False
+    target: str,
+    server: ServerOptions,
+    *,
+    skip_verify: bool,
+    backend: str = "auto",
+    device: str = "auto",
+    retry_overloaded: bool = False,
 ) -> "Calls":
     """Open a snapshot directory in this process, or call a server.
 
-    retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError, SnapshotError.
+    retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError, SnapshotError,
+    BackendError.
     """
     if is_directory(target):
         refuse_server_options(target, server)
         from ffnsearch_service.client.local import LocalClient
 
-        return LocalClient.open(Path(target), backend=backend, check=check(skip_verify))
+        return LocalClient.open(Path(target), backend=backend, device=device, check=check(skip_verify))
     from ffnsearch_service.client import Client
 
     return Client(target, timeout_s=server.timeout_s, retry_overloaded=retry_overloaded, **access_of(server))

@@ -27,9 +27,11 @@ class LocalClient(Calls):
         self._engine = engine
 
     @classmethod
-    def open(cls, snapshot: Path, *, backend: str = "tiles", check: Literal["all", "sizes"] = "all") -> "LocalClient":
+    def open(
+        cls, snapshot: Path, *, backend: str = "auto", device: str = "auto", check: Literal["all", "sizes"] = "all"
+    ) -> "LocalClient":
         """Open a snapshot directory. Raises SnapshotError, BackendError."""
-        return cls(Engine.open(snapshot, backend=backend, check=check))
+        return cls(Engine.open(snapshot, backend=backend, device=device, check=check))
 
     def close(self) -> None:
         """Close the engine and its snapshot."""

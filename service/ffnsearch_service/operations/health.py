@@ -6,6 +6,8 @@
 | the prediction service | the same, while any snapshot is open |
 | `snapshot/NAME`, of a snapshot or an alias | the same, while it is open, or points to one that is |
 
+After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
+
 Everything else is not known: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol has it.
 """
 
@@ -36,6 +38,7 @@ class Phase(enum.Enum):
 
     STARTING = "starting"
     READY = "ready"
+    LOST = "lost"
     DRAINING = "draining"
 
 
@@ -63,6 +66,11 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
         """Calls are taken from now on."""
         if self._phase is Phase.STARTING:
             self._enter(Phase.READY)
+
+    def device_lost(self) -> None:
+        """The GPU that answers is gone: say NOT_SERVING of everything, for ever; calls are still taken."""
+        if self._phase is Phase.READY:
+            self._enter(Phase.LOST)
 
     async def drain(self) -> None:
         """Say NOT_SERVING of everything, for ever, and return once the watchers know, or after `TOLD_S_MAX`."""

@@ -1,0 +1,101 @@
+"""Is there a GPU to work on, and what has happened when it fails?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import torch
+
+from ffnsearch_indexer.errors import BackendError, DeviceError
+
+DEVICES = ("auto", "cpu", "cuda")
+"""What a user can ask for; `auto` is CUDA where it can be used, and the CPU elsewhere."""
+
+OUT_OF_MEMORY, LOST = "DEVICE_OUT_OF_MEMORY", "DEVICE_LOST"
+
+_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_OF_DEVICE = (
+    "CUDA error",
+    "CUDA driver error",
+    "Triton Error [CUDA]",
+    "CUBLAS_STATUS_",
+    "CUDNN_STATUS_",
+    "NVIDIA",
+    "GPU",
+)
+
+
+def cuda_problem() -> str | None:
+    """Why no CUDA device can be used, in words that end a sentence; None where one can. Begins to use it.
+
+    The first call of a process may take a second: it makes the device's context.
+    """
+    if not torch.cuda.is_available():
+        return "no CUDA device" if torch.version.cuda else "no CUDA device, and a torch without CUDA"
+    try:
+        torch.ones(1, device="cuda").sum().item()
+    except RuntimeError as error:
+        return f"the CUDA device cannot be used ({_first_line(error)})"
+    return None
+
+
+def triton_problem() -> str | None:
+    """Why kernels cannot be compiled for a GPU, likewise; None where they can."""
+    return None if find_spec("triton") else "triton is not installed"
+
+
+def choose_device(wanted: str) -> str:
+    """The device, `cpu` or `cuda`, that one of DEVICES means on this machine.
+
+    Raises BackendError for another name, and for `cuda` where it cannot be used.
+    """
+    require_known(wanted)
+    if wanted == "cpu":
+        return "cpu"
+    problem = cuda_problem()
+    if problem and wanted == "cuda":
+        raise BackendError(
+            f"--device cuda cannot be used: {problem}; choose --device cpu", reason="DEVICE_UNAVAILABLE", device=wanted
+        )
+    return "cpu" if problem else "cuda"
+
+
+def require_known(device: str) -> None:
+    """Refuse (BackendError) what is not one of DEVICES."""
+    if device not in DEVICES:
+        raise BackendError(
+            f"the device {device!r} is unknown: choose one of {', '.join(DEVICES)}",
+            reason="UNKNOWN_DEVICE",
+            device=device,
+        )
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Raise what a failing GPU raises in torch, Triton or faiss as DeviceError; other errors pass as they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise DeviceError(_message(reason, error), reason=reason) from error
+
+
+def _reason(error: RuntimeError) -> str | None:
+    """What a device has said, in the words of its libraries: they have one class for some of it alone."""
+    text = str(error)
+    is_of_device = isinstance(error, torch.AcceleratorError) or any(words in text for words in _OF_DEVICE)
+    if isinstance(error, torch.OutOfMemoryError) or (is_of_device and any(words in text for words in _OF_MEMORY)):
+        return OUT_OF_MEMORY
+    return LOST if is_of_device else None
+
+
+def _message(reason: str, error: RuntimeError) -> str:
+    if reason == OUT_OF_MEMORY:
+        return "the GPU's memory is full: free some of it, give it less at a time, or choose --device cpu"
+    return f"the GPU failed ({_first_line(error)}): start again, or choose --device cpu"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), repr(error)).rstrip(" .:")
