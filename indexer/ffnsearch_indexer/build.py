@@ -28,7 +28,7 @@ from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pa
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
-from ffnsearch_indexer.index.device import choose_device, device_errors
+from ffnsearch_indexer.index.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.models import activations
 from ffnsearch_indexer.models.on_device import DeviceModel

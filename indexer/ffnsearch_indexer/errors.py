@@ -105,9 +105,9 @@ class BackendError(FfnSearchError):
 
 
 class DeviceError(BackendError):
-    """A GPU that failed at work. Reason DEVICE_OUT_OF_MEMORY: other work may succeed; DEVICE_LOST: none will."""
+    """A GPU that failed at work. Reason DEVICE_MEMORY: other work may succeed; DEVICE_FAILED: none will."""
 
-    default_reason = "DEVICE_LOST"
+    default_reason = "DEVICE_FAILED"
 
 
 class FidelityError(FfnSearchError):

@@ -8,7 +8,7 @@ import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import DeviceError
-from ffnsearch_indexer.index.device import LOST
+from ffnsearch_indexer.index.gpu import LOST
 from ffnsearch_service.aborting import abort
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine

@@ -29,7 +29,7 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
-from ffnsearch_indexer.index.device import device_errors
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore

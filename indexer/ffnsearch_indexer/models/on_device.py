@@ -37,7 +37,10 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class OnDevice(NamedTuple):
-    """What the model says of n windows, on its device. vectors: [K, n, D] float16, unit. logits: [n, V] float32."""
+    """What the model says of n windows, left on its device: an index there can take the vectors as they are.
+
+    vectors: [K, n, D] float16, unit. logits: [n, V] float32.
+    """
 
     vectors: Tensor
     logits: Tensor
@@ -89,7 +92,7 @@ class DeviceModel:
     def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> Queries:
         """Run the last L tokens of each prompt; raises PromptError for an empty one, as `queries.run_prompts` does."""
         found = self.run(*pad(prompts, self.window_tokens))
-        return Queries(found.vectors.cpu().numpy(), found.logits.cpu().numpy(), found.vectors)
+        return Queries(found.vectors.cpu().numpy(), found.logits.cpu().numpy())
 
     def extract_keys(self, windows: NDArray[np.uint16]) -> NDArray[np.float16]:
         """The canonical keys [K, n, D] of windows [n, L], each run whole: no prefix is shared."""

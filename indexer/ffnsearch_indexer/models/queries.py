@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.models.inference import run_sorted, unit_float16
@@ -16,14 +15,10 @@ from ffnsearch_indexer.models.packed import PackedModel
 
 
 class Queries(NamedTuple):
-    """What the model says of B prompts. vectors: [K, B, D] float16, unit. logits: [B, V] float32.
-
-    on_device: the same vectors in the memory of the device that the model ran on, where that is not the CPU's.
-    """
+    """What the model says of B prompts. vectors: [K, B, D] float16, unit. logits: [B, V] float32."""
 
     vectors: NDArray[np.float16]
     logits: NDArray[np.float32]
-    on_device: Tensor | None = None
 
 
 def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], window_tokens: int) -> Queries:

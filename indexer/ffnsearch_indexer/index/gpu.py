@@ -11,7 +11,7 @@ from ffnsearch_indexer.errors import BackendError, DeviceError
 DEVICES = ("auto", "cpu", "cuda")
 """What a user can ask for; `auto` is CUDA where it can be used, and the CPU elsewhere."""
 
-OUT_OF_MEMORY, LOST = "DEVICE_OUT_OF_MEMORY", "DEVICE_LOST"
+OUT_OF_MEMORY, LOST = "DEVICE_MEMORY", "DEVICE_FAILED"
 
 _OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _OF_DEVICE = (
