@@ -20,7 +20,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_scores, levels_above, nobody_waits
-from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
 
@@ -156,7 +156,7 @@ class Predictor:
         Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
         """
         started = time.perf_counter_ns()
-        queries = run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
+        queries = self._run(prompts)
         self_ids = self.datastore.find_all([prompt[-self.datastore.window_tokens :] for prompt in prompts])
         modelled = time.perf_counter_ns()
         sums = self._range_sums(queries.vectors, thresholds, checkpoint)
@@ -183,12 +183,11 @@ class Predictor:
                 reason="BLOCK_OUT_OF_RANGE",
                 field="block",
             )
-        window_tokens = self.datastore.window_tokens
-        queries = run_prompts(self.datastore.packed_model, [prompt], window_tokens).vectors[block]
+        queries = self._run([prompt]).vectors[block]
         found = self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
         ids, scores = found.ids, found.scores
         if exclude_self:
-            others = ids != self.datastore.find(prompt[-window_tokens:])
+            others = ids != self.datastore.find(prompt[-self.datastore.window_tokens :])
             ids, scores = ids[others], scores[others]
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
@@ -207,6 +206,10 @@ class Predictor:
             tokens = self.datastore.substring(int(inside.ids[0]))[self.datastore.window_tokens - suffix_tokens :]
             classes.append(SuffixClass(tokens, members, inside, counts.total(inside.ids)))
         return classes
+
+    def _run(self, prompts: Sequence[Tokens]) -> Queries:
+        datastore = self.datastore
+        return run_prompts(datastore.packed_model, prompts, datastore.window_tokens, cache=datastore.prefix_cache)
 
     def _range_sums(
         self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
