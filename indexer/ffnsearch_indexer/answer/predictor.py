@@ -232,7 +232,6 @@ class Predictor:
                 reason="BLOCK_OUT_OF_RANGE",
                 field="block",
             )
-        window_tokens = self.datastore.window_tokens
 
         def search() -> Neighbors:
             queries = self._run([prompt]).vectors[block]
@@ -241,7 +240,7 @@ class Predictor:
         found = self._or_on_cpu(search)
         ids, scores = found.ids, found.scores
         if exclude_self:
-            others = ids != self.datastore.find(prompt[-window_tokens:])
+            others = ids != self.datastore.find(prompt[-self.datastore.window_tokens :])
             ids, scores = ids[others], scores[others]
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
@@ -276,7 +275,8 @@ class Predictor:
         """Run the model where the search is."""
         if self._device_model is not None:
             return self._device_model.run_prompts(prompts)
-        return run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
+        datastore = self.datastore
+        return run_prompts(datastore.packed_model, prompts, datastore.window_tokens, cache=datastore.prefix_cache)
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
         """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""

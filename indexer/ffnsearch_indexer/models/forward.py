@@ -1,10 +1,12 @@
 """The forward pass over a tree of prefixes, compiled: each distinct prefix is run once, and none depends on another.
 
 A block computes attention keys and values for all nodes, then each node attends to itself and its ancestors, found
-through parent links. The last block goes on for the wanted nodes alone.
+through parent links, which may lead into a cache of prefixes. The last block goes on for the wanted nodes alone.
 
 Shapes: m nodes, n wanted nodes, K block, D d_model, H hidden layer, V vocabulary.
 """
+
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 from ffnsearch_indexer.index.machine import use_widest_vectors
 from ffnsearch_indexer.models.packed import PackedModel
 from ffnsearch_indexer.models.products import COLUMNS, ROWS, add_scaled, dot, multiply
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+_OfBoth = tuple[NDArray[_Scalar], NDArray[_Scalar]]
+"""Something of the nodes, and of what is in the cache: the prefix p is there at -1 - p where it is negative."""
 
 _TILE = 240
 """Nodes that go through a block together, a multiple of ROWS: their hidden layer stays in the second-level cache."""
@@ -24,13 +30,18 @@ def run(
     tokens: NDArray[np.int64],
     depths: NDArray[np.int64],
     parents: NDArray[np.int64],
+    places: NDArray[np.int64],
     wanted: NDArray[np.int64],
+    cached: NDArray[np.float32],
+    cached_parents: NDArray[np.int64],
     ffn: NDArray[np.float32],
     logits: NDArray[np.float32],
 ) -> None:
     """Run a tree of prefixes (see `PrefixTree`), on this thread. wanted: [n], nodes in ascending order, each once.
 
     Writes the wanted nodes' FFN outputs, ffn [K, n, D], and logits [n, V]; logits of other length are not wanted.
+    cached: [K, P, 2D], cached_parents: [P], those of a `PrefixCache`; attention keys and values of nodes that have a
+    place there are written to it.
     """
     m, n, D, last = len(tokens), len(wanted), model.token_embedding.shape[1], len(model.query) - 1
     room = _rows(max(m, n))
@@ -41,12 +52,17 @@ def run(
     nodes = np.arange(m)
     for block in range(last + 1):
         _project(x, m, model.attention_norm[block], model.norm_epsilon, model.key_value[block], key_values)
+        for node in range(m):
+            if places[node] >= 0:
+                cached[block, places[node]] = key_values[node, : 2 * D]
         if block == last:
             for place in range(n):
                 x[place] = x[wanted[place]]  # no later node is overwritten: place <= wanted[place]
             nodes = wanted
         _project(x, len(nodes), model.attention_norm[block], model.norm_epsilon, model.query[block], queries)
-        _advance(model, block, x, queries, key_values, parents, nodes, wanted, ffn[block])
+        _advance(
+            model, block, x, queries, (key_values, cached[block]), (parents, cached_parents), nodes, wanted, ffn[block]
+        )
     if len(logits) == n:
         results = np.empty((room, _columns(len(model.head_bias))), np.float32)
         _project(x, n, model.final_norm, model.norm_epsilon, model.head, results)
@@ -78,8 +94,8 @@ def _advance(
     block: int,
     x: NDArray[np.float32],
     queries: NDArray[np.float32],
-    key_values: NDArray[np.float32],
-    parents: NDArray[np.int64],
+    key_values: _OfBoth[np.float32],
+    parents: _OfBoth[np.int64],
     nodes: NDArray[np.int64],
     wanted: NDArray[np.int64],
     ffn: NDArray[np.float32],
@@ -142,27 +158,27 @@ def _normalise(x: NDArray[np.float32], norm: NDArray[np.float32], epsilon: float
 @numba.njit(nogil=True, error_model="numpy", cache=True)
 def _attend(
     query: NDArray[np.float32],
-    key_values: NDArray[np.float32],
-    parents: NDArray[np.int64],
+    key_values: _OfBoth[np.float32],
+    parents: _OfBoth[np.int64],
     node: int,
     heads: int,
     mixed: NDArray[np.float32],
 ) -> None:
     """Let a node attend to itself and its ancestors: softmax(q k / sqrt(D/H)) v, head by head, into mixed [D].
 
-    key_values: [m, at least 2D]. Equation 1 of Vaswani et al. (2017), with the largest score subtracted.
+    key_values: [m, at least 2D] and [P, 2D]. Equation 1 of Vaswani et al. (2017), with the largest score subtracted.
     """
     D = len(mixed)
     head_size = D // heads
     scale = np.float32(1 / np.sqrt(head_size))
     length, ancestor = 1, node
-    while parents[ancestor] != ancestor:
-        length, ancestor = length + 1, parents[ancestor]
+    while _parent(parents, ancestor) != ancestor:
+        length, ancestor = length + 1, _parent(parents, ancestor)
     keys, weights = np.empty(length, np.int64), np.empty(length, np.float32)  # keys: where they are in memory
     ancestor = node
     for step in range(length):
-        keys[step] = key_values.ctypes.data + ancestor * key_values.strides[0]
-        ancestor = parents[ancestor]
+        keys[step] = _address(key_values, ancestor)
+        ancestor = _parent(parents, ancestor)
     mixed[:] = 0
     for first in range(0, 4 * D, 4 * head_size):
         highest = np.float32(-np.inf)
@@ -175,6 +191,19 @@ def _attend(
             total += weights[step]
         for step in range(length):
             add_scaled(mixed.ctypes.data + first, weights[step] / total, keys[step] + 4 * D + first, head_size)
+
+
+@numba.njit(nogil=True, cache=True)
+def _parent(parents: _OfBoth[np.int64], prefix: int) -> int:
+    return parents[0][prefix] if prefix >= 0 else parents[1][-1 - prefix]
+
+
+@numba.njit(nogil=True, cache=True)
+def _address(key_values: _OfBoth[np.float32], prefix: int) -> int:
+    """Where attention's key of a prefix is in memory, and behind it its value."""
+    if prefix >= 0:
+        return key_values[0].ctypes.data + prefix * key_values[0].strides[0]
+    return key_values[1].ctypes.data + (-1 - prefix) * key_values[1].strides[0]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.models import forward
 from ffnsearch_indexer.models.packed import PackedModel
+from ffnsearch_indexer.models.prefix_cache import CachedPrefixes, PrefixCache
 from ffnsearch_indexer.models.prefixes import prefix_tree
 
 WINDOWS_TOGETHER_MAX = 256
@@ -33,17 +34,22 @@ def run_sorted(
     write: Write,
     *,
     with_logits: bool,
+    cache: PrefixCache | None = None,
 ) -> None:
     """Run the first `lengths` [n] tokens of windows [n, L], sorted and different as `prefix_tree` wants them.
 
-    Uses as many threads as torch would. Without logits, `write` gets none: [0, V].
+    Uses as many threads as torch would. Without logits, `write` gets none: [0, V]. What a cache has is not run again,
+    and what it has room for is kept.
     """
+    if cache is None:
+        cache = PrefixCache.empty(model.blocks, model.d_model)
+    found = cache.find(windows, lengths)
 
     def run_group(group: slice) -> None:
-        tree = prefix_tree(windows[group], lengths[group])
+        tree = prefix_tree(windows[group], lengths[group], CachedPrefixes(found.rows[group], found.tokens[group]))
         ffn = np.empty((model.blocks, len(tree.ends), model.d_model), dtype=np.float32)
         logits = np.empty((len(tree.ends) if with_logits else 0, model.vocabulary_size), dtype=np.float32)
-        forward.run(model, *tree, ffn, logits)
+        forward.run(model, *tree, cache.key_values, cache.parents, ffn, logits)
         write(group, ffn, logits)
 
     threads = torch.get_num_threads()
@@ -54,6 +60,7 @@ def run_sorted(
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(run_group, groups):
                 pass
+    cache.keep(found.rows.ravel())
 
 
 def unit_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.models.inference import run_sorted, unit_float16
 from ffnsearch_indexer.models.packed import PackedModel
+from ffnsearch_indexer.models.prefix_cache import PrefixCache
 
 
 class Queries(NamedTuple):
@@ -21,10 +22,17 @@ class Queries(NamedTuple):
     logits: NDArray[np.float32]
 
 
-def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], window_tokens: int) -> Queries:
+def run_prompts(
+    model: PackedModel,
+    prompts: Sequence[NDArray[np.uint16]],
+    window_tokens: int,
+    *,
+    cache: PrefixCache | None = None,
+) -> Queries:
     """Run the last `window_tokens` tokens of each prompt and return its queries and logits.
 
-    A shorter prompt is run as it is, from position 0. Raises PromptError for an empty one.
+    A shorter prompt is run as it is, from position 0. What a cache has of the model is not run again: the answers are
+    the same to the bit. Raises PromptError for an empty prompt.
     """
     windows, lengths = pad(prompts, window_tokens)
     padded = np.column_stack([windows, lengths.astype(np.uint16)])  # the tokens, then how many there are
@@ -35,7 +43,7 @@ def run_prompts(model: PackedModel, prompts: Sequence[NDArray[np.uint16]], windo
     def write(rows: slice, ffn: NDArray[np.float32], of_rows: NDArray[np.float32]) -> None:
         vectors[:, rows], logits[rows] = unit_float16(ffn), of_rows
 
-    run_sorted(model, different[:, :-1], different[:, -1].astype(np.int64), write, with_logits=True)
+    run_sorted(model, different[:, :-1], different[:, -1].astype(np.int64), write, with_logits=True, cache=cache)
     return Queries(vectors[:, places], logits[places])
 
 

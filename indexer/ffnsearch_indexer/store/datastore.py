@@ -13,6 +13,7 @@ from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import DamageError, MismatchError, ModelError
 from ffnsearch_indexer.files import load_array
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
+from ffnsearch_indexer.models.prefix_cache import PrefixCache
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.store import snapshot
 from ffnsearch_indexer.store.counts import Record, RecordStore
@@ -20,6 +21,12 @@ from ffnsearch_indexer.store.snapshot import Manifest, check_content, check_size
 from ffnsearch_indexer.store.tiles import load_tiles
 
 Check = Literal["all", "sizes"]
+
+PREFIX_CACHE_BYTES_MAX = 256 << 20
+"""What is kept of the prompts' common prefixes: 14,563 of them, with the reference model."""
+
+PREFIX_SAMPLE = 1 << 16
+"""From how many substrings, about, it is told which prefixes are common."""
 
 
 class Place(NamedTuple):
@@ -87,6 +94,13 @@ class Datastore:
     def packed_model(self) -> PackedModel:
         """The model as prompts are run with it."""
         return pack_model(self.model)
+
+    @cached_property
+    def prefix_cache(self) -> PrefixCache:
+        """What the model says of the most common prefixes of the substrings; it fills as prompts are run."""
+        sample = self.first_positions[:: max(1, len(self.first_positions) // PREFIX_SAMPLE)]
+        windows = np.lib.stride_tricks.sliding_window_view(self.corpus, self.window_tokens)[sample]
+        return PrefixCache.of_common_prefixes(self.packed_model, windows, PREFIX_CACHE_BYTES_MAX)
 
     @cached_property
     def unigram(self) -> NDArray[np.float64]:

@@ -42,6 +42,7 @@ def predict_result(message: pb.PredictResponse) -> PredictResult:
         profile_kind=KINDS[message.profile_kind],
         backend=message.backend,
         approximate=message.approximate,
+        batch_prompts=message.batch_prompts,
         timings=Timings(**scalars(message.timings)),
         results=tuple(_prompt_result(result) for result in message.results),
     )

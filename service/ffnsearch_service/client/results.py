@@ -104,13 +104,18 @@ class Timings:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """The answers to the prompts of one call, in their order. profile_name: empty for a profile of the caller's."""
+    """The answers to the prompts of one call, in their order. profile_name: empty for a profile of the caller's.
+
+    batch_prompts: prompts of the batch that the call was answered in, those of other callers included; of several, the
+    largest.
+    """
 
     snapshot_id: str
     profile_name: str
     profile_kind: Kind
     backend: str
     approximate: bool
+    batch_prompts: int
     timings: Timings
     results: tuple[PromptResult, ...]
 
