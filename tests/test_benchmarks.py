@@ -94,3 +94,17 @@ def test_speed_from_end_to_end(snapshot: Path, tmp_path: Path) -> None:
         for speed in speeds["batches"]:
             stages = [speed[stage]["prompts_per_second"] for stage in ("model", "search")]
             assert speed["together"]["prompts_per_second"] < min(stages)
+
+
+def test_speed_of_the_model_on_a_device(snapshot: Path, tmp_path: Path) -> None:
+    written = tmp_path / "result.json"
+    options = ["--device", "cpu", "--precisions", "float32,bfloat16", "--rows", "4", "--calls", "1,9", "--keys", 50]
+    command = [sys.executable, BENCHMARKS / "gpu_model.py", "--snapshot", snapshot, "--json", written, *options]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    measured = json.loads(written.read_text())["measured"]
+    assert [each["precision"] for each in measured] == ["float32", "bfloat16"]
+    assert measured[0]["largest_difference"] < 0.001 < measured[1]["largest_difference"]
+    for each in measured:
+        assert (each["keys"], each["compared_windows"] > 100) == (50, True)
+        assert list(each["calls"]) == ["1", "9"]
+        assert all(len(times["to_host"]["samples_s"]) == 7 for times in each["calls"].values())
