@@ -15,6 +15,7 @@ import recording
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.models.activations import extract_keys
 from ffnsearch_indexer.models.on_device import ROWS, DeviceModel, Precision
 from ffnsearch_indexer.models.packed import pack_model
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", required=True, type=Path, help="where to write the result")
     options = parser.parse_args()
     with Datastore.open(options.snapshot, check="sizes") as datastore:
-        model, windows = datastore.model, windows_of(datastore)
+        model, windows = datastore.model, indexed_windows(datastore)
     measured = [
         measure(
             model,
@@ -58,12 +59,6 @@ def main() -> None:
         for rows in _numbers(options.rows)
     ]
     recording.write(options.json, {"benchmark": "gpu_model", "substrings": len(windows), "measured": measured})
-
-
-def windows_of(datastore: Datastore) -> NDArray[np.uint16]:
-    """All substrings [N, L], sorted, as a build runs them."""
-    windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, datastore.window_tokens)
-    return windows[datastore.first_positions[datastore.suffix_order.ids]].copy()
 
 
 def measure(

@@ -15,8 +15,8 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, CancelledError, DeviceError
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
-from ffnsearch_indexer.index.gpu import LOST, OUT_OF_MEMORY, device_errors
 from ffnsearch_indexer.index.exact import ExactIndex
+from ffnsearch_indexer.index.gpu import LOST, OUT_OF_MEMORY, device_errors
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.store.datastore import Datastore
 
