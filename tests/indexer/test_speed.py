@@ -90,7 +90,9 @@ def test_bench_prints_a_line_for_each_batch_size_and_writes_nothing(run: Run, me
     code, out, err = run("bench", measurable / "all", "--batch", "16,1", "--prompts", 20, "--profile", "steps")
     assert (code, err) == (0, "")
     heading, blank, columns, *rows, gap, neighbors = out.splitlines()
-    assert re.match(r"\d+ substrings of text in 2 blocks, backend tiles, profile steps, \d+ cores; .* exact$", heading)
+    assert re.match(
+        r"\d+ substrings of text in 2 blocks, backend tiles on cpu, profile steps, \d+ cores; .* exact$", heading
+    )
     assert (blank, gap) == ("", "")
     assert columns.split()[-4:] == ["ms/prompt", "model", "search", "combine"]
     assert [re.match(r"batch (\d+)( +[\d,.]+){4}( +\d+%){3}$", row)[1] for row in rows] == ["1", "16"]
