@@ -54,7 +54,7 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
         config.port,
         insecure_public=config.insecure_public,
         encrypted=protection.tls is not None,
-        authenticated=protection.has_tokens,
+        authenticated=protection.guard is not None,
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with logging_to(config.logging):
