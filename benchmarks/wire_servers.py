@@ -22,7 +22,7 @@ from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine_watch import watch_engine
-from ffnsearch_service.hosting import SWITCH_INTERVAL_S
+from ffnsearch_service.hosting import stay_quick
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.watch import Operations
@@ -58,11 +58,11 @@ def main() -> None:
     if options.kind == "echo":
         asyncio.run(_serve_echo())
         return
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     kind = FreeSnapshot if options.kind == "free" else OpenSnapshot
     snapshot = kind.open(options.snapshot, check="sizes")
     with Engine.of(snapshot) as engine:
         snapshot.warm_up()
+        stay_quick()
         asyncio.run(_serve(engine))
 
 
