@@ -88,10 +88,10 @@ class Bench:
     def free_engine(self) -> dict[str, Any]:
         """Calls and prompts a second with an engine that costs nothing, beside an echo of the same sizes."""
         found = {}
-        with served("echo") as echo, served("free", self._path) as free:
+        with served("echo") as (echo, _), served("free", self._path) as (free, _):
             for size in SIZES:
                 requests = self._requests(size)
-                echoes = self._echo_requests(free, requests[0])
+                echoes = echo_requests(free, requests[0])
                 runs = [
                     (
                         self._closed(echo, wire_servers.ECHO_METHOD, echoes),
@@ -118,7 +118,7 @@ class Bench:
 
     def real_engine(self) -> dict[str, Any]:
         """Latency at half load, throughput beside the bare engine's, and where the time goes."""
-        with served("echo") as echo, served("real", self._path) as real:
+        with served("echo") as (echo, _), served("real", self._path) as (real, _):
             return {
                 "half_load": self._half_load(echo, real),
                 "throughput": {str(size): self._throughput(real, size) for size in LARGE},
@@ -130,7 +130,7 @@ class Bench:
         requests = self._requests(1)
         alone = self._measured(real, requests, 1)
         rate = alone.calls_per_second / 2
-        echoes = self._echo_requests(real, requests[0])
+        echoes = echo_requests(real, requests[0])
         seconds = self._seconds * self._rounds
         theirs = asyncio.run(wire_load.open_loop(echo, wire_servers.ECHO_METHOD, echoes, rate, seconds))
         ours = asyncio.run(wire_load.open_loop(real, PREDICT, requests, rate, seconds))
@@ -218,21 +218,22 @@ class Bench:
             for group in groups
         ]
 
-    def _echo_requests(self, address: str, request: bytes) -> list[bytes]:
-        """A request to echo with the sizes of a call to one of our servers."""
 
-        async def ask() -> Any:
-            async with wire_load.channel(address) as opened:
-                return await opened.unary_unary(PREDICT)(request)
+def echo_requests(address: str, request: bytes) -> list[bytes]:
+    """A request to echo with the sizes of a call to one of our servers."""
 
-        size = len(asyncio.run(ask()))
-        head = size.to_bytes(wire_servers.SIZE_BYTES, "little")
-        return [head + bytes(max(0, len(request) - len(head)))]
+    async def ask() -> Any:
+        async with wire_load.channel(address) as opened:
+            return await opened.unary_unary(PREDICT)(request)
+
+    size = len(asyncio.run(ask()))
+    head = size.to_bytes(wire_servers.SIZE_BYTES, "little")
+    return [head + bytes(max(0, len(request) - len(head)))]
 
 
 @contextmanager
-def served(kind: str, snapshot: Path | None = None) -> Iterator[str]:
-    """Run a server in a process of its own; yields its address."""
+def served(kind: str, snapshot: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Run a server in a process of its own; yields its address and process id."""
     command = [sys.executable, str(Path(wire_servers.__file__)), kind]
     command += ["--snapshot", str(snapshot)] if snapshot else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -241,7 +242,7 @@ def served(kind: str, snapshot: Path | None = None) -> Iterator[str]:
         address = process.stdout.readline().strip()
         if not address:
             raise SystemExit(f"the {kind} server did not start")
-        yield address
+        yield address, process.pid
         process.stdin.close()
 
 

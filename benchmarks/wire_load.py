@@ -21,9 +21,13 @@ DEADLINE_S = 60.0
 
 @dataclass
 class Load:
-    """What the calls of one run took. latencies: [M] ns. responses: as they came, where they were kept."""
+    """What the calls of one run took. latencies: [M] ns. responses: as they came, where they were kept.
+
+    answers: of all calls, those before and after it was counted too; of a closed loop.
+    """
 
     calls: int = 0
+    answers: int = 0
     seconds: float = 0.0
     latencies_ns: list[int] = field(default_factory=list)
     responses: list[bytes] = field(default_factory=list)
@@ -62,16 +66,15 @@ async def closed_loop(
     load = Load()
     warm = time.perf_counter() + WARM_UP_S
     begun = ended = 0.0
-    answers = 0
 
     async def caller(call: Any, number: int) -> None:
-        nonlocal answers, begun, ended
+        nonlocal begun, ended
         while not ended:
             started = time.perf_counter()
             response = await call(requests[number % len(requests)], timeout=DEADLINE_S)
             now = time.perf_counter()
             number += callers
-            answers += 1
+            load.answers += 1
             if ended:
                 return
             if begun:
@@ -81,7 +84,7 @@ async def closed_loop(
                     load.responses.append(response)
                 if now >= begun + seconds and load.calls >= calls_min:
                     ended = now
-            elif answers >= callers and now >= warm:
+            elif load.answers >= callers and now >= warm:
                 begun = now
 
     async with channel(address) as opened:

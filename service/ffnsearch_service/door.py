@@ -1,14 +1,11 @@
 """Is a new call taken? Until the end begins; from then on each is told so, in words that a client acts on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
-import grpc
 from grpc_health.v1 import health
 
 from ffnsearch_service.errors import ShuttingDownError
-from ffnsearch_service.security.handlers import refusing
 
 TOLD_S = 0.1
 """How long callers are told once no call runs: who never pauses calls again in that time, and hears it."""
@@ -19,8 +16,8 @@ LOOK_S = 0.01
 _HEALTH = f"/{health.SERVICE_NAME}/"
 
 
-class Door(grpc.aio.ServerInterceptor):
-    """Lets calls in until it is closed. The first of a server's interceptors; lives in one event loop.
+class Door:
+    """Lets calls in until it is closed. Lives in one event loop.
 
     gRPC ends calls that come while it closes with CANCELLED, which no client tries again elsewhere. Refused here they
     are UNAVAILABLE, without the initial metadata after which gRPC does not try again either. Health is told to the end.
@@ -41,8 +38,8 @@ class Door(grpc.aio.ServerInterceptor):
             await asyncio.sleep(LOOK_S)
         await asyncio.sleep(TOLD_S)
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """The handler of a call, or a refusal."""
-        if self._is_open or handler_call_details.method.startswith(_HEALTH):
-            return await continuation(handler_call_details)
-        return refusing(ShuttingDownError("the server is shutting down: call another one, or try again later"))
+    def refusal(self, method: str) -> ShuttingDownError | None:
+        """Why a call of a method, `/package.Service/Method`, is not taken; None where it is."""
+        if self._is_open or method.startswith(_HEALTH):
+            return None
+        return ShuttingDownError("the server is shutting down: call another one, or try again later")

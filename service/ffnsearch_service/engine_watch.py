@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ffnsearch_service.answering.answers import Part
 from ffnsearch_service.answering.batcher import Batch
 from ffnsearch_service.answering.engine import Engine
@@ -16,22 +14,24 @@ def watch_engine(engine: Engine, metrics: Metrics) -> None:
     metrics.watch_queue(lambda: engine.batcher.waiting_calls, lambda: engine.batcher.waiting_prompts)
 
     def batched(batch: Batch, parts: Sequence[Any]) -> None:
-        tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in batch.pieces)
-        metrics.batched(len(batch.pieces), batch.prompts, tokens)
-        for piece, part in zip(batch.pieces, parts, strict=True):
-            if piece.first == 0:
-                metrics.taken(piece.work.waited_ns / 1e9)
-            if isinstance(part, Part):
-                _found(metrics, piece.work.job.profile.blocks, part)
+        pieces = batch.pieces
+        tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in pieces)
+        metrics.batched(len(pieces), batch.prompts, tokens)
+        metrics.taken([piece.work.waited_ns / 1e9 for piece in pieces if piece.first == 0])
+        if isinstance(parts[0], Part):
+            _found(metrics, pieces[0].work.job.profile.blocks, parts)
 
     engine.observe(batched)
 
 
-def _found(metrics: Metrics, blocks: Sequence[Sequence[Any]], part: Part) -> None:
-    """Tell the neighbors above the lowest threshold of each block: its first step, for thresholds ascend."""
-    neighbors = np.array(part.answers.neighbors[part.first : part.stop])
+def _found(metrics: Metrics, blocks: Sequence[Sequence[Any]], parts: Sequence[Part]) -> None:
+    """Tell the neighbors above the lowest threshold of each block: its first step, for thresholds ascend.
+
+    Those who share a batch have the same thresholds, and so the same steps.
+    """
+    neighbors = [row for part in parts for row in part.answers.neighbors[part.first : part.stop]]
     first = 0
     for block, steps in enumerate(blocks):
         if steps:
-            metrics.found(block, neighbors[:, first])
+            metrics.found(block, [row[first] for row in neighbors])
         first += len(steps)

@@ -7,10 +7,11 @@ or its deadline passes, its call is over: what waits of it never runs, and what 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ffnsearch_service.address import join, listening_address
 from ffnsearch_service.admin.administration import Administration
@@ -18,6 +19,7 @@ from ffnsearch_service.admin.servicer import AdminThreads, add_admin_services
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
+from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.ending import notify, until_signal
 from ffnsearch_service.operations.watch import Operations
@@ -51,9 +53,8 @@ class Server:
         self._administration = administration
         self._admin_threads = AdminThreads() if administration else None
         self._door = Door()
-        self._server = grpc.aio.server(
-            interceptors=[self._door, operations.interceptor, *protection.interceptors], options=protection.options
-        )
+        self._entrance = Entrance(self._door, operations.calls, protection.guard)
+        self._server = grpc.aio.server(options=protection.options)
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
@@ -64,7 +65,7 @@ class Server:
             config.port,
             insecure_public=config.insecure_public,
             encrypted=protection.tls is not None,
-            authenticated=protection.has_tokens,
+            authenticated=protection.guard is not None,
         )
         try:
             port = protection.add_port(self._server, address)
@@ -86,12 +87,15 @@ class Server:
 
     def _add_services(self) -> None:
         names = [SERVICE, health.SERVICE_NAME]
-        self._servicer.add_to(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, self._server)
+        entrance: Any = self._entrance  # which is the server, to generated code
+        self._servicer.add_to(entrance)
+        health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, entrance)
         if self._administration and self._admin_threads:
-            names += add_admin_services(self._server, self._administration, self._admin_threads)
+            names += add_admin_services(entrance, self._administration, self._admin_threads)
         if self._config.reflection:
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+            servicer = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, entrance)  # type: ignore[no-untyped-call]
+        self._server.add_generic_rpc_handlers((entrance,))
 
 
 async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], None]) -> None:

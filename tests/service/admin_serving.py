@@ -21,6 +21,9 @@ from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
+from ffnsearch_service.door import Door
+from ffnsearch_service.entrance import Entrance
+from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.security.protection import Protection
 
 FAKE_BUILD = """
@@ -121,11 +124,14 @@ def serving_administration(administration, protection):
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start():
-        server = grpc.aio.server(interceptors=protection.interceptors, options=protection.options)
+        watch = CallWatch(lambda record: None, lambda record, is_unary: None)
+        entrance = Entrance(Door(), watch, protection.guard)
         servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        for name in add_admin_services(server, administration, threads):
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, entrance)
+        for name in add_admin_services(entrance, administration, threads):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        server = grpc.aio.server(options=protection.options)
+        server.add_generic_rpc_handlers((entrance,))
         port = protection.add_port(server, "127.0.0.1:0")
         await server.start()
         return server, f"127.0.0.1:{port}"

@@ -8,10 +8,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from ffnsearch_service.door import Door
+from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.operations.callers import current_call
-from ffnsearch_service.operations.interceptor import CallInterceptor
+from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.security.protection import Protection
 
 WAIT_S = 20.0
@@ -116,12 +118,15 @@ def protected(protection: Protection, methods: Methods | None = None) -> Iterato
         return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start() -> tuple[grpc.aio.Server, int]:
-        watching = CallInterceptor(lambda record: None, lambda record, is_unary: None)
-        server = grpc.aio.server(interceptors=[watching, *protection.interceptors], options=protection.options)
+        watch = CallWatch(lambda record: None, lambda record, is_unary: None)
+        entrance = Entrance(Door(), watch, protection.guard)
         for service in (SERVICE, ADMIN_SERVICE):
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods.handlers()),))
-        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-        reflection.enable_server_reflection((reflection.SERVICE_NAME,), server)
+            entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods.handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), entrance)
+        reflected = reflection.aio.ReflectionServicer((reflection.SERVICE_NAME,))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, entrance)
+        server = grpc.aio.server(options=protection.options)
+        server.add_generic_rpc_handlers((entrance,))
         port = protection.add_port(server, "127.0.0.1:0")
         await server.start()
         return server, port

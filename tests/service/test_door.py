@@ -8,6 +8,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from raw_http2 import END_STREAM, HEADERS, raw_connection
 
 from ffnsearch_service.door import Door
+from ffnsearch_service.entrance import Entrance
+from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.status import service_error
 
 ECHO = "/a.Service/Echo"
@@ -20,10 +22,12 @@ async def echo(data, context):
 async def asked(ask, *, is_closed):
     """What is found by asking a server, whose address is given, while its door is open or closed."""
     door = Door()
-    server = grpc.aio.server(interceptors=[door])
+    entrance = Entrance(door, CallWatch(lambda record: None, lambda record, is_unary: None))
     handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", handlers),))
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", handlers),))
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), entrance)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((entrance,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -112,7 +112,7 @@ def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
 
 def test_the_engine_and_the_catalog_are_counted(metrics):
     metrics.watch_queue(lambda: 3, lambda: 70)
-    metrics.taken(0.02)
+    metrics.taken([0.02])
     metrics.batched(2, 64, 640)
     metrics.found(0, [0, 1, 10, 11])
     metrics.found(0, [10**9])

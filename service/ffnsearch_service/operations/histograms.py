@@ -1,15 +1,14 @@
-"""How is a distribution counted at little cost? (values, one or an array of them -> a Prometheus histogram).
+"""How is a distribution counted at little cost? (values, one or many -> a Prometheus histogram).
 
-An observation costs a fifth of what the client library's own histogram takes, and an array one pass: a call of 1,024
-prompts on 6 blocks has 6,144 counts of neighbors.
+An observation costs a fifth of what the client library's own histogram takes, and many share a lock: a call of 1,024
+prompts on 6 blocks has 6,144 counts of neighbors. Plain numbers: an array's fixed cost is that of 50 of them.
 """
 
+import itertools
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,21 +30,19 @@ class Series:
             self._counts[place] += 1
             self._sum += value
 
-    def observe_all(self, values: NDArray[np.int64]) -> None:
-        """Count every value of an array."""
-        places = np.searchsorted(self._edges, values, side="left")
-        counted = np.bincount(places, minlength=len(self._counts)).tolist()
-        total = float(values.sum())
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count every one of some values."""
         with self._lock:
-            self._counts = [before + more for before, more in zip(self._counts, counted, strict=True)]
-            self._sum += total
+            for value in values:
+                self._counts[bisect_left(self._edges, value)] += 1
+            self._sum += sum(values)
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative counts by upper bound, as Prometheus wants them, and the sum of the values."""
         with self._lock:
             counts, total = self._counts[:], self._sum
         names = [*(str(float(edge)) for edge in self._edges), "+Inf"]
-        return list(zip(names, np.cumsum(counts).tolist(), strict=True)), total
+        return list(zip(names, itertools.accumulate(counts), strict=True)), total
 
 
 class Histogram(Collector):

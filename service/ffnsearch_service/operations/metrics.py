@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -85,9 +83,9 @@ class Metrics(CatalogObserver):
         """Ask, whenever it is read, how many bytes of responses have not left. Once."""
         self._gauge("unread_bytes", "Bytes of responses whose callers have not read them yet.", unread_bytes)
 
-    def taken(self, waited_s: float) -> None:
-        """Count a call that has left the queue for the engine, after so many seconds."""
-        self._waits.observe(waited_s)
+    def taken(self, waits_s: Sequence[float]) -> None:
+        """Count calls that have left the queue for the engine, each after so many seconds."""
+        self._waits.observe_all(waits_s)
 
     def batched(self, calls: int, prompts: int, tokens: int) -> None:
         """Count a batch: the calls in it, their prompts and tokens together."""
@@ -95,9 +93,9 @@ class Metrics(CatalogObserver):
         self._batch_prompts.observe(prompts)
         self._tokens.inc(tokens)
 
-    def found(self, block: int, neighbors: Sequence[int] | NDArray[np.int64]) -> None:
+    def found(self, block: int, neighbors: Sequence[int]) -> None:
         """Count the neighbors that each prompt of a batch has in a block, above the lowest threshold."""
-        self._neighbors.series(str(block)).observe_all(np.asarray(neighbors))
+        self._neighbors.series(str(block)).observe_all(neighbors)
 
     def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
         self._catalog.snapshots = {**self._catalog.snapshots, snapshot.name: snapshot}

@@ -6,9 +6,9 @@ from typing import Self
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
 from ffnsearch_service.operations.health import Health
-from ffnsearch_service.operations.interceptor import CallInterceptor
 from ffnsearch_service.operations.logs import log_call
 from ffnsearch_service.operations.metrics import Metrics
 from ffnsearch_service.operations.observer import CatalogObservers
@@ -18,7 +18,7 @@ from ffnsearch_service.operations.tracing import Tracer
 class Operations:
     """Everything that watches one server. Made before snapshots are read, closed after they are.
 
-    interceptor: the first of the server's. metrics: the engine's observer. catalog: the catalog's observer.
+    calls: what each call of the server passes. metrics: the engine's observer. catalog: the catalog's observer.
     health: the servicer of grpc.health.v1. Where the settings name no port, nobody can read the metrics.
     """
 
@@ -30,7 +30,7 @@ class Operations:
         self.health = health
         self.metrics = Metrics(version)
         self.catalog = CatalogObservers(self.metrics, health)
-        self.interceptor = CallInterceptor(self._begun, self._ended)
+        self.calls = CallWatch(self._begun, self._ended)
         self._tracer = Tracer.open(config.tracing, version)
         self._endpoint = self._listen(config)
 

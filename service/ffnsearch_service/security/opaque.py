@@ -1,7 +1,7 @@
 """What may a failed call tell? Never what gRPC would say of an exception: its class, its message, and so its paths."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -11,19 +11,11 @@ from ffnsearch_service.errors import RequestError
 from ffnsearch_service.security.handlers import behavior_of, with_behavior
 
 
-class OpaqueErrors(grpc.aio.ServerInterceptor):
-    """Ends every call whose handler raises with the status of the error (`status.py`); the outermost interceptor.
+def opaque(handler: Any) -> Any:
+    """A handler that does the same; what it raises ends the call with the status of the error (`status.py`).
 
     A request that is no message of its method is INVALID_ARGUMENT, where gRPC would answer UNKNOWN and the exception.
     """
-
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Wrap the handler of a method."""
-        handler = await continuation(handler_call_details)
-        return handler and with_behavior(handler, _opaque(handler), raw_requests=True)
-
-
-def _opaque(handler: Any) -> Callable[[Any, Any], Awaitable[Any]]:
     behavior, read = behavior_of(handler), handler.request_deserializer or bytes
 
     async def answer(request: Any, context: Any) -> Any:
@@ -37,7 +29,7 @@ def _opaque(handler: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         except Exception as error:
             await abort(context, error)
 
-    return answer
+    return with_behavior(handler, answer, raw_requests=True)
 
 
 async def _read_all(requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:

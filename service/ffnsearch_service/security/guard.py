@@ -1,23 +1,22 @@
 """May this caller call this method? Tokens in the `authorization` metadata, against the scopes of the methods."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+import contextvars
+from collections.abc import Iterable
 from typing import Any
 
-import grpc
-
 from ffnsearch_service.errors import AuthenticationError, ScopeError
-from ffnsearch_service.operations.callers import UNKNOWN_METHOD, current_call
-from ffnsearch_service.security.handlers import refusing
 from ffnsearch_service.security.refusals import RefusalLog
 from ffnsearch_service.security.scopes import scope_of
 from ffnsearch_service.security.streams import checked_stream
 from ffnsearch_service.security.token_store import TokenStore
 from ffnsearch_service.security.tokens import Token
 
+_admitted: contextvars.ContextVar[tuple[Token, str]] = contextvars.ContextVar("admitted")
+"""The token of the call that this code runs for, and the scope that it takes."""
 
-class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through whose token is valid and has the method's scope; refuses all others before reading them.
+
+class TokenGuard:
+    """Lets a call through whose token is valid and has the method's scope.
 
     A stream ends once its token is not valid any more: with its next message, or within `stream_check_s` plus what
     the store takes to see it. A call with a single response is answered as it began. Lives in one event loop.
@@ -28,25 +27,24 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         self._stream_check_s = stream_check_s
         self._refusals = RefusalLog()
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Refuse the call, or give its handler; the record of the call has the token's name from here on."""
-        scope = scope_of(handler_call_details.method)
+    def admit(self, details: Any) -> str | None:
+        """The name of a call's token, None where it needs none. Raises AuthenticationError, ScopeError."""
+        scope = scope_of(details.method)
         if scope is None:
-            return await continuation(handler_call_details)
-        record = current_call.get()
+            return None
         try:
-            token = self._token(handler_call_details.invocation_metadata, scope)
+            token = self._token(details.invocation_metadata, scope)
         except (AuthenticationError, ScopeError) as refusal:
             self._refusals.note(refusal.reason)
-            if record is not None and await continuation(handler_call_details) is None:
-                record.method = UNKNOWN_METHOD  # names of what is not there are the caller's: no label, no log line
-            return refusing(refusal)
-        if record is not None:
-            record.token_name = token.name
-        handler = await continuation(handler_call_details)
-        if handler is None or not (handler.request_streaming or handler.response_streaming):
+            raise
+        _admitted.set((token, scope))
+        return token.name
+
+    def checked(self, handler: Any) -> Any:
+        """A handler that looks again whether the token of an admitted call is valid, where it has a stream."""
+        if not (handler.request_streaming or handler.response_streaming):
             return handler
-        return checked_stream(handler, partial(self._check, token, scope), self._stream_check_s)
+        return checked_stream(handler, self._check, self._stream_check_s)
 
     def _token(self, metadata: Iterable[tuple[str, str | bytes]], scope: str) -> Token:
         """The token of a call, which has the scope. Raises AuthenticationError, ScopeError."""
@@ -57,8 +55,9 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
             )
         return _require_scope(self._store.find(secret), scope)
 
-    def _check(self, token: Token, scope: str) -> None:
-        """Look again whether a token may go on. Raises AuthenticationError, ScopeError."""
+    def _check(self) -> None:
+        """Look again whether the current call's token may go on. Raises AuthenticationError, ScopeError."""
+        token, scope = _admitted.get()
         _require_scope(self._store.find_hash(token.sha256), scope)
 
 
