@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.answer import lookup
 from ffnsearch_indexer.answer.backends import BACKENDS, open_indexes
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
@@ -20,7 +21,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import PromptError
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums, exact_scores, levels_above, nobody_waits
-from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
 
@@ -96,11 +97,15 @@ class SuffixClass:
 
 
 class Predictor:
-    """Answers prompts from one datastore with one backend. One thread at a time may call it."""
+    """Answers prompts from one datastore with one backend. One thread at a time may call it.
 
-    def __init__(self, datastore: Datastore, *, backend: str = BACKENDS[0]) -> None:
+    self_sums: whether the sums of prompts that are substrings may be read where the snapshot has them; see `lookup`.
+    """
+
+    def __init__(self, datastore: Datastore, *, backend: str = BACKENDS[0], self_sums: bool = True) -> None:
         self.datastore = datastore
         self.backend = backend
+        self._self_sums = datastore.self_sums if self_sums else None
         self._indexes = open_indexes(datastore, backend)
         self.approximate = self._indexes[0].approximate
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
@@ -156,10 +161,9 @@ class Predictor:
         Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
         """
         started = time.perf_counter_ns()
-        queries = run_prompts(self.datastore.packed_model, prompts, self.datastore.window_tokens)
-        self_ids = self.datastore.find_all([prompt[-self.datastore.window_tokens :] for prompt in prompts])
+        queries, self_ids = self._run(prompts)
         modelled = time.perf_counter_ns()
-        sums = self._range_sums(queries.vectors, thresholds, checkpoint)
+        sums = self._range_sums(queries.vectors, self_ids, thresholds, checkpoint)
         if exclude_self:
             for index, vectors, of_block, block_sums in zip(
                 self._indexes, queries.vectors, thresholds, sums, strict=True
@@ -183,12 +187,11 @@ class Predictor:
                 reason="BLOCK_OUT_OF_RANGE",
                 field="block",
             )
-        window_tokens = self.datastore.window_tokens
-        queries = run_prompts(self.datastore.packed_model, [prompt], window_tokens).vectors[block]
-        found = self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
+        queries, (self_id,) = self._run([prompt])
+        found = self._indexes[block].range_search(queries.vectors[block], threshold, checkpoint=checkpoint)
         ids, scores = found.ids, found.scores
         if exclude_self:
-            others = ids != self.datastore.find(prompt[-window_tokens:])
+            others = ids != self_id
             ids, scores = ids[others], scores[others]
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
@@ -208,8 +211,21 @@ class Predictor:
             classes.append(SuffixClass(tokens, members, inside, counts.total(inside.ids)))
         return classes
 
+    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries, list[int | None]]:
+        """What the model says of prompts, and for each the substring that it is, or None."""
+        window_tokens = self.datastore.window_tokens
+        queries = run_prompts(self.datastore.packed_model, prompts, window_tokens)
+        self_ids = self.datastore.find_all([prompt[-window_tokens:] for prompt in prompts])
+        if self._self_sums is not None:
+            lookup.ask_with_keys(queries.vectors, self.datastore.keys, self_ids)
+        return queries, self_ids
+
     def _range_sums(
-        self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
+        self,
+        vectors: NDArray[np.float16],
+        self_ids: list[int | None],
+        thresholds: Sequence[Sequence[float]],
+        checkpoint: Checkpoint,
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
@@ -220,7 +236,9 @@ class Predictor:
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()
-            sums = self._indexes[block].range_sum(vectors[block], thresholds[block], checkpoint=checkpoint)
+            stored = self._self_sums[block] if self._self_sums else None
+            asked = vectors[block], self_ids, thresholds[block]
+            sums = lookup.range_sum(self._indexes[block], stored, *asked, checkpoint=checkpoint)
             self._block_ns[block] = time.perf_counter_ns() - started
             return sums
 

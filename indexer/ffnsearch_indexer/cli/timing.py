@@ -43,7 +43,7 @@ def bench(
         (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
         asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])
         with ProgressDisplay() as display:
-            predictor = Predictor(datastore, backend=backend)
+            predictor = Predictor(datastore, backend=backend, self_sums=False)  # prompts are substrings
             speeds = list(speed.measure(predictor, asked, chosen, batches, progress=display))
     checked = min(len(asked), speed.CHECKED_PROMPTS)
     result = {
