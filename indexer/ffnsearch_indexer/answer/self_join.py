@@ -142,7 +142,7 @@ def work_folder(snapshot: Path) -> Path:
 def thresholds_of(profiles: Sequence[Profile]) -> Thresholds:
     """The thresholds of each block that any of the profiles, at least one, has: ascending, each once."""
     by_block = zip(*(profile.thresholds_by_block for profile in profiles), strict=True)
-    return [tuple(sorted(set().union(*of_block))) for of_block in by_block]
+    return [tuple(sorted(map(float, set().union(*of_block)))) for of_block in by_block]
 
 
 @dataclass(frozen=True)
