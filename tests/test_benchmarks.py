@@ -94,3 +94,15 @@ def test_speed_from_end_to_end(snapshot: Path, tmp_path: Path) -> None:
         for speed in speeds["batches"]:
             stages = [speed[stage]["prompts_per_second"] for stage in ("model", "search")]
             assert speed["together"]["prompts_per_second"] < min(stages)
+
+
+def test_self_sums_that_are_read_are_those_that_a_search_finds(snapshot: Path, tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "self_sums.py", "--snapshot", snapshot, "--json", tmp_path / "result.json"]
+    subprocess.run([*map(str, command), "--queries", "1024"], check=True, capture_output=True, text=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["measured"]) == ["article", "balanced"]
+    for of_profile in result["measured"].values():
+        assert of_profile["batch"]["differing_integers"] == 0
+        assert of_profile["whole_bytes_by_the_random_sample"] > 0
+        for of_block in of_profile["blocks"]:
+            assert all(of_block[order]["processor_seconds_of_a_query"] > 0 for order in ("tiles", "random"))

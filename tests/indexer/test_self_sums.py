@@ -188,8 +188,9 @@ def test_a_lookup_is_cancelled_too(opened: Datastore) -> None:
         Predictor(opened).search([opened.substring(0)], STORED, checkpoint=cancel)
 
 
-def test_which_profiles_need_no_search(opened: Datastore) -> None:
-    assert lookup.answered_by_lookup([OTHER, *PROFILES], opened.self_sums) == ["low", "high", "all"]
+def test_which_profiles_need_no_search(whole: Path, plain: Path) -> None:
+    assert lookup.answered_by_lookup(whole, read_manifest(whole)) == ["all", "high", "low"]
+    assert lookup.answered_by_lookup(plain, read_manifest(plain)) == []
 
 
 def test_the_files_say_what_they_hold(whole: Path, plain: Path, opened: Datastore) -> None:
@@ -440,8 +441,9 @@ def test_the_command_makes_them_tells_of_them_and_drops_them(run: Run, copy: Pat
     assert (code, json.loads(out)["thresholds"]) == (0, 4)
     assert files_of(copy) == files_of(plain)
     code, out, err = run("index", copy, "--self-sums", *names)
-    assert (code, out.count("\n")) == (0, 1)
+    assert (code, out.count("\n")) == (0, 2)
     assert "tiles and self-sums" in out
+    assert "no search: all, high, low" in out
     assert "sums of" in err
     assert files_of(copy) == files_of(whole)
     assert run("index", copy)[0] == 0
@@ -494,3 +496,9 @@ def test_bench_times_the_search_and_not_the_lookup(run: Run, whole_copy: Path, m
 def test_unknown_profiles_are_no_error_of_the_lookup(opened: Datastore) -> None:
     with pytest.raises(ProfileError):
         Predictor(opened).predict([opened.substring(0)], one_step("short", (0.5,), (1,)))
+
+
+def test_info_tells_which_profiles_need_no_search(run: Run, whole: Path, plain: Path) -> None:
+    assert json.loads(run("info", whole, "--json")[1])["self_sums_profile_names"] == ["all", "high", "low"]
+    assert "self-sums: prompts from the corpus need no search with all, high, low" in run("info", whole)[1]
+    assert "self-sums" not in run("info", plain)[1]

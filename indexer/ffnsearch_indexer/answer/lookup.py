@@ -6,13 +6,15 @@ off, and then a sum would depend on whether it was read or searched.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.index.base import Checkpoint, Float16, Index, Int64, RangeSums, nobody_waits
-from ffnsearch_indexer.store.self_sums import SelfSums
+from ffnsearch_indexer.store.self_sums import SelfSums, load_thresholds
+from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, Manifest
 
 
 def ask_with_keys(vectors: NDArray[np.float16], keys: Sequence[Float16], self_ids: Sequence[int | None]) -> None:
@@ -57,13 +59,18 @@ def range_sum(
     return sums
 
 
-def answered_by_lookup(profiles: Sequence[Profile], stored: Sequence[SelfSums]) -> list[str]:
-    """The names of profiles for which a prompt that is a substring needs no search in any block."""
-    return [
-        profile.name
-        for profile in profiles
-        if all(of.has(thresholds) for of, thresholds in zip(stored, profile.thresholds_by_block, strict=True))
-    ]
+def answered_by_lookup(folder: Path, manifest: Manifest) -> list[str]:
+    """The names of the profiles of a snapshot for which a prompt that is a substring needs no search in any block.
+
+    Raises DamageError where the self-sums do not say at which thresholds they are.
+    """
+    if SELF_SUMS_FOLDER not in manifest.parts:
+        return []
+    stored = list(map(set, load_thresholds(folder, manifest.blocks)))
+    by_block = {name: Profile.from_json(profile).thresholds_by_block for name, profile in manifest.profiles.items()}
+    return sorted(
+        name for name, of in by_block.items() if all(map(set.issuperset, stored, of)) and len(of) == len(stored)
+    )
 
 
 def _known(self_ids: Sequence[int | None]) -> tuple[Int64, Int64]:

@@ -43,8 +43,8 @@ from ffnsearch_indexer.store.work import Identity, claim, require_own
 PIECE_QUERIES = 32_768
 """Substrings of a piece: some ten seconds of a block of the reference model, and all that a kill can lose."""
 
-CALL_QUERIES_MAX = 2048
-"""Substrings that are asked in one call: the threads of a call wait for each other at its end."""
+CALL_QUERIES_MAX = 512
+"""Substrings that are asked in one call: what is read of a tile serves all of them."""
 
 CALL_BYTES_MAX = 1 << 28
 """What the sums of one call may take."""

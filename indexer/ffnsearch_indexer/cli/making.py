@@ -131,9 +131,10 @@ def index(
     the sums of the new default profile are not there: the same command with --self-sums makes them.
     """
     from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.answer.lookup import answered_by_lookup
     from ffnsearch_indexer.build import add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.store.snapshot import TILES_FOLDER
+    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
 
     started = time.monotonic()
     if estimate:
@@ -151,11 +152,15 @@ def index(
         "snapshot": str(snapshot),
         "snapshot_id": manifest.snapshot_id,
         "bytes": manifest.total_bytes(),
+        "profiles_answered_by_lookup": answered_by_lookup(snapshot, manifest),
         "seconds": seconds,
     }
     parts = " and ".join(sorted(manifest.parts, reverse=True))
-    line = f"{snapshot} has {parts}: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"
-    print_result(as_json, result, [line])
+    lines = [f"{snapshot} has {parts}: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"]
+    if SELF_SUMS_FOLDER in manifest.parts:
+        names = ", ".join(answered_by_lookup(snapshot, manifest)) or "none"
+        lines.append(f"profiles with which prompts from its corpus need no search: {names}")
+    print_result(as_json, result, lines)
 
 
 def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
