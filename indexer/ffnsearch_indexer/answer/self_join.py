@@ -194,11 +194,11 @@ class _Block:
         found = self._ask(ids)
         return (time.perf_counter() - started) / len(ids), np.count_nonzero(found.freq) / len(ids)
 
-    def _asked(self, ids: Int64, tell: Callable[[int], None]) -> Iterator[RangeSums]:
+    def _asked(self, ids: Int64, tell: Callable[[int], None]) -> Iterator[store.Rows]:
         sums_bytes = 8 * len(self.thresholds) * self.index.counts.vocabulary_size
         step = max(1, min(CALL_QUERIES_MAX, CALL_BYTES_MAX // max(1, sums_bytes)))
         for first in range(0, len(ids), step):
-            yield self._ask(ids[first : first + step])
+            yield store.compressed(self._ask(ids[first : first + step]))
             tell(len(ids[first : first + step]))
 
     def _ask(self, ids: Int64) -> RangeSums:

@@ -84,6 +84,24 @@ def load_self_sums(folder: Path, blocks: int, substrings: int) -> list[SelfSums]
     return [_load_block(folder, block, of, substrings) for block, of in enumerate(load_thresholds(folder, blocks))]
 
 
+def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
+    """At which thresholds the sums of each block are; raises DamageError where the file does not say so."""
+    path = folder / SELF_SUMS_THRESHOLDS_FILE
+    try:
+        thresholds = [tuple(map(float, of_block)) for of_block in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise DamageError(
+            f"{path} cannot be read ({error!r}): make the self-sums again", file=SELF_SUMS_THRESHOLDS_FILE
+        ) from None
+    is_ascending = all(low < high for of_block in thresholds for low, high in itertools.pairwise(of_block))
+    if len(thresholds) != blocks or not is_ascending:
+        raise DamageError(
+            f"{path} does not hold ascending thresholds for {blocks} blocks: make the self-sums again",
+            file=SELF_SUMS_THRESHOLDS_FILE,
+        )
+    return thresholds
+
+
 def save_thresholds(folder: Path, thresholds: Sequence[Sequence[float]]) -> None:
     """Write at which thresholds the sums of each block are."""
     text = json.dumps([list(of_block) for of_block in thresholds]) + "\n"
@@ -95,15 +113,30 @@ def piece_path(pieces: Path, number: int) -> Path:
     return pieces / f"piece-{number:05}.npy"
 
 
-def save_piece(path: Path, found: Sequence[RangeSums]) -> None:
-    """Write the sums of some substrings, the results of several calls one after the other, whole or not at all."""
-    rows = [of_call.freq.reshape(-1, of_call.freq.shape[2]) for of_call in found]
-    sizes = [np.count_nonzero(freq, axis=1) for freq in rows]
-    places = [np.nonzero(freq) for freq in rows]
-    tokens = [tokens for _, tokens in places]
-    sums = [freq[place] for freq, place in zip(rows, places, strict=True)]
-    neighbors = [of_call.neighbors.ravel() for of_call in found]
-    save_array(path, np.concatenate([*sizes, *neighbors, *tokens, *sums]).astype(np.uint32))
+class Rows(NamedTuple):
+    """The sums of n substrings in compressed rows.
+
+    sizes: entries of each row, [n, S] int64. neighbors: [n, S]. tokens, sums: [m], row after row; all uint32.
+    """
+
+    sizes: Int64
+    neighbors: Uint32
+    tokens: Uint32
+    sums: Uint32
+
+
+def compressed(found: RangeSums) -> Rows:
+    """What a search found for some substrings, no sum above SUM_MAX."""
+    places = np.nonzero(found.freq)
+    sizes = np.count_nonzero(found.freq, axis=2).astype(np.int64)
+    tokens, sums = places[2].astype(np.uint32), found.freq[places].astype(np.uint32)
+    return Rows(sizes, found.neighbors.astype(np.uint32), tokens, sums)
+
+
+def save_piece(path: Path, parts: Sequence[Rows]) -> None:
+    """Write the sums of some substrings, one part after the other, whole or not at all."""
+    columns = (np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*parts, strict=True))
+    save_array(path, np.concatenate([column.astype(np.uint32) for column in columns]))
 
 
 def assemble_block(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int, out: Path, block: int) -> None:
@@ -133,16 +166,7 @@ def assemble_block(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int
     save_array(paths["offsets"], offsets)  # the last: a block with offsets is whole
 
 
-class _Piece(NamedTuple):
-    """sizes: entries of each row, [n, S] int64. neighbors: [n, S]. tokens, sums: [m], all uint32."""
-
-    sizes: Int64
-    neighbors: Uint32
-    tokens: Uint32
-    sums: Uint32
-
-
-def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) -> Iterator[tuple[Int64, _Piece]]:
+def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) -> Iterator[tuple[Int64, Rows]]:
     for number, ids in enumerate(ids_of_pieces):
         path = piece_path(pieces, number)
         values = load_array(path, np.uint32, (None,))
@@ -152,31 +176,13 @@ def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) 
             raise DamageError(f"{path} has another length than it says: delete {pieces.parent}", file=path.name)
         sizes, neighbors, tokens, sums = np.split(values, np.cumsum([rows, rows, entries]))
         shape = len(ids), thresholds
-        yield ids, _Piece(sizes.reshape(shape).astype(np.int64), neighbors.reshape(shape), tokens, sums)
+        yield ids, Rows(sizes.reshape(shape).astype(np.int64), neighbors.reshape(shape), tokens, sums)
 
 
 def _entries(firsts: Int64, sizes: Int64) -> Int64:
     """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each."""
     ends: Int64 = np.cumsum(sizes)
     return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
-
-
-def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
-    """At which thresholds the sums of each block are; raises DamageError where the file does not say so."""
-    path = folder / SELF_SUMS_THRESHOLDS_FILE
-    try:
-        thresholds = [tuple(map(float, of_block)) for of_block in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise DamageError(
-            f"{path} cannot be read ({error!r}): make the self-sums again", file=SELF_SUMS_THRESHOLDS_FILE
-        ) from None
-    is_ascending = all(low < high for of_block in thresholds for low, high in itertools.pairwise(of_block))
-    if len(thresholds) != blocks or not is_ascending:
-        raise DamageError(
-            f"{path} does not hold ascending thresholds for {blocks} blocks: make the self-sums again",
-            file=SELF_SUMS_THRESHOLDS_FILE,
-        )
-    return thresholds
 
 
 def _load_block(folder: Path, block: int, thresholds: tuple[float, ...], substrings: int) -> SelfSums:
