@@ -22,7 +22,6 @@ from ffnsearch_indexer.answer import lookup
 from ffnsearch_indexer.answer.backends import open_indexes
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.index.base import Index, Int64, RangeSums
-from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.self_sums import ENTRY_BYTES, ROW_BYTES, SelfSums
 
@@ -53,7 +52,6 @@ def main() -> None:
                 "blocks": manifest.blocks,
                 "queries_of_a_block_in_each_order": options.queries,
                 "queries_in_a_call": BATCH,
-                "model_of_a_batch": _timed(lambda: _run_model(datastore))[1],
                 "measured": measured,
             },
         )
@@ -154,11 +152,6 @@ def _stored(index: Index, found: RangeSums, profile: Profile, block: int, ids: I
 def _batch_ids(datastore: Datastore) -> Int64:
     rng = np.random.default_rng(0)
     return np.sort(rng.choice(datastore.manifest.substrings, BATCH, replace=False))
-
-
-def _run_model(datastore: Datastore) -> None:
-    prompts = [datastore.substring(int(number)) for number in _batch_ids(datastore)]
-    run_prompts(datastore.packed_model, prompts, datastore.window_tokens)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
