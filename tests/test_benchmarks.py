@@ -108,3 +108,15 @@ def test_speed_of_the_model_on_a_device(snapshot: Path, tmp_path: Path) -> None:
         assert (each["keys"], each["compared_windows"] > 100) == (50, True)
         assert list(each["calls"]) == ["1", "9"]
         assert all(len(times["to_host"]["samples_s"]) == 7 for times in each["calls"].values())
+
+
+def test_self_sums_that_are_read_are_those_that_a_search_finds(snapshot: Path, tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "self_sums.py", "--snapshot", snapshot, "--json", tmp_path / "result.json"]
+    subprocess.run([*map(str, command), "--queries", "1024"], check=True, capture_output=True, text=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["measured"]) == ["article", "balanced"]
+    for of_profile in result["measured"].values():
+        assert of_profile["batch"]["differing_integers"] == 0
+        assert of_profile["whole_bytes_by_the_random_sample"] > 0
+        for of_block in of_profile["blocks"]:
+            assert all(of_block[order]["processor_seconds_of_a_query"] > 0 for order in ("tiles", "random"))

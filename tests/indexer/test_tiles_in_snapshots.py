@@ -177,7 +177,7 @@ def test_index_makes_the_snapshot_that_a_build_makes(run: Run, without_tiles: Pa
     code, out, _ = run("index", without_tiles, "--json")
     result, manifest = json.loads(out), read_manifest(tiny_snapshot)
     assert code == 0
-    assert result.keys() == {"snapshot", "snapshot_id", "bytes", "seconds"}
+    assert result.keys() == {"snapshot", "snapshot_id", "bytes", "profiles_answered_by_lookup", "seconds"}
     assert (result["snapshot_id"], result["bytes"]) == (manifest.snapshot_id, manifest.total_bytes())
     assert files_of(without_tiles) == files_of(tiny_snapshot)
     assert run("predict", without_tiles, "the people")[0] == 0

@@ -120,7 +120,7 @@ def test_a_summary_has_throughput_codes_and_percentiles():
 
 
 def test_prompts_are_windows_of_a_text_or_random_tokens():
-    info = Info({"window_tokens": 10}, {}, tuple(sorted(set(TEXT))), {}, "", "", False, {}, "", ())
+    info = Info({"window_tokens": 10}, {}, tuple(sorted(set(TEXT))), {}, "", "", False, {}, "", (), ())
     windows = builtin_prompts(info)
     assert windows[0] == TEXT[:10]
     assert all(len(window) == 10 and window in TEXT for window in windows)

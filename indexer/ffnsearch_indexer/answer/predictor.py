@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.answer import lookup
 from ffnsearch_indexer.answer.backends import AUTO, Choice, choose, look, open_indexes
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
@@ -126,13 +127,16 @@ class Predictor:
         *,
         backend: str = AUTO,
         device: str = AUTO,
+        self_sums: bool = True,
         on_move: Callable[[], None] = lambda: None,
     ) -> None:
         """Choose what searches, and open it. on_move: called when the search has gone from a GPU to the CPU.
 
-        Raises BackendError for a backend or a device that is unknown, or asked for and not there.
+        self_sums: whether the sums of prompts that are substrings may be read where the snapshot has them; see
+        `lookup`. Raises BackendError for a backend or a device that is unknown, or asked for and not there.
         """
         self.datastore = datastore
+        self._self_sums = datastore.self_sums if self_sums else None
         self._wanted = backend, device
         self._there = look(datastore, backend, device)
         self._on_move = on_move
@@ -204,10 +208,9 @@ class Predictor:
         checkpoint: Checkpoint,
     ) -> Found:
         started = time.perf_counter_ns()
-        queries = self._run(prompts)
-        self_ids = self.datastore.find_all([prompt[-self.datastore.window_tokens :] for prompt in prompts])
+        queries, self_ids = self._run(prompts)
         modelled = time.perf_counter_ns()
-        sums = self._range_sums(queries.vectors, thresholds, checkpoint)
+        sums = self._range_sums(queries.vectors, self_ids, thresholds, checkpoint)
         if exclude_self:
             for index, vectors, of_block, block_sums in zip(
                 self._indexes, queries.vectors, thresholds, sums, strict=True
@@ -233,14 +236,14 @@ class Predictor:
                 field="block",
             )
 
-        def search() -> Neighbors:
-            queries = self._run([prompt]).vectors[block]
-            return self._indexes[block].range_search(queries, threshold, checkpoint=checkpoint)
+        def search() -> tuple[Neighbors, int | None]:
+            queries, (self_id,) = self._run([prompt])
+            return self._indexes[block].range_search(queries.vectors[block], threshold, checkpoint=checkpoint), self_id
 
-        found = self._or_on_cpu(search)
+        found, self_id = self._or_on_cpu(search)
         ids, scores = found.ids, found.scores
         if exclude_self:
-            others = ids != self.datastore.find(prompt[-self.datastore.window_tokens :])
+            others = ids != self_id
             ids, scores = ids[others], scores[others]
         order = np.lexsort((ids, -scores))
         return RankedNeighbors(ids[order], scores[order])
@@ -271,12 +274,17 @@ class Predictor:
     def _model_on(self, device: str) -> DeviceModel:
         return DeviceModel(self.datastore.model, self.datastore.window_tokens, device=device)
 
-    def _run(self, prompts: Sequence[Tokens]) -> Queries:
-        """Run the model where the search is."""
+    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries, list[int | None]]:
+        """Run the model where the search is; for each prompt also the substring that it is, or None."""
+        datastore, window_tokens = self.datastore, self.datastore.window_tokens
         if self._device_model is not None:
-            return self._device_model.run_prompts(prompts)
-        datastore = self.datastore
-        return run_prompts(datastore.packed_model, prompts, datastore.window_tokens, cache=datastore.prefix_cache)
+            queries = self._device_model.run_prompts(prompts)
+        else:
+            queries = run_prompts(datastore.packed_model, prompts, window_tokens, cache=datastore.prefix_cache)
+        self_ids = datastore.find_all([prompt[-window_tokens:] for prompt in prompts])
+        if self._self_sums is not None:
+            lookup.ask_with_keys(queries.vectors, datastore.keys, self_ids)
+        return queries, self_ids
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
         """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""
@@ -298,7 +306,11 @@ class Predictor:
         _log.warning("%s: %s; %s", self.datastore.path, error.message, choice.line)
 
     def _range_sums(
-        self, vectors: NDArray[np.float16], thresholds: Sequence[Sequence[float]], checkpoint: Checkpoint
+        self,
+        vectors: NDArray[np.float16],
+        self_ids: list[int | None],
+        thresholds: Sequence[Sequence[float]],
+        checkpoint: Checkpoint,
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
@@ -309,7 +321,9 @@ class Predictor:
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()
-            sums = self._indexes[block].range_sum(vectors[block], thresholds[block], checkpoint=checkpoint)
+            stored = self._self_sums[block] if self._self_sums else None
+            asked = vectors[block], self_ids, thresholds[block]
+            sums = lookup.range_sum(self._indexes[block], stored, *asked, checkpoint=checkpoint)
             self._block_ns[block] = time.perf_counter_ns() - started
             return sums
 

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson, Corpus, Out, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import (
+    EXIT_INTERRUPTED,
+    AsJson,
+    Backend,
+    Corpus,
+    Out,
+    Snapshot,
+    print_result,
+    resumable,
+)
 
 if TYPE_CHECKING:
+    from ffnsearch_indexer.answer.profile import Profile
     from ffnsearch_indexer.store.snapshot import Manifest
 
 
@@ -36,6 +46,10 @@ def build(
     ] = 2000,
     resume: Annotated[
         bool, typer.Option("--resume", help="Where OUT is built already, only calibrate it, unless it is.")
+    ] = False,
+    self_sums: Annotated[
+        bool,
+        typer.Option("--self-sums", help="Keep the sums of all substrings: prompts from the corpus need no search."),
     ] = False,
     progress_json: Annotated[
         Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
@@ -80,6 +94,8 @@ def build(
     enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
     if enough and not is_calibrated:
         manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
+    if self_sums:
+        manifest = _add_self_sums(out, [], "tiles", progress_json)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -91,27 +107,62 @@ def build(
     print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
 
 
-def index(snapshot: Snapshot, as_json: AsJson = False) -> None:
-    """Give a snapshot what the backend `tiles` needs, where it was built without.
+def index(
+    snapshot: Snapshot,
+    self_sums: Annotated[
+        bool | None,
+        typer.Option(
+            "--self-sums/--no-self-sums",
+            help="Keep the sums of all substrings, so that prompts from the corpus need no search; or drop them.",
+            show_default="as it is",
+        ),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A profile whose thresholds these sums have; repeat for several.", show_default="its default"
+        ),
+    ] = None,
+    backend: Backend = "tiles",
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what --self-sums will take, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a snapshot what the backend `tiles` needs, where it was built without, and self-sums where they are wanted.
 
-    Nothing else changes but the snapshot's id. What was stopped is continued by the same command.
+    Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
+    the sums of the new default profile are not there: the same command with --self-sums makes them.
     """
+    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.answer.lookup import answered_by_lookup
     from ffnsearch_indexer.build import add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.store.snapshot import TILES_FOLDER
+    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
 
     started = time.monotonic()
+    if estimate:
+        with resumable():
+            plan = self_join.estimate_self_sums(snapshot, _profiles(snapshot, profile), backend=backend)
+        return print_result(as_json, vars(plan), _self_sums_lines(plan))
     with resumable(snapshot / TILES_FOLDER), ProgressDisplay() as display:
         manifest = add_tiles(snapshot, progress=display)
+    if self_sums:
+        manifest = _add_self_sums(snapshot, profile or [], backend)
+    elif self_sums is False:
+        manifest = self_join.drop_self_sums(snapshot)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(snapshot),
         "snapshot_id": manifest.snapshot_id,
         "bytes": manifest.total_bytes(),
+        "profiles_answered_by_lookup": answered_by_lookup(snapshot, manifest),
         "seconds": seconds,
     }
-    line = f"{snapshot} has tiles: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"
-    print_result(as_json, result, [line])
+    parts = " and ".join(sorted(manifest.parts, reverse=True))
+    lines = [f"{snapshot} has {parts}: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"]
+    if SELF_SUMS_FOLDER in manifest.parts:
+        names = ", ".join(answered_by_lookup(snapshot, manifest)) or "none"
+        lines.append(f"profiles with which prompts from its corpus need no search: {names}")
+    print_result(as_json, result, lines)
 
 
 def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
@@ -209,6 +260,48 @@ def _calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Pat
         typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     return read_manifest(snapshot)
+
+
+def _add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_json: Path | None = None) -> "Manifest":
+    """Give a snapshot its self-sums, and return its new manifest; stopped, it is whole all the same."""
+    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.console import ProgressDisplay
+
+    chosen = _profiles(snapshot, profiles)
+    try:
+        with ProgressDisplay(progress_json) as display:
+            return self_join.add_self_sums(
+                snapshot,
+                chosen,
+                backend=backend,
+                announce=lambda plan: display.say("\n".join(_self_sums_lines(plan))),
+                progress=display,
+            )
+    except KeyboardInterrupt:
+        options = "".join(f" --profile {name}" for name in profiles)
+        typer.echo(
+            f"stopped: {snapshot} is whole; ffnsearch index {snapshot} --self-sums{options} continues its self-sums",
+            err=True,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _profiles(snapshot: Path, names: list[str] | None) -> "list[Profile]":
+    """The profiles of these names, or the snapshot's default."""
+    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    manifest = read_manifest(snapshot)
+    return choose_profiles(manifest, names or [manifest.default_profile])
+
+
+def _self_sums_lines(plan: Any) -> list[str]:
+    resumed = f", {plan.pieces_done} of {plan.pieces} pieces are there already" if plan.pieces_done else ""
+    return [
+        f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
+        f"about {plan.seconds / 60:.1f} minutes, {plan.disk_bytes / 1e9:.2f} GB of disk while they are made, "
+        f"{plan.bytes / 1e9:.2f} GB in the end, as a sample has it",
+    ]
 
 
 def _plan_lines(plan: Any) -> list[str]:

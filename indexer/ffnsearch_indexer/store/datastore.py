@@ -17,6 +17,7 @@ from ffnsearch_indexer.models.prefix_cache import PrefixCache
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.store import snapshot
 from ffnsearch_indexer.store.counts import Record, RecordStore
+from ffnsearch_indexer.store.self_sums import load_self_sums
 from ffnsearch_indexer.store.snapshot import Manifest, check_content, check_sizes, read_manifest
 from ffnsearch_indexer.store.tiles import load_tiles
 
@@ -40,8 +41,8 @@ class Place(NamedTuple):
 class Datastore:
     """One snapshot, open. Safe to read from several threads; `close` when done, or use as a context manager.
 
-    keys: K memory-mapped arrays [N, D] float16. tiles: those of each block, None where there are none. counts:
-    next-token counts by id. corpus: [T] uint16. first_positions: [N] int64.
+    keys: K memory-mapped arrays [N, D] float16. tiles, self_sums: those of each block, None where there are none.
+    counts: next-token counts by id. corpus: [T] uint16. first_positions: [N] int64.
     """
 
     def __init__(self, path: Path, manifest: Manifest, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -61,6 +62,8 @@ class Datastore:
         )
         has_tiles = snapshot.TILES_FOLDER in manifest.parts
         self.tiles = [load_tiles(path, block, N, D) for block in range(manifest.blocks)] if has_tiles else None
+        has_self_sums = snapshot.SELF_SUMS_FOLDER in manifest.parts
+        self.self_sums = load_self_sums(path, manifest.blocks, N) if has_self_sums else None
         self._records = RecordStore(path / snapshot.RECORDS_FILE)
 
     @classmethod

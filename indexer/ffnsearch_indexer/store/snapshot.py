@@ -7,6 +7,7 @@ keys/block-K.npy    [N, D] float16, one file a block
 counts/offsets.npy, tokens.npy, counts.npy   next-token counts in compressed rows
 counts/counts.lmdb  records by the tokens of a substring
 tiles/block-K/      what the `tiles` backend knows of the keys; a part, which a snapshot may lack
+self-sums/          what every substring finds, at some thresholds; a part, too
 manifest.json       written last; the folder gets its final name after it
 """
 
@@ -24,11 +25,12 @@ from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WE
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-MODEL_FOLDER, KEYS_FOLDER, TILES_FOLDER = "model", "keys", "tiles"
+MODEL_FOLDER, KEYS_FOLDER, TILES_FOLDER, SELF_SUMS_FOLDER = "model", "keys", "tiles", "self-sums"
 CORPUS_FILE = "corpus/tokens.npy"
 FIRST_POSITIONS_FILE = "substrings/first_positions.npy"
 OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE = "counts/offsets.npy", "counts/tokens.npy", "counts/counts.npy"
 RECORDS_FILE = "counts/counts.lmdb"
+SELF_SUMS_THRESHOLDS_FILE = f"{SELF_SUMS_FOLDER}/thresholds.json"
 
 
 def keys_file(block: int) -> str:
@@ -41,8 +43,18 @@ def tiles_files(block: int) -> dict[str, str]:
     return {name: f"{TILES_FOLDER}/block-{block}/{name}.npy" for name in Tiles._fields}
 
 
+def self_sums_files(block: int) -> dict[str, str]:
+    """Where the arrays of a block's self-sums are, by name, relative to the snapshot."""
+    names = ("offsets", "tokens", "sums", "neighbors")
+    return {name: f"{SELF_SUMS_FOLDER}/block-{block}/{name}.npy" for name in names}
+
+
 PARTS: dict[str, Callable[[int], list[str]]] = {
     TILES_FOLDER: lambda blocks: [name for block in range(blocks) for name in tiles_files(block).values()],
+    SELF_SUMS_FOLDER: lambda blocks: [
+        SELF_SUMS_THRESHOLDS_FILE,
+        *(name for block in range(blocks) for name in self_sums_files(block).values()),
+    ],
 }
 """What a snapshot has or lacks as a whole: a folder each, and the files in it by the number of blocks."""
 
@@ -118,6 +130,13 @@ def list_part(folder: Path, part: str) -> Manifest:
     """Add the files of one of PARTS, which have been written into the folder, to its manifest, and return that."""
     manifest = read_manifest(folder)
     files = manifest.files | _entries(folder, PARTS[part](manifest.blocks))
+    return _write_with_id(folder, replace(manifest, files=files))
+
+
+def drop_part(folder: Path, part: str) -> Manifest:
+    """Take the files of one of PARTS out of a snapshot's manifest, and return that; the files stay where they are."""
+    manifest = read_manifest(folder)
+    files = {name: entry for name, entry in manifest.files.items() if name not in PARTS[part](manifest.blocks)}
     return _write_with_id(folder, replace(manifest, files=files))
 
 

@@ -377,7 +377,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self, snapshot: _Optional[str] = ...) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity")
+    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity", "self_sums_profile_names")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
@@ -388,6 +388,7 @@ class GetInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    SELF_SUMS_PROFILE_NAMES_FIELD_NUMBER: _ClassVar[int]
     snapshot: SnapshotInfo
     model: ModelInfo
     vocabulary: _containers.RepeatedScalarFieldContainer[str]
@@ -398,7 +399,8 @@ class GetInfoResponse(_message.Message):
     limits: Limits
     server_version: str
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelitySummary]
-    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelitySummary, _Mapping]]] = ...) -> None: ...
+    self_sums_profile_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelitySummary, _Mapping]]] = ..., self_sums_profile_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FidelitySummary(_message.Message):
     __slots__ = ("protocol", "prompts", "profile_name", "hellinger_mean", "hellinger_ci95_low", "hellinger_ci95_high", "hellinger_max", "top1_agreement", "no_support_share", "noise_floor_hellinger_mean")

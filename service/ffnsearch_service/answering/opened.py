@@ -120,7 +120,7 @@ class OpenSnapshot:
     def warm_up(self) -> None:
         """Answer some prompts, so that no caller waits for compiled code to be loaded. Before anybody else calls."""
         profile = self.profiles[self.datastore.manifest.default_profile]
-        prompt = self.datastore.substring(0)
+        prompt = self.datastore.substring(0)[1 - self.datastore.window_tokens :]  # no substring, so that it is searched
         for prompts in WARM_UP_PROMPTS:
             self.predictor.predict([prompt] * prompts, profile)
 

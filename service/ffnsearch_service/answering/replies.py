@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.answer.lookup import answered_by_lookup
 from ffnsearch_indexer.answer.predictor import SuffixClass
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
@@ -83,6 +84,7 @@ def info_message(
         limits=limits_message(limits),
         server_version=version,
         fidelity=fidelity_messages(manifest.fidelity),
+        self_sums_profile_names=answered_by_lookup(datastore.path, manifest),
     )
 
 

@@ -85,6 +85,7 @@ def info(message: pb.GetInfoResponse) -> Info:
         limits=scalars(message.limits),
         server_version=message.server_version,
         fidelity=fidelity_summaries(message.fidelity),
+        self_sums_profile_names=tuple(message.self_sums_profile_names),
     )
 
 

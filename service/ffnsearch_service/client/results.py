@@ -219,7 +219,8 @@ class FidelitySummary:
 class Info:
     """What a server serves. snapshot, model, limits: the fields of the messages of these names, by name.
 
-    fidelity: one summary for each protocol that was measured.
+    fidelity: one summary for each protocol that was measured. self_sums_profile_names: the profiles with which a prompt
+    that is a substring needs no search.
     """
 
     snapshot: Mapping[str, Any]
@@ -232,6 +233,7 @@ class Info:
     limits: Mapping[str, int]
     server_version: str
     fidelity: tuple[FidelitySummary, ...]
+    self_sums_profile_names: tuple[str, ...]
 
 
 def plain(value: Any) -> Any:
