@@ -161,8 +161,8 @@ def test_a_prompt_is_asked_with_its_key_where_its_own_query_is_another(
     """As on a machine whose model rounds otherwise: what is read and what is searched are still the same."""
     run_prompts = predictor.run_prompts
 
-    def run_otherwise(*given: object) -> object:
-        found = run_prompts(*given)
+    def run_otherwise(*given: object, **options: object) -> object:
+        found = run_prompts(*given, **options)
         found.vectors[...] = -found.vectors
         return found
 
