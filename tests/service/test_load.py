@@ -124,7 +124,7 @@ def test_prompts_are_windows_of_a_text_or_random_tokens():
     windows = builtin_prompts(info)
     assert windows[0] == TEXT[:10]
     assert all(len(window) == 10 and window in TEXT for window in windows)
-    tokens = builtin_prompts(Info({"window_tokens": 3}, {}, ("a", "b"), {}, "", "", False, {}, "", ()))
+    tokens = builtin_prompts(Info({"window_tokens": 3}, {}, ("a", "b"), {}, "", "", False, {}, "", (), ()))
     assert all(len(prompt) == 3 and set(prompt) <= {0, 1} for prompt in tokens)
 
 
