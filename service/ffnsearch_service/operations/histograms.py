@@ -1,7 +1,7 @@
 """How is a distribution counted at little cost? (values, one or many -> a Prometheus histogram).
 
 An observation costs a fifth of what the client library's own histogram takes, and many share a lock: a call of 1,024
-prompts on 6 blocks has 6,144 counts of neighbors. Plain numbers: an array's fixed cost is that of 50 of them.
+prompts on 6 blocks has 6,144 counts of neighbors.
 """
 
 import itertools
