@@ -4,7 +4,7 @@ from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.store.datastore import Datastore
 
-BACKENDS = ("tiles", "exact", "faiss")
+BACKENDS = ("tiles", "exact", "faiss", "faiss-ivf")
 
 
 def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
@@ -28,9 +28,13 @@ def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
 
         return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
     if backend == "faiss":
-        from ffnsearch_indexer.index.faiss import FaissFlatIndex
+        from ffnsearch_indexer.store.faiss import open_flat
 
-        return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
+        return open_flat(datastore)
+    if backend == "faiss-ivf":
+        from ffnsearch_indexer.store.faiss import open_lists
+
+        return open_lists(datastore)
     raise BackendError(
         f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
     )

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson, Corpus, Out, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import (
+    EXIT_INTERRUPTED,
+    AsJson,
+    Corpus,
+    Faiss,
+    Out,
+    Snapshot,
+    print_result,
+    resumable,
+)
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.store.snapshot import Manifest
@@ -36,6 +45,7 @@ def build(
     resume: Annotated[
         bool, typer.Option("--resume", help="Where OUT is built already, only calibrate it, unless it is.")
     ] = False,
+    faiss: Faiss = None,
     progress_json: Annotated[
         Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
     ] = None,
@@ -44,22 +54,23 @@ def build(
     """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
 
     Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` does so with more prompts. A
-    build that was stopped is continued by the same command; with `--resume` also one that was being calibrated.
+    build that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.models import reference_folder
+    from ffnsearch_indexer.store.faiss import kinds_of
     from ffnsearch_indexer.store.snapshot import read_manifest
     from ffnsearch_indexer.store.work import work_folder
 
-    started = time.monotonic()
+    started, kinds = time.monotonic(), kinds_of(faiss) if faiss else []
     with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(
-                text, folder, out, window_tokens=window_tokens, split=split.value, progress=display
+                text, folder, out, window_tokens=window_tokens, split=split.value, faiss=kinds, progress=display
             )
             return print_result(as_json, vars(plan), _plan_lines(plan))
         if resume and out.exists():
@@ -71,6 +82,7 @@ def build(
                 out,
                 window_tokens=window_tokens,
                 split=split.value,
+                faiss=kinds,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
                 progress=display,
             )
@@ -78,6 +90,9 @@ def build(
     enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
     if enough and not is_calibrated:
         manifest = _calibrate_new(out, calibration_prompts, progress_json)
+    if kinds:
+        with resumable(out), ProgressDisplay(progress_json) as display:
+            manifest = building.add_faiss(out, kinds, progress=display)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -89,18 +104,26 @@ def build(
     print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
 
 
-def index(snapshot: Snapshot, as_json: AsJson = False) -> None:
-    """Give a snapshot what the backend `tiles` needs, where it was built without.
+def index(snapshot: Snapshot, faiss: Faiss = None, as_json: AsJson = False) -> None:
+    """Give a snapshot what the backend `tiles` needs, where it was built without, or indexes of faiss'.
 
     Nothing else changes but the snapshot's id. What was stopped is continued by the same command.
     """
-    from ffnsearch_indexer.build import add_tiles
+    from ffnsearch_indexer.build import add_faiss, add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
     from ffnsearch_indexer.store.snapshot import TILES_FOLDER
 
-    started = time.monotonic()
-    with resumable(snapshot / TILES_FOLDER), ProgressDisplay() as display:
-        manifest = add_tiles(snapshot, progress=display)
+    def announce(plan: FaissPlan) -> None:
+        display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {plan.disk_bytes / 1e9:.2f} GB of disk")
+
+    started, kinds = time.monotonic(), kinds_of(faiss) if faiss else []
+    parts = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
+    with resumable(*(snapshot / part for part in parts)), ProgressDisplay() as display:
+        if kinds:
+            manifest = add_faiss(snapshot, kinds, announce=announce, progress=display)
+        else:
+            manifest = add_tiles(snapshot, progress=display)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(snapshot),
@@ -108,7 +131,7 @@ def index(snapshot: Snapshot, as_json: AsJson = False) -> None:
         "bytes": manifest.total_bytes(),
         "seconds": seconds,
     }
-    line = f"{snapshot} has tiles: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"
+    line = f"{snapshot} has {' and '.join(parts)}: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"
     print_result(as_json, result, [line])
 
 

@@ -98,7 +98,7 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="50051")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="What searches: tiles, exact, or faiss.", show_default="tiles")
+        str | None, typer.Option(help="What searches: tiles, exact, faiss, or faiss-ivf.", show_default="tiles")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for the search.", show_default="all")] = None,
     skip_verify: SkipVerify = False,

@@ -43,7 +43,8 @@ def bench(
         typer.Option(help="Snapshot: prompts in a call; several, separated by commas.", show_default="1,16,64,512"),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Snapshot: what searches: tiles, exact, or faiss.", show_default="tiles")
+        str | None,
+        typer.Option(help="Snapshot: what searches: tiles, exact, faiss, or faiss-ivf.", show_default="tiles"),
     ] = None,
     prompts: Annotated[
         int | None, typer.Option(help="Snapshot: prompts to ask at each batch size.", min=1, show_default="512")

@@ -1,0 +1,25 @@
+"""Which faiss is there? It is imported when it is wanted, here alone."""
+
+from types import ModuleType
+
+from ffnsearch_indexer.errors import BackendError
+
+
+def library() -> ModuleType:
+    """The module faiss. Raises BackendError where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        raise BackendError(
+            "the backend faiss is not installed: pip install faiss-cpu, or choose the backend exact",
+            reason="BACKEND_NOT_INSTALLED",
+            backend="faiss",
+        ) from None
+    module: ModuleType = faiss
+    return module
+
+
+def count_gpus() -> int:
+    """How many GPUs faiss can use: none without a GPU build of it, or without a GPU."""
+    faiss = library()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
