@@ -103,6 +103,7 @@ class Predictor:
         self.backend = backend
         self._indexes = open_indexes(datastore, backend)
         self.approximate = self._indexes[0].approximate
+        self.recall = min(index.recall for index in self._indexes)
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def predict(

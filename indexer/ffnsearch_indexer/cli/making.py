@@ -65,7 +65,7 @@ def build(
     from ffnsearch_indexer.store.snapshot import read_manifest
     from ffnsearch_indexer.store.work import work_folder
 
-    started, kinds = time.monotonic(), kinds_of(faiss) if faiss else []
+    started, kinds = time.monotonic(), kinds_of(faiss)
     with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
@@ -117,7 +117,7 @@ def index(snapshot: Snapshot, faiss: Faiss = None, as_json: AsJson = False) -> N
     def announce(plan: FaissPlan) -> None:
         display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {plan.disk_bytes / 1e9:.2f} GB of disk")
 
-    started, kinds = time.monotonic(), kinds_of(faiss) if faiss else []
+    started, kinds = time.monotonic(), kinds_of(faiss)
     parts = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
     with resumable(*(snapshot / part for part in parts)), ProgressDisplay() as display:
         if kinds:

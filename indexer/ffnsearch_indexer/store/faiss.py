@@ -72,8 +72,13 @@ def plan_faiss(blocks: Mapping[FaissKind, int], substrings: int, d_model: int) -
     )
 
 
-def kinds_of(text: str) -> list[FaissKind]:
-    """The kinds of index that a list of names with commas means. Raises BackendError for others and without faiss."""
+def kinds_of(text: str | None) -> list[FaissKind]:
+    """The kinds of index that names with commas between them mean, None none.
+
+    Raises BackendError for another name, and where faiss is not installed.
+    """
+    if text is None:
+        return []
     names = text.split(",")
     kinds = [kind for kind in FOLDERS if kind in names]
     if unknown := set(names) - set(kinds):

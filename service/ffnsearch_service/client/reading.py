@@ -42,6 +42,7 @@ def predict_result(message: pb.PredictResponse) -> PredictResult:
         profile_kind=KINDS[message.profile_kind],
         backend=message.backend,
         approximate=message.approximate,
+        recall=message.recall,
         timings=Timings(**scalars(message.timings)),
         results=tuple(_prompt_result(result) for result in message.results),
     )
@@ -81,6 +82,7 @@ def info(message: pb.GetInfoResponse) -> Info:
         default_profile_name=message.default_profile_name,
         backend=message.backend,
         approximate=message.approximate,
+        recall=message.recall,
         limits=scalars(message.limits),
         server_version=message.server_version,
         fidelity=fidelity_summaries(message.fidelity),

@@ -111,6 +111,7 @@ class PredictResult:
     profile_kind: Kind
     backend: str
     approximate: bool
+    recall: float
     timings: Timings
     results: tuple[PromptResult, ...]
 
@@ -224,6 +225,7 @@ class Info:
     default_profile_name: str
     backend: str
     approximate: bool
+    recall: float
     limits: Mapping[str, int]
     server_version: str
     fidelity: tuple[FidelitySummary, ...]

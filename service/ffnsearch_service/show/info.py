@@ -22,7 +22,7 @@ def print_info(info: Info) -> None:
         print_table(_fidelity_table(info.fidelity))
     else:
         print("fidelity: not measured; `ffnsearch evaluate` measures it and keeps it in the snapshot")
-    print(f"\nbackend {backend_line(info.backend, info.approximate)}, version {info.server_version}")
+    print(f"\nbackend {backend_line(info.backend, info.approximate, info.recall)}, version {info.server_version}")
 
 
 def _profile_table(info: Info) -> Table:
