@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         "--corpus shakespeare --out shakespeare.ffn",
         "--corpus novel.txt --model my-model --out novel.ffn --estimate",
     )
-    add_command(app, index, "shakespeare.ffn")
+    add_command(app, index, "shakespeare.ffn", "shakespeare.ffn --faiss flat,ivf")
     add_command(app, verify, "shakespeare.ffn")
     add_command(
         app,
