@@ -128,22 +128,26 @@ def test_the_fewest_lists_are_probed_that_find_enough() -> None:
     keys = (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float16)
     ivf, queries = ivf_of(keys), keys[::9]
     exact = FaissFlatIndex(keys, make_counts([[]] * len(keys), 1)).range_search(queries, 0.5)
-    probes, recall = lists.measure(ivf, queries, [exact])
+    probes, recall, recall_of_all = lists.measure(ivf, queries, [exact])
 
     def found(probes: int) -> float:
+        return float((neighbors(probes) / np.diff(exact.lims)).mean())
+
+    def neighbors(probes: int) -> np.ndarray:
         ivf.nprobe = probes
         index = FaissIvfIndex(keys, make_counts([[]] * len(keys), 1), ivf)
-        return float((index.range_sum(queries, [0.5]).neighbors[:, 0] / np.diff(exact.lims)).mean())
+        return index.range_sum(queries, [0.5]).neighbors[:, 0]
 
     assert 2 < probes < ivf.nlist
     assert found(probes) == pytest.approx(recall, abs=1e-12)
+    assert neighbors(probes).sum() / len(exact.ids) == pytest.approx(recall_of_all, abs=1e-12)
     assert found(probes) >= lists.RECALL_MIN > found(probes - 1)
 
 
 def test_without_neighbors_as_few_lists_are_probed_as_may_be() -> None:
     keys = np.eye(16, dtype=np.float16)
     nothing = FaissFlatIndex(keys, make_counts([[]] * 16, 1)).range_search(keys, 1.0)
-    assert lists.measure(ivf_of(keys), keys, [nothing]) == (lists.PROBES_MIN, 1.0)
+    assert lists.measure(ivf_of(keys), keys, [nothing]) == (lists.PROBES_MIN, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("substrings", [1, 2, 3])

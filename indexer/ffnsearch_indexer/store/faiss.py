@@ -43,13 +43,14 @@ PAGE_KEYS = 1 << 14
 class MeasuredRecall:
     """What the lists of a block were measured to find, as it stands beside them.
 
-    probes: lists searched of `lists`, also the `nprobe` in faiss' file. recall: mean share of the neighbors above
-    `threshold` that are in them, of `queries` keys that are queries.
+    probes: lists searched of `lists`, also the `nprobe` in faiss' file. recall: the share of its neighbors above
+    `threshold` that one of `queries` keys finds, in the mean; recall_of_all: that of all their neighbors together.
     """
 
     lists: int
     probes: int
     recall: float
+    recall_of_all: float
     queries: int
     threshold: float
 
@@ -176,8 +177,9 @@ def _write_lists(folder: Path, block: int, keys: Float16, counts: NextTokenCount
     sample = np.sort(np.random.default_rng(SEED).permutation(len(keys))[:RECALL_QUERIES])
     queries, exact = keys[sample], ExactIndex(keys, counts)
     pages = [range(len(keys))[first : first + PAGE_KEYS] for first in range(0, len(keys), PAGE_KEYS)]
-    ivf.nprobe, recall = measure(ivf, queries, (exact.range_search(queries, threshold, ids=page) for page in pages))
-    measured = MeasuredRecall(ivf.nlist, ivf.nprobe, recall, len(queries), threshold)
+    found = measure(ivf, queries, (exact.range_search(queries, threshold, ids=page) for page in pages))
+    ivf.nprobe = found.probes
+    measured = MeasuredRecall(ivf.nlist, *found, len(queries), threshold)
     text = json.dumps(asdict(measured), indent=1) + "\n"
     write_whole(folder / recall_file(block), lambda path: path.write_text(text))
     _write_index(folder / faiss_file(FAISS_IVF_FOLDER, block), ivf)

@@ -219,4 +219,8 @@ def _timing_line(timings: Timings) -> str:
 
 def backend_line(name: str, approximate: bool, recall: float) -> str:
     """Name a backend, and say so where it may miss neighbors, and how many it was measured to find."""
-    return f"{name} (approximate: {recall:.1%} of the neighbors found when measured)" if approximate else name
+    return (
+        f"{name} (approximate: a query finds {recall:.1%} of its neighbors, in the measured mean)"
+        if approximate
+        else name
+    )

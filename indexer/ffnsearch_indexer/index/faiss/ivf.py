@@ -33,10 +33,15 @@ PAIRS_MAX = 1 << 20
 
 
 class Recall(NamedTuple):
-    """What was measured when lists were made. probes: lists searched. recall: mean share of the neighbors in them."""
+    """What was measured when lists were made. probes: how many are searched.
+
+    recall: the share of its neighbors that a query finds, in the mean. recall_of_all: the share of all queries'
+    neighbors together, which is far lower where few queries have most of them, more than the lists hold.
+    """
 
     probes: int
     recall: float
+    recall_of_all: float
 
 
 def lists_of(substrings: int) -> int:
@@ -87,7 +92,8 @@ def measure(ivf: Any, queries: Float16, neighbors: Iterable[Neighbors]) -> Recal
         (found.cumsum(axis=1) / found.sum(axis=1, keepdims=True)).mean(axis=0) if len(found) else np.ones(ivf.nlist)
     )
     probes = min(max(PROBES_MIN, 1 + int(np.argmax(recall >= RECALL_MIN))), ivf.nlist)
-    return Recall(probes, float(recall[probes - 1]))
+    of_all = float(found[:, :probes].sum() / found.sum()) if len(found) else 1.0
+    return Recall(probes, float(recall[probes - 1]), of_all)
 
 
 class FaissIvfIndex(ScanIndex):
