@@ -21,7 +21,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.index.base import Float16, Float32, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.faiss import FaissFlatIndex
+from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_of

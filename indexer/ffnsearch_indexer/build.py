@@ -11,7 +11,7 @@ snapshot/     becomes OUT when it is whole
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.profile import default_profile
+from ffnsearch_indexer.answer.profile import Profile, default_profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
@@ -40,6 +40,9 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.faiss import FOLDERS as FAISS_FOLDERS
+from ffnsearch_indexer.store.faiss import FaissKind, FaissPlan, plan_faiss, write_faiss
+from ffnsearch_indexer.store.faiss import missing_blocks as missing_faiss
 from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part, write_manifest
 from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
 from ffnsearch_indexer.store.work import claim, require_own, work_folder
@@ -126,15 +129,17 @@ def build(
     window_tokens: int = 10,
     split: Split = "all",
     device: str = "auto",
+    faiss: Sequence[FaissKind] = (),
     announce: Callable[[Plan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
     """Build the snapshot `out` of a corpus with the model in `model_folder` and return its manifest.
 
-    device: where the model runs, `auto`, `cpu` or `cuda`. announce: called once with what the work will take, before
-    it starts. Raises OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError
-    for input that does not fit, BackendError for a device that is not there, and DeviceError for one that fails.
-    What a failed or killed build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
+    device: where the model runs, `auto`, `cpu` or `cuda`. faiss: what `add_faiss` will be called for: its room is asked
+    for, too, here and in the plan. announce: called once with what the work will take, before it starts. Raises
+    OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError for input that does
+    not fit, BackendError for a device that is not there, and DeviceError for one that fails. What a failed or killed
+    build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
     """
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, device, progress)
@@ -143,7 +148,7 @@ def build(
         disk_errors("make room or choose another place; what is done is kept, the same command continues it"),
         device_errors(),
     ):
-        plan = _plan(source, work)
+        plan = _plan(source, work, faiss)
         require_free_disk(work, plan.disk_bytes)
         with claim(work, source.identity):
             _require_new(out)  # another build may have ended meanwhile
@@ -170,13 +175,14 @@ def estimate(
     window_tokens: int = 10,
     split: Split = "all",
     device: str = "auto",
+    faiss: Sequence[FaissKind] = (),
     progress: Progress = silent,
 ) -> Plan:
     """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, device, progress)
     with disk_errors("choose another place"), device_errors():
-        return _plan(source, work_folder(out))
+        return _plan(source, work_folder(out), faiss)
 
 
 def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
@@ -195,6 +201,40 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         endings = windows[datastore.first_positions, -ENDING_TOKENS:]
         write_tiles(folder, datastore.keys, counts, endings, progress)
         return list_part(folder, TILES_FOLDER)
+
+
+def add_faiss(
+    folder: Path,
+    kinds: Sequence[FaissKind],
+    *,
+    announce: Callable[[FaissPlan], None] = lambda plan: None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Make faiss' indexes of some kinds for a snapshot that lacks them, and return the new manifest.
+
+    Recall is measured at the lowest thresholds of the default profile. announce: called once with what the work will
+    take, unless there is none. Raises what opening a snapshot raises, BackendError where faiss is not installed, and
+    OutputError where the disk refuses; what is done is kept then, and the same call continues it.
+    """
+    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
+        manifest, keys = datastore.manifest, datastore.keys
+        wanted = [kind for kind in kinds if FAISS_FOLDERS[kind] not in manifest.parts]
+        missing = {kind: len(missing_faiss(kind, folder, len(keys), *keys[0].shape)) for kind in wanted}
+        plan = plan_faiss(missing, manifest.substrings, manifest.d_model)
+        require_free_disk(folder, plan.disk_bytes)
+        if wanted:
+            announce(plan)
+        for kind in wanted:
+            write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
+            manifest = list_part(folder, FAISS_FOLDERS[kind])
+        return manifest
+
+
+def _lowest_thresholds(manifest: Manifest) -> list[float]:
+    """Of each block the lowest of the default profile, or of the usual one where that does not look at a block."""
+    profile = Profile.from_json(manifest.profiles[manifest.default_profile])
+    usual = default_profile(manifest.blocks).thresholds_by_block
+    return [min(own or other) for own, other in zip(profile.thresholds_by_block, usual, strict=True)]
 
 
 def _require_new(out: Path) -> None:
@@ -223,7 +263,7 @@ def _read(
     return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order, chosen)
 
 
-def _plan(source: _Source, work: Path) -> Plan:
+def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
     require_own(work, source.identity)
     N, config = len(source.substrings), source.model.config
     prefixes = count_prefixes(source.windows[source.order])
@@ -233,6 +273,7 @@ def _plan(source: _Source, work: Path) -> Plan:
     key_bytes = 2 * N * config.d_model * config.blocks
     other_bytes = map_bytes(source.substrings) + 16 * len(source.tokens) + 30 * N + 4 * source.model.parameter_count()
     other_bytes += config.blocks * tiles_bytes(N, config.d_model, source.substrings.counts)
+    of_faiss = plan_faiss(dict.fromkeys(faiss, config.blocks), N, config.d_model)
     is_done = blocks_done == config.blocks
     left = 0.0 if is_done else 1 - done / len(shards)
     missing_bytes = int(key_bytes * (left + 1 - blocks_done / config.blocks))
@@ -248,11 +289,12 @@ def _plan(source: _Source, work: Path) -> Plan:
         + max(
             activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
             2 * N * config.d_model,
+            of_faiss.memory_bytes,
         )
         + 60 * len(source.tokens)
         + 40 * N,
-        disk_bytes=missing_bytes + other_bytes,
-        snapshot_bytes=key_bytes + other_bytes,
+        disk_bytes=missing_bytes + other_bytes + of_faiss.disk_bytes,
+        snapshot_bytes=key_bytes + other_bytes + of_faiss.disk_bytes,
     )
 
 

@@ -10,7 +10,8 @@ from ffnsearch_indexer.index.gpu import choose_device
 from ffnsearch_indexer.store.datastore import Datastore
 
 NO_CUDA, NO_TRITON, NO_TILES = "no CUDA device", "triton is not installed", "the snapshot has no tiles"
-WITH_KERNEL = {"kernel": Backend(lambda *_: [], devices=("cuda",), needs_triton=True), **BACKENDS}
+NO_FAISS_GPU = "this faiss was built for CPUs"
+WITH_KERNEL = {"kernel": Backend(lambda *_: [], devices=("cuda",), needs="triton"), **BACKENDS}
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +20,12 @@ def _with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "BACKENDS", WITH_KERNEL)
 
 
-def there(*, tiles: bool = True, cuda: bool = True, triton: bool = True) -> Present:
-    parts = frozenset({"tiles"}) if tiles else frozenset()
-    return Present("some.ffn", parts, None if cuda else NO_CUDA, None if triton else NO_TRITON)
+def there(
+    *, tiles: bool = True, cuda: bool = True, triton: bool = True, faiss: bool = False, lists: bool = False
+) -> Present:
+    parts = frozenset([*(["tiles"] if tiles else []), *(["faiss-ivf"] if lists else [])])
+    missing = {**({} if triton else {"triton": NO_TRITON}), **({} if faiss else {"a GPU build of faiss": NO_FAISS_GPU})}
+    return Present("some.ffn", parts, None if cuda else NO_CUDA, missing)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,10 @@ def there(*, tiles: bool = True, cuda: bool = True, triton: bool = True) -> Pres
         (("exact", "auto"), there(), ("exact", "cuda"), "--backend exact"),
         (("exact", "auto"), there(cuda=False), ("exact", "cpu"), NO_CUDA),
         (("exact", "cpu"), there(), ("exact", "cpu"), "--backend exact --device cpu"),
-        (("faiss", "auto"), there(), ("faiss", "cpu"), "--backend faiss"),
+        (("faiss", "auto"), there(), ("faiss", "cpu"), NO_FAISS_GPU),
+        (("faiss", "auto"), there(faiss=True), ("faiss", "cuda"), "--backend faiss"),
+        (("faiss", "auto"), there(faiss=True, cuda=False), ("faiss", "cpu"), NO_CUDA),
+        (("faiss-ivf", "cpu"), there(lists=True), ("faiss-ivf", "cpu"), "--backend faiss-ivf --device cpu"),
         (("tiles", "auto"), there(), ("tiles", "cpu"), "--backend tiles"),
     ],
 )  # fmt: skip
@@ -66,7 +73,9 @@ def test_the_choice_is_a_line_that_says_what_where_and_why() -> None:
         (("auto", "cuda"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
         (("tiles", "cuda"), there(), "DEVICE_UNAVAILABLE", "tiles searches on cpu alone"),
         (("tiles", "auto"), there(tiles=False), "NO_TILES", "`ffnsearch index some.ffn`"),
-        (("tile", "auto"), there(), "UNKNOWN_BACKEND", "auto, kernel, tiles, exact, faiss"),
+        (("faiss-ivf", "auto"), there(), "NO_FAISS_IVF", "`ffnsearch index some.ffn --faiss ivf`"),
+        (("faiss", "cuda"), there(), "DEVICE_UNAVAILABLE", NO_FAISS_GPU),
+        (("tile", "auto"), there(), "UNKNOWN_BACKEND", "auto, kernel, tiles, exact, faiss, faiss-ivf"),
         (("auto", "gpu"), there(), "UNKNOWN_DEVICE", "auto, cpu, cuda"),
     ],
 )

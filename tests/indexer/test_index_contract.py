@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,7 +21,9 @@ from ffnsearch_indexer.errors import BackendError, CancelledError
 from ffnsearch_indexer.index import scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.faiss import FaissFlatIndex
+from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
+from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex
+from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of
 from ffnsearch_indexer.index.tiled import TiledIndex
 
 BYTES_PEAK_MAX = 200 << 20
@@ -385,6 +387,129 @@ class TestFaissFlat(IndexContract):
         monkeypatch.setitem(sys.modules, "faiss", None)
         with pytest.raises(BackendError, match="pip install faiss-cpu"):
             FaissFlatIndex(case.keys, case.counts).range_sum(case.queries, [0.5])
+
+
+class BestFirst:
+    """What a GPU makes of an index: the best of each query, and at most so many."""
+
+    def __init__(self, index: Any, best_max: int) -> None:
+        self.index, self.ntotal, self.best_max = index, index.ntotal, best_max
+        self.searches = 0
+
+    def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        assert 0 < k <= self.best_max, "a GPU refuses this"
+        self.searches += 1
+        return self.index.search(vectors, k)
+
+
+class FakeGpus:
+    """The one seam where a device enters: it copies indexes to where they list few."""
+
+    def __init__(self, best_max: int) -> None:
+        self.best_max = best_max
+        self.copies: list[BestFirst] = []
+
+    def copy(self, index: Any) -> BestFirst:
+        self.copies.append(BestFirst(index, self.best_max))
+        return self.copies[-1]
+
+
+class GpuFlatInSmallTiles(FaissGpuFlatIndex):
+    tile_keys: ClassVar = 7
+    queries_max: ClassVar = 3
+
+
+class TestFaissFlatOnGpus(IndexContract):
+    """Small cases list 3 of a query: many have more, in the whole and in tiles of 7."""
+
+    def small(self, case: Case) -> Index:
+        return GpuFlatInSmallTiles(case.keys, case.counts, device=FakeGpus(best_max=3))
+
+    def index(self, case: Case) -> Index:
+        return FaissGpuFlatIndex(case.keys, case.counts, device=FakeGpus(best_max=2048))
+
+    def test_only_queries_with_more_than_it_lists_are_searched_again(self) -> None:
+        case, gpus = clustered(), FakeGpus(best_max=200)
+        index = FaissGpuFlatIndex(case.keys, case.counts, device=gpus)
+        most = oracle_sums(case._replace(thresholds=[0.85])).neighbors.max()
+        assert 0 < most <= gpus.best_max
+        index.range_sum(case.queries, [0.85])
+        assert [(copy.ntotal, copy.searches) for copy in gpus.copies] == [(len(case.keys), 1)]
+        index.range_sum(case.queries, [-1.0])
+        assert [(copy.ntotal, copy.searches) for copy in gpus.copies] == [(len(case.keys), 3)]  # the only tile is all
+
+    def test_tiles_are_copied_once(self) -> None:
+        case, gpus = clustered(keys=300), FakeGpus(best_max=100)
+        index = GpuFlatInSmallTiles(case.keys, case.counts, device=gpus)
+        for ids in (None, range(3, 20), range(150, 151)):
+            index.range_search(case.queries, -1.0, ids=ids)
+        assert len(gpus.copies) == 1 + -(-300 // 7)
+
+    def test_what_fails_on_the_device_is_told_in_one_line(self) -> None:
+        case = clustered(keys=50)
+
+        class Lost(FakeGpus):
+            def copy(self, index: Any) -> Any:
+                lost = super().copy(index)
+                lost.index = None
+                lost.search = fail
+                return lost
+
+        def fail(*_: Any) -> None:
+            raise RuntimeError("Error in search: CUDA error 2 out of memory\nmore")
+
+        with pytest.raises(BackendError, match="out of memory") as caught:
+            FaissGpuFlatIndex(case.keys, case.counts, device=Lost(10)).range_sum(case.queries, [0.5])
+        assert caught.value.reason == "DEVICE_MEMORY"
+        assert "\n" not in caught.value.message
+
+
+def all_lists(case: Case) -> Any:
+    """Inverted lists of which all are searched."""
+    lists = ivf_of(case.keys)
+    lists.nprobe = lists.nlist
+    return lists
+
+
+class IvfInSmallSteps(FaissIvfIndex):
+    pairs_max: ClassVar = 60
+
+
+class TestFaissIvfWithAllLists(IndexContract):
+    def small(self, case: Case) -> Index:
+        return IvfInSmallSteps(case.keys, case.counts, all_lists(case))
+
+    def index(self, case: Case) -> Index:
+        return FaissIvfIndex(case.keys, case.counts, all_lists(case))
+
+    @pytest.mark.parametrize("probes", [1, 9])
+    @pytest.mark.parametrize("best_max", [None, 10, 2048])
+    def test_with_fewer_lists_it_finds_some_of_the_neighbors_with_exact_scores(
+        self, probes: int, best_max: int | None
+    ) -> None:
+        case = clustered()
+        lists = ivf_of(case.keys)
+        lists.nprobe = probes
+        index = FaissIvfIndex(case.keys, case.counts, lists, device=FakeGpus(best_max) if best_max else None)
+        exact = rows_of(ExactIndex(case.keys, case.counts).range_search(case.queries, 0.0))
+        found = index.range_search(case.queries, 0.0)
+        for (ids, scores), (all_ids, all_scores) in zip(rows_of(found), exact, strict=True):
+            expected = dict(zip(all_ids, all_scores, strict=True))
+            assert {row: expected[row] for row in ids} == dict(zip(ids, scores, strict=True))
+        assert 0 < len(found.ids) < sum(len(ids) for ids, _ in exact)
+        np.testing.assert_array_equal(index.range_sum(case.queries, [0.0]).neighbors[:, 0], np.diff(found.lims))
+        assert index.approximate
+
+    def test_a_device_changes_nothing(self) -> None:
+        case = clustered()
+        lists = ivf_of(case.keys)
+        lists.nprobe = 5
+        cpu = FaissIvfIndex(case.keys, case.counts, lists)
+        gpu = FaissIvfIndex(case.keys, case.counts, lists, device=FakeGpus(20))
+        for threshold in (0.3, 0.85):
+            assert rows_of(cpu.range_search(case.queries, threshold)) == rows_of(
+                gpu.range_search(case.queries, threshold)
+            )
 
 
 class TiledInSmallSteps(TiledIndex):

@@ -41,6 +41,7 @@ def test_predict_gives_json_from_a_directory_and_from_a_server(run, tiny_snapsho
         "backend",
         "approximate",
         "batch_prompts",
+        "recall",
         "results",
     }
     assert documents[0]["results"][0].keys() == {

@@ -109,7 +109,8 @@ def test_stages_take_no_longer_than_the_whole(engine):
 def test_a_response_names_snapshot_profile_and_backend(engine):
     response = engine.predict(pb.PredictRequest(prompts=prompts("the people")))
     assert response.snapshot_id == opened(engine).datastore.manifest.snapshot_id
-    assert (response.profile_name, response.backend, response.approximate) == ("even", "tiles", False)
+    assert (response.profile_name, response.backend) == ("even", "tiles")
+    assert (response.approximate, response.recall) == (False, 1.0)
     assert engine.predict(pb.PredictRequest(prompts=prompts("a"), profile=profile_message(0.1, 0.1))).profile_name == ""
 
 

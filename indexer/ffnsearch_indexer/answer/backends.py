@@ -3,17 +3,20 @@
 BACKENDS is the table of all there are. What is asked for and what is there decide, in `choose`, which one it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.gpu import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import TILES_FOLDER
+from ffnsearch_indexer.store.snapshot import FAISS_IVF_FOLDER, TILES_FOLDER
 
 AUTO = "auto"
 """The name that leaves the choice of a backend, or of a device, to what is there."""
+
+_MAKING = {TILES_FOLDER: "", FAISS_IVF_FOLDER: " --faiss ivf"}
+"""The options of `ffnsearch index` that make a part."""
 
 _DEVICE_WORDS = {"cpu": "the CPU", "cuda": "the GPU"}
 
@@ -22,27 +25,28 @@ class Backend(NamedTuple):
     """One way to search.
 
     open: gives the index of each block, on a device. devices: where it can search, the faster one first. part: which
-    of a snapshot's parts it needs. needs_triton: whether its kernels are compiled on this machine. is_automatic:
-    whether it is chosen where nobody asks for it.
+    of a snapshot's parts it needs. needs: what else it needs to search on a GPU, one of _ON_GPUS. is_automatic: whether
+    it is chosen where nobody asks for it.
     """
 
     open: Callable[[Datastore, str], list[Index]]
     devices: tuple[str, ...] = ("cpu",)
     part: str | None = None
-    needs_triton: bool = False
+    needs: str | None = None
     is_automatic: bool = True
 
 
 class Present(NamedTuple):
     """What there is to choose from.
 
-    snapshot: where it is, for messages. parts: what it has. no_cuda, no_triton: why these cannot be used, or None.
+    snapshot: where it is, for messages. parts: what it has. no_cuda: why no GPU can be used, or None. missing: which of
+    _ON_GPUS cannot be used, and why.
     """
 
     snapshot: str
     parts: frozenset[str]
     no_cuda: str | None
-    no_triton: str | None
+    missing: Mapping[str, str]
 
 
 class Choice(NamedTuple):
@@ -60,9 +64,16 @@ class Choice(NamedTuple):
 
 def look(datastore: Datastore, backend: str = AUTO, device: str = AUTO) -> Present:
     """See what a snapshot and this machine have; the GPU is left alone where nothing that is asked for uses one."""
-    is_for_gpu = any(place == "cuda" for _, place in _candidates(backend, device))
-    no_cuda = cuda_problem() if is_for_gpu else None
-    return Present(str(datastore.path), datastore.manifest.parts, no_cuda, triton_problem())
+    for_gpu = [name for name, place in _candidates(backend, device) if place == "cuda"]
+    problems = {needed: _ON_GPUS[needed]() for name in for_gpu if (needed := BACKENDS[name].needs)}
+    missing = {needed: problem for needed, problem in problems.items() if problem}
+    could_use_one = any(BACKENDS[name].needs not in missing for name in for_gpu)
+    return Present(
+        snapshot=str(datastore.path),
+        parts=datastore.manifest.parts,
+        no_cuda=cuda_problem() if could_use_one else None,
+        missing=missing,
+    )
 
 
 def choose(backend: str, device: str, there: Present) -> Choice:
@@ -105,8 +116,8 @@ def _problem(name: str, device: str, there: Present) -> str | None:
     entry = BACKENDS[name]
     if device == "cuda" and there.no_cuda:
         return there.no_cuda
-    if entry.needs_triton and there.no_triton:
-        return there.no_triton
+    if device == "cuda" and entry.needs and entry.needs in there.missing:
+        return there.missing[entry.needs]
     if entry.part is not None and entry.part not in there.parts:
         return f"the snapshot has no {entry.part}"
     return None
@@ -126,9 +137,9 @@ def _refusal(backend: str, device: str, problems: list[str], there: Present) -> 
     missing = None if backend == AUTO else BACKENDS[backend].part
     if missing is not None and missing not in there.parts:
         return BackendError(
-            f"{there.snapshot} has no {missing}: make them with `ffnsearch index {there.snapshot}`, "
+            f"{there.snapshot} has no {missing}: make them with `ffnsearch index {there.snapshot}{_MAKING[missing]}`, "
             "or choose --backend exact",
-            reason=f"NO_{missing.upper()}",
+            reason=f"NO_{missing.upper().replace('-', '_')}",
         )
     if not problems:
         places = " or ".join(BACKENDS[backend].devices)
@@ -158,15 +169,37 @@ def _open_exact(datastore: Datastore, device: str) -> list[Index]:
     return [ExactIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
 
 
-def _open_faiss(datastore: Datastore, _: str) -> list[Index]:
-    from ffnsearch_indexer.index.faiss import FaissFlatIndex
+def _open_faiss(datastore: Datastore, device: str) -> list[Index]:
+    from ffnsearch_indexer.store.faiss import open_flat
 
-    return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
+    return open_flat(datastore, on_gpus=device == "cuda")
 
+
+def _open_lists(datastore: Datastore, device: str) -> list[Index]:
+    from ffnsearch_indexer.store.faiss import open_lists
+
+    return open_lists(datastore, on_gpus=device == "cuda")
+
+
+def _faiss_problem() -> str | None:
+    from ffnsearch_indexer.index.faiss.library import gpu_problem
+
+    return gpu_problem()
+
+
+_ON_GPUS: dict[str, Callable[[], str | None]] = {"triton": triton_problem, "a GPU build of faiss": _faiss_problem}
+"""What some backends need to search on a GPU, and why it cannot be used."""
 
 BACKENDS: dict[str, Backend] = {
     "tiles": Backend(_open_tiles, part=TILES_FOLDER),
     "exact": Backend(_open_exact, devices=("cuda", "cpu")),
-    "faiss": Backend(_open_faiss, is_automatic=False),
+    "faiss": Backend(_open_faiss, devices=("cuda", "cpu"), needs="a GPU build of faiss", is_automatic=False),
+    "faiss-ivf": Backend(
+        _open_lists,
+        devices=("cuda", "cpu"),
+        part=FAISS_IVF_FOLDER,
+        needs="a GPU build of faiss",
+        is_automatic=False,
+    ),
 }
 """All backends by name; `auto` takes the first that can be used."""

@@ -269,6 +269,7 @@ class Predictor:
         self._indexes = open_indexes(self.datastore, choice.backend, device=choice.device)
         self._device_model = None if self.device == "cpu" else self._model_on(self.device)
         self.approximate = self._indexes[0].approximate
+        self.recall = min(index.recall for index in self._indexes)
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def _model_on(self, device: str) -> DeviceModel:

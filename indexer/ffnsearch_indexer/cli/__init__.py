@@ -20,7 +20,13 @@ def register(app: typer.Typer) -> None:
         "--corpus shakespeare --out shakespeare.ffn",
         "--corpus novel.txt --model my-model --out novel.ffn --device cpu --estimate",
     )
-    add_command(app, index, "shakespeare.ffn", "shakespeare.ffn --self-sums --profile article --profile balanced")
+    add_command(
+        app,
+        index,
+        "shakespeare.ffn",
+        "shakespeare.ffn --self-sums --profile article --profile balanced",
+        "shakespeare.ffn --faiss flat,ivf",
+    )
     add_command(app, verify, "shakespeare.ffn")
     add_command(
         app,

@@ -13,6 +13,7 @@ from ffnsearch_indexer.cli.options import (
     AsJson,
     Backend,
     Corpus,
+    Faiss,
     Out,
     Snapshot,
     print_result,
@@ -51,6 +52,7 @@ def build(
         bool,
         typer.Option("--self-sums", help="Keep the sums of all substrings: prompts from the corpus need no search."),
     ] = False,
+    faiss: Faiss = None,
     progress_json: Annotated[
         Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
     ] = None,
@@ -59,22 +61,30 @@ def build(
     """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
 
     Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` does so with more prompts. A
-    build that was stopped is continued by the same command; with `--resume` also one that was being calibrated.
+    build that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.models import reference_folder
+    from ffnsearch_indexer.store.faiss import kinds_of
     from ffnsearch_indexer.store.snapshot import read_manifest
     from ffnsearch_indexer.store.work import work_folder
 
-    started = time.monotonic()
+    started, kinds = time.monotonic(), kinds_of(faiss)
     with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
         if estimate:
             plan = building.estimate(
-                text, folder, out, window_tokens=window_tokens, split=split.value, device=device, progress=display
+                text,
+                folder,
+                out,
+                window_tokens=window_tokens,
+                split=split.value,
+                device=device,
+                faiss=kinds,
+                progress=display,
             )
             return print_result(as_json, vars(plan), _plan_lines(plan))
         if resume and out.exists():
@@ -87,6 +97,7 @@ def build(
                 window_tokens=window_tokens,
                 split=split.value,
                 device=device,
+                faiss=kinds,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
                 progress=display,
             )
@@ -94,6 +105,9 @@ def build(
     enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
     if enough and not is_calibrated:
         manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
+    if kinds:
+        with resumable(out), ProgressDisplay(progress_json) as display:
+            manifest = building.add_faiss(out, kinds, progress=display)
     if self_sums:
         manifest = _add_self_sums(out, [], "tiles", progress_json)
     seconds = time.monotonic() - started
@@ -125,26 +139,35 @@ def index(
     ] = None,
     backend: Backend = "tiles",
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what --self-sums will take, and stop.")] = False,
+    faiss: Faiss = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a snapshot what the backend `tiles` needs, where it was built without, and self-sums where they are wanted.
+    """Give a snapshot what the backend `tiles` needs, where it was built without; or self-sums, or indexes of faiss'.
 
     Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
     the sums of the new default profile are not there: the same command with --self-sums makes them.
     """
     from ffnsearch_indexer.answer import self_join
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
-    from ffnsearch_indexer.build import add_tiles
+    from ffnsearch_indexer.build import add_faiss, add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
     from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
 
-    started = time.monotonic()
+    def announce(plan: FaissPlan) -> None:
+        display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {plan.disk_bytes / 1e9:.2f} GB of disk")
+
+    started, kinds = time.monotonic(), kinds_of(faiss)
     if estimate:
         with resumable():
             plan = self_join.estimate_self_sums(snapshot, _profiles(snapshot, profile), backend=backend)
         return print_result(as_json, vars(plan), _self_sums_lines(plan))
-    with resumable(snapshot / TILES_FOLDER), ProgressDisplay() as display:
-        manifest = add_tiles(snapshot, progress=display)
+    folders = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
+    with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
+        if kinds:
+            manifest = add_faiss(snapshot, kinds, announce=announce, progress=display)
+        else:
+            manifest = add_tiles(snapshot, progress=display)
     if self_sums:
         manifest = _add_self_sums(snapshot, profile or [], backend)
     elif self_sums is False:

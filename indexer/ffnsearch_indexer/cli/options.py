@@ -16,8 +16,16 @@ Corpus = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
 Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
-Backend = Annotated[str, typer.Option(help="What searches: auto, tiles, exact, or faiss.")]
+Backend = Annotated[str, typer.Option(help="What searches: auto, tiles, exact, faiss, or faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Where model and search run: auto, cpu, or cuda.")]
+Faiss = Annotated[
+    str | None,
+    typer.Option(
+        help="Add an index of faiss', in its own format: flat, ivf, or flat,ivf. Flat is exact; ivf misses neighbors.",
+        metavar="KIND",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoSave = Annotated[bool, typer.Option("--no-save", help="Leave the snapshot's manifest as it is.")]
 SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]

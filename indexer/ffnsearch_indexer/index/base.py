@@ -64,6 +64,8 @@ class Index(ABC):
 
     name: ClassVar[str]
     approximate: ClassVar[bool] = False
+    recall: float = 1.0
+    """The share of its neighbors that a query was measured to find, in the mean."""
 
     def __init__(self, keys: Float16, counts: NextTokenCounts) -> None:
         assert keys.dtype == np.float16, "keys are float16"

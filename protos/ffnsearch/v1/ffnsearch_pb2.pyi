@@ -116,7 +116,7 @@ class PredictRequest(_message.Message):
     def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind", "batch_prompts")
+    __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind", "batch_prompts", "recall")
     SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,7 @@ class PredictResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_KIND_FIELD_NUMBER: _ClassVar[int]
     BATCH_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
     snapshot_id: str
     profile_name: str
     backend: str
@@ -133,7 +134,8 @@ class PredictResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
     profile_kind: ProfileKind
     batch_prompts: int
-    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., profile_kind: _Optional[_Union[ProfileKind, str]] = ..., batch_prompts: _Optional[int] = ...) -> None: ...
+    recall: float
+    def __init__(self, snapshot_id: _Optional[str] = ..., profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., profile_kind: _Optional[_Union[ProfileKind, str]] = ..., batch_prompts: _Optional[int] = ..., recall: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenize_ns", "queue_ns", "model_ns", "search_ns", "combine_ns", "total_ns")
@@ -377,7 +379,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self, snapshot: _Optional[str] = ...) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity", "self_sums_profile_names")
+    __slots__ = ("snapshot", "model", "vocabulary", "profiles", "default_profile_name", "backend", "approximate", "limits", "server_version", "fidelity", "self_sums_profile_names", "recall")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +391,7 @@ class GetInfoResponse(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
     SELF_SUMS_PROFILE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
     snapshot: SnapshotInfo
     model: ModelInfo
     vocabulary: _containers.RepeatedScalarFieldContainer[str]
@@ -400,7 +403,8 @@ class GetInfoResponse(_message.Message):
     server_version: str
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelitySummary]
     self_sums_profile_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelitySummary, _Mapping]]] = ..., self_sums_profile_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    recall: float
+    def __init__(self, snapshot: _Optional[_Union[SnapshotInfo, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., default_profile_name: _Optional[str] = ..., backend: _Optional[str] = ..., approximate: _Optional[bool] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelitySummary, _Mapping]]] = ..., self_sums_profile_names: _Optional[_Iterable[str]] = ..., recall: _Optional[float] = ...) -> None: ...
 
 class FidelitySummary(_message.Message):
     __slots__ = ("protocol", "prompts", "profile_name", "hellinger_mean", "hellinger_ci95_low", "hellinger_ci95_high", "hellinger_max", "top1_agreement", "no_support_share", "noise_floor_hellinger_mean")

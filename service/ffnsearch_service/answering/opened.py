@@ -239,6 +239,7 @@ class OpenSnapshot:
                 profile_name=name,
                 backend=self.predictor.backend,
                 approximate=self.predictor.approximate,
+                recall=self.predictor.recall,
                 profile_kind=kind_number(profile),
             ),
             result=blank_result(profile),
@@ -252,6 +253,7 @@ class OpenSnapshot:
             self.limits,
             backend=self.predictor.backend,
             approximate=self.predictor.approximate,
+            recall=self.predictor.recall,
             version=software_version(),
         )
 

@@ -62,6 +62,7 @@ def info_message(
     *,
     backend: str,
     approximate: bool,
+    recall: float,
     version: str,
 ) -> pb.GetInfoResponse:
     """Describe a snapshot, its model, vocabulary, profiles and fidelity, and the limits."""
@@ -81,6 +82,7 @@ def info_message(
         default_profile_name=manifest.default_profile,
         backend=backend,
         approximate=approximate,
+        recall=recall,
         limits=limits_message(limits),
         server_version=version,
         fidelity=fidelity_messages(manifest.fidelity),

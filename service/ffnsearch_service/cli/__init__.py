@@ -99,7 +99,8 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="50051")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="What searches: auto, tiles, exact, or faiss.", show_default="auto")
+        str | None,
+        typer.Option(help="What searches: auto, tiles, exact, faiss, or faiss-ivf.", show_default="auto"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where model and search run: auto, cpu, or cuda.", show_default="auto")

@@ -43,7 +43,8 @@ def bench(
         typer.Option(help="Snapshot: prompts in a call; several, separated by commas.", show_default="1,16,64,512"),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Snapshot: what searches: auto, tiles, exact, or faiss.", show_default="auto")
+        str | None,
+        typer.Option(help="Snapshot: what searches: auto, tiles, exact, faiss, or faiss-ivf.", show_default="auto"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Snapshot: where model and search run: auto, cpu, or cuda.", show_default="auto")

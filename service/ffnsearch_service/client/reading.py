@@ -43,6 +43,7 @@ def predict_result(message: pb.PredictResponse) -> PredictResult:
         backend=message.backend,
         approximate=message.approximate,
         batch_prompts=message.batch_prompts,
+        recall=message.recall,
         timings=Timings(**scalars(message.timings)),
         results=tuple(_prompt_result(result) for result in message.results),
     )
@@ -82,6 +83,7 @@ def info(message: pb.GetInfoResponse) -> Info:
         default_profile_name=message.default_profile_name,
         backend=message.backend,
         approximate=message.approximate,
+        recall=message.recall,
         limits=scalars(message.limits),
         server_version=message.server_version,
         fidelity=fidelity_summaries(message.fidelity),

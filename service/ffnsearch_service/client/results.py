@@ -116,6 +116,7 @@ class PredictResult:
     backend: str
     approximate: bool
     batch_prompts: int
+    recall: float
     timings: Timings
     results: tuple[PromptResult, ...]
 
@@ -230,6 +231,7 @@ class Info:
     default_profile_name: str
     backend: str
     approximate: bool
+    recall: float
     limits: Mapping[str, int]
     server_version: str
     fidelity: tuple[FidelitySummary, ...]

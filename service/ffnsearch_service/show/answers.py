@@ -39,7 +39,7 @@ def print_prediction(prompts: Sequence[str], prediction: PredictResult, *, expla
             if explain and result.distribution and result.distribution.tokens:
                 _print_contributions(result.distribution.tokens[:EXPLAINED_TOKENS_MAX], prediction.profile_kind)
     profile = prediction.profile_name or "the given one"
-    backend = backend_line(prediction.backend, prediction.approximate)
+    backend = backend_line(prediction.backend, prediction.approximate, prediction.recall)
     print(f"snapshot {prediction.snapshot_id[:12]}, profile {profile}, backend {backend}")
     print(_timing_line(prediction.timings))
 
@@ -217,6 +217,10 @@ def _timing_line(timings: Timings) -> str:
     return f"{total_ms:.1f} ms: " + ", ".join(f"{name} {value:.1f}" for name, value in parts)
 
 
-def backend_line(name: str, approximate: bool) -> str:
-    """Name a backend, and say so where it may miss neighbors."""
-    return f"{name} (approximate: it may miss neighbors)" if approximate else name
+def backend_line(name: str, approximate: bool, recall: float) -> str:
+    """Name a backend, and say so where it may miss neighbors, and how many it was measured to find."""
+    return (
+        f"{name} (approximate: a query finds {recall:.1%} of its neighbors, in the measured mean)"
+        if approximate
+        else name
+    )

@@ -24,7 +24,7 @@ def print_info(info: Info) -> None:
         print("fidelity: not measured; `ffnsearch evaluate` measures it and keeps it in the snapshot")
     if info.self_sums_profile_names:
         print(f"\nself-sums: prompts from the corpus need no search with {', '.join(info.self_sums_profile_names)}")
-    print(f"\nbackend {backend_line(info.backend, info.approximate)}, version {info.server_version}")
+    print(f"\nbackend {backend_line(info.backend, info.approximate, info.recall)}, version {info.server_version}")
 
 
 def _profile_table(info: Info) -> Table:
