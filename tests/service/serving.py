@@ -48,14 +48,14 @@ class SlowPredictor(Predictor):
         self.release = threading.Event()
 
     def search(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> Found:
-        self._search(checkpoint)
+        self._wait(checkpoint)
         return super().search(*arguments, checkpoint=checkpoint, **options)
 
     def neighbors(self, *arguments: Any, checkpoint: Checkpoint, **options: Any) -> RankedNeighbors:
-        self._search(checkpoint)
+        self._wait(checkpoint)
         return super().neighbors(*arguments, checkpoint=checkpoint, **options)
 
-    def _search(self, checkpoint: Checkpoint) -> None:
+    def _wait(self, checkpoint: Checkpoint) -> None:
         self.calls += 1
         self.running.set()
         try:
