@@ -120,11 +120,11 @@ def test_a_summary_has_throughput_codes_and_percentiles():
 
 
 def test_prompts_are_windows_of_a_text_or_random_tokens():
-    info = Info({"window_tokens": 10}, {}, tuple(sorted(set(TEXT))), {}, "", "", False, {}, "", (), ())
+    info = Info({"window_tokens": 10}, {}, tuple(sorted(set(TEXT))), {}, "", "", False, 1.0, {}, "", (), ())
     windows = builtin_prompts(info)
     assert windows[0] == TEXT[:10]
     assert all(len(window) == 10 and window in TEXT for window in windows)
-    tokens = builtin_prompts(Info({"window_tokens": 3}, {}, ("a", "b"), {}, "", "", False, {}, "", (), ()))
+    tokens = builtin_prompts(Info({"window_tokens": 3}, {}, ("a", "b"), {}, "", "", False, 1.0, {}, "", (), ()))
     assert all(len(prompt) == 3 and set(prompt) <= {0, 1} for prompt in tokens)
 
 
