@@ -65,7 +65,7 @@ class FreeSnapshot(OpenSnapshot):
             self._ready = _repeated(parts[0], self.limits.batch_prompts_max)
             return parts
         times = Times(0, 0, 0, batch.prompts)
-        return [Part(self._ready, 0, piece.prompts, times) for piece in batch.pieces]
+        return [Part(self._ready, 0, piece.prompts, times, self.backend) for piece in batch.pieces]
 
 
 class OneReply(FreeSnapshot):
@@ -121,7 +121,7 @@ async def _serve_rung(rung: str, engine: Engine, snapshot: OpenSnapshot) -> None
         return
     server = grpc.aio.server(options=options)
     entrance = Entrance(Door(), CallWatch(lambda record: None, lambda record, is_unary: None))
-    PredictionServicer(engine).add_to(entrance if rung == "entrance" else server)
+    PredictionServicer(engine, lambda: None).add_to(entrance if rung == "entrance" else server)
     server.add_generic_rpc_handlers((entrance,))
     await _start(server)
 
