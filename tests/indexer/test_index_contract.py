@@ -22,7 +22,9 @@ from ffnsearch_indexer.index import scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss import FaissFlatIndex
+from ffnsearch_indexer.index.fused import Device, FusedIndex, Tiling
 from ffnsearch_indexer.index.tiled import TiledIndex
+from ffnsearch_indexer.index.tiles import tiles_of
 
 BYTES_PEAK_MAX = 200 << 20
 """More than any backend says that a search takes, less than one that keeps all pairs of the test would."""
@@ -396,3 +398,28 @@ class TiledInSmallSteps(TiledIndex):
 class TestTiles(IndexContract):
     in_small_tiles = TiledInSmallSteps
     as_shipped = TiledIndex
+
+
+class FusedInSmallTiles(FusedIndex):
+    queries_max: ClassVar = 5
+    settings: ClassVar = Device(
+        keys=32, centres=16, programs=2, room=8, tilings=(Tiling(16, 16, 1, 1, True), Tiling(16, 16, 1, 1, False))
+    )
+
+
+class FusedInLargeTiles(FusedIndex):
+    """What the interpreter runs in tolerable time: its steps cost the same, however large."""
+
+    settings: ClassVar = Device(keys=1024, centres=32, programs=1, room=1 << 12, tilings=(Tiling(256, 64, 1, 1, True),))
+
+
+class TestFused(IndexContract):
+    in_small_tiles = FusedInSmallTiles
+    as_shipped = FusedIndex if torch.cuda.is_available() else FusedInLargeTiles
+    device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def small(self, case: Case) -> Index:
+        return self.in_small_tiles(case.keys, case.counts, tiles_of(case.keys, case.counts), device=self.device)
+
+    def index(self, case: Case) -> Index:
+        return self.as_shipped(case.keys, case.counts, device=self.device)
