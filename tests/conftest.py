@@ -13,7 +13,9 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read where kernels are defined: without a device, they run in Python
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # read where kernels are defined: without a device, they run in Python
 
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare

@@ -4,7 +4,7 @@ from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.store.datastore import Datastore
 
-BACKENDS = ("tiles", "exact", "faiss")
+BACKENDS = ("tiles", "exact", "faiss", "fused")
 
 
 def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
@@ -31,6 +31,13 @@ def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
         from ffnsearch_indexer.index.faiss import FaissFlatIndex
 
         return [FaissFlatIndex(keys, datastore.counts) for keys in datastore.keys]
+    if backend == "fused":
+        from ffnsearch_indexer.index.fused import FusedIndex
+
+        tiles = datastore.tiles or [None] * len(datastore.keys)
+        return [
+            FusedIndex(keys, datastore.counts, of_block) for keys, of_block in zip(datastore.keys, tiles, strict=True)
+        ]
     raise BackendError(
         f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
     )

@@ -57,9 +57,6 @@ LEVELS_MAX = 255
 COLUMNS_MAX = 256
 """Larger vocabularies have no summed counts of tiles: whole tiles are left open."""
 
-PAIRS_SPLITS = 4
-"""Programs that share a list."""
-
 Result = TypeVar("Result")
 
 
@@ -80,13 +77,15 @@ class Device(NamedTuple):
     """What a tile of keys is on this device, and which tilings there are, of the fewest queries first.
 
     keys: of a tile. centres: that are multiplied at once. programs: that the device is kept busy with. room: pairs in a
-    list, at first.
+    list, at first. pairs: of a list that are looked at together, by one of `sharers` programs.
     """
 
     keys: int
     centres: int
     programs: int
     room: int
+    pairs: int
+    sharers: int
     tilings: tuple[Tiling, ...]
 
 
@@ -121,6 +120,8 @@ class FusedIndex(Index):
         centres=64,
         programs=1056,
         room=1 << 12,
+        pairs=64,
+        sharers=4,
         tilings=(Tiling(16, 128, 4, 3, True), Tiling(64, 128, 4, 2, True), Tiling(128, 128, 8, 2, True)),
     )
 
@@ -179,9 +180,7 @@ class FusedIndex(Index):
                 found_scores.append(score)
         return Neighbors(np.append(0, np.cumsum(counts)), np.concatenate(found_ids), np.concatenate(found_scores))
 
-    def _sum(
-        self, queries: Float16, thresholds: Float64, sums: Int64, levels: Int64, checkpoint: Checkpoint
-    ) -> None:
+    def _sum(self, queries: Float16, thresholds: Float64, sums: Int64, levels: Int64, checkpoint: Checkpoint) -> None:
         """Add to sums [B, ., V + 1], at `levels` of the second dimension, what is above ascending thresholds."""
         everything = range(len(self.keys))
         rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, 8 * len(levels) * self._columns)))
@@ -242,11 +241,11 @@ class FusedIndex(Index):
         sums = torch.zeros((len(queries), S, self._columns), dtype=torch.int64, device=self.device)
         lists = self._list(vectors, len(queries), thresholds, ids, sums)
         layout, tiling = self._layout, lists.tiling
-        self._kernels.add_pairs[len(lists.found), PAIRS_SPLITS](
+        self._kernels.add_pairs[len(lists.found), self.settings.sharers](
             *(vectors, layout.keys, lists.places, lists.marks, lists.found, on_device(thresholds, self.device)),
             *(layout.offsets, layout.tokens, layout.counts, sums, lists.places.shape[1], lists.splits, S),
             **{"D": vectors.shape[1], "Y": self._columns, "TILE_QUERIES": tiling.queries},
-            **{"PAIRS": 64, "ENTRIES": self._entries, "DEPTH": tiling.depth, "num_warps": 4},
+            **{"PAIRS": self.settings.pairs, "ENTRIES": self._entries, "DEPTH": tiling.depth, "num_warps": 4},
         )
         self._require_room(lists)
         found = np.empty(sums.shape, np.int64)
@@ -259,11 +258,11 @@ class FusedIndex(Index):
         lists = self._list(vectors, len(queries), thresholds, ids, None)
         self._require_room(lists)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
-        self._kernels.score_pairs[len(lists.found), PAIRS_SPLITS](
+        self._kernels.score_pairs[len(lists.found), self.settings.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
             *(lists.places.shape[1], lists.splits),
             **{"D": vectors.shape[1], "TILE_QUERIES": lists.tiling.queries},
-            **{"PAIRS": 64, "DEPTH": lists.tiling.depth, "num_warps": 4},
+            **{"PAIRS": self.settings.pairs, "DEPTH": lists.tiling.depth, "num_warps": 4},
         )
         is_listed = torch.arange(lists.places.shape[1], device=self.device) < lists.found[:, None]
         program, lane = torch.nonzero(is_listed, as_tuple=True)
@@ -280,7 +279,9 @@ class FusedIndex(Index):
         """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
         tiling = self._tiling(len(queries))
         (B, D), width = queries.shape, self._layout.keys.shape[1]
-        vectors = torch.zeros((-(-B // tiling.queries) * tiling.queries, width), dtype=torch.float16, device=self.device)
+        vectors = torch.zeros(
+            (-(-B // tiling.queries) * tiling.queries, width), dtype=torch.float16, device=self.device
+        )
         vectors[:B, :D] = on_device(queries, self.device)
         if not self.skips or B <= tiling.queries:
             return vectors, np.arange(B)
@@ -300,7 +301,9 @@ class FusedIndex(Index):
         open_lengths, found = torch.zeros(query_tiles, **integers), torch.zeros(programs, **integers)
         places, marks = torch.empty((2, programs, self._room), **integers)
         if self.skips:
-            self._bound(vectors, B, thresholds, open_tiles, open_lengths, sums if ids == range(len(self.keys)) else None)
+            self._bound(
+                vectors, B, thresholds, open_tiles, open_lengths, sums if ids == range(len(self.keys)) else None
+            )
         limits = on_device(limits_around(thresholds, self._error), self.device)
         self._kernels.scan_tiles[query_tiles, splits](
             *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits, places, marks, found),
@@ -341,7 +344,9 @@ class FusedIndex(Index):
 
     def _tiling(self, queries: int) -> Tiling:
         """The tiling of the fewest queries that holds so many, or the largest."""
-        return next((tiling for tiling in self.settings.tilings if tiling.queries >= queries), self.settings.tilings[-1])
+        return next(
+            (tiling for tiling in self.settings.tilings if tiling.queries >= queries), self.settings.tilings[-1]
+        )
 
     @property
     def _columns(self) -> int:
