@@ -21,10 +21,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-DEVICE_IS_CPU = "cpu" in sys.argv
-if DEVICE_IS_CPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined
-
 import gpu_search
 import torch
 from gpu_setting import CORPUS, REPOSITORY, Setting, make_setting
@@ -32,7 +28,7 @@ from gpu_setting import CORPUS, REPOSITORY, Setting, make_setting
 LIBRARIES = ("torch", "triton", "numpy", "numba", "faiss-gpu", "faiss-cpu")
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """What a measurement needs is not installed; the message is one line that says what."""
 
 
@@ -44,7 +40,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "neighbors": gpu_search.neighbors,
     "tilings": gpu_search.tilings,
 }
-"""What is measured, in this order: the most important first. Each takes the setting, or raises Unavailable."""
+"""What is measured, in this order: the most important first. Each takes the setting, or raises UnavailableError."""
 
 
 def main() -> None:
@@ -52,6 +48,8 @@ def main() -> None:
     options = _parser().parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no GPU that torch can use: nothing was measured")
+    if options.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined, at the first search
     setting = make_setting(options.device, options.corpus, options.characters, options.budget_seconds)
     result = {
         "benchmark": "gpu",
@@ -64,7 +62,7 @@ def main() -> None:
         started = time.monotonic()
         try:
             setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
-        except Unavailable as error:
+        except UnavailableError as error:
             setting.found[name] = {"not_measured": str(error)}
         result = {**result, **setting.found}
         options.json.write_text(json.dumps(result, indent=1) + "\n")

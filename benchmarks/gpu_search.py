@@ -5,6 +5,7 @@ Rates are of whole calls: queries from the host's memory, sums back in it, block
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -118,7 +119,7 @@ def neighbors(setting: Setting) -> dict[str, Any]:
         found = {}
         for name, index in _indexes(setting, block).items():
             found[name] = index.range_search(queries, THRESHOLDS[block])
-            taken = _seconds(setting, lambda index=index: index.range_search(queries, THRESHOLDS[block]))
+            taken = _seconds(setting, partial(index.range_search, queries, THRESHOLDS[block]))
             measured.setdefault(name, []).append({"pairs": len(found[name].ids), "ms": 1000 * median(taken)})
         first, *others = found.values()
         for other in others:
@@ -131,18 +132,20 @@ def tilings(setting: Setting) -> list[dict[str, Any]]:
     if setting.device != "cuda":
         return []
     block, measured = 2, []
-    shapes = [
-        (16, 1, Tiling(16, 128, 4, stages, True), keys) for stages, keys in product((2, 3, 4), (64, 128))
-    ] + [
-        (4096, 4096, tiling, 64)
-        for tiling in (
-            Tiling(64, 128, 4, 2, True),
-            Tiling(128, 128, 8, 2, True),
-            Tiling(128, 64, 8, 2, True),
-            Tiling(128, 64, 8, 3, False),
-            Tiling(128, 64, 4, 4, False),
-        )
-    ] + [(4096, 4096, Tiling(128, 64, 8, 3, False), 128)]
+    shapes = (
+        [(16, 1, Tiling(16, 128, 4, stages, True), keys) for stages, keys in product((2, 3, 4), (64, 128))]
+        + [
+            (4096, 4096, tiling, 64)
+            for tiling in (
+                Tiling(64, 128, 4, 2, True),
+                Tiling(128, 128, 8, 2, True),
+                Tiling(128, 64, 8, 2, True),
+                Tiling(128, 64, 8, 3, False),
+                Tiling(128, 64, 4, 4, False),
+            )
+        ]
+        + [(4096, 4096, Tiling(128, 64, 8, 3, False), 128)]
+    )
     for _, batch, tiling, keys in shapes:
         for programs, skips in product((528, 1056, 2112), (False, True)):
             if setting.left_seconds() < 0:
@@ -203,9 +206,7 @@ def _seconds(setting: Setting, work: Callable[[], Any]) -> list[float]:
     return taken
 
 
-def _top_k(
-    setting: Setting, keys: torch.Tensor, on_host: torch.Tensor, queries: np.ndarray, threshold: float
-) -> int:
+def _top_k(setting: Setting, keys: torch.Tensor, on_host: torch.Tensor, queries: np.ndarray, threshold: float) -> int:
     """Neighbors by the top 2,048, and again on the CPU where these are not all; how many queries that was."""
     vectors = torch.from_numpy(queries).to(setting.device)
     scores = torch.mm(vectors, keys.T)

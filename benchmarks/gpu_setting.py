@@ -76,7 +76,7 @@ def make_setting(device: str, corpus: Path, characters: int | None, budget_secon
 
 @torch.inference_mode()
 def _keys(windows: np.ndarray, device: str) -> list[np.ndarray]:
-    """The keys of each block: unit FFN outputs at the last position of windows [N, L], float32 until they are rounded."""
+    """The keys of each block: unit FFN outputs at the last position of windows [N, L], in float32 up to the last."""
     model = Transformer.load(REFERENCE).to(device)
     keys = [np.empty((len(windows), model.config.d_model), np.float16) for _ in range(model.config.blocks)]
     for first in range(0, len(windows), WINDOWS_TOGETHER):

@@ -1,5 +1,7 @@
 """Which backend searches the blocks of a snapshot? Each is imported only when it is wanted."""
 
+from itertools import repeat
+
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.store.datastore import Datastore
@@ -34,10 +36,9 @@ def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
     if backend == "fused":
         from ffnsearch_indexer.index.fused import FusedIndex
 
-        tiles = datastore.tiles or [None] * len(datastore.keys)
-        return [
-            FusedIndex(keys, datastore.counts, of_block) for keys, of_block in zip(datastore.keys, tiles, strict=True)
-        ]
+        of_blocks = repeat(None, len(datastore.keys)) if datastore.tiles is None else datastore.tiles
+        blocks = zip(datastore.keys, of_blocks, strict=True)
+        return [FusedIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
     raise BackendError(
         f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
     )

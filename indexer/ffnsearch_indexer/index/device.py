@@ -53,7 +53,7 @@ def require_device(device: torch.device, backend: str) -> None:
 
 @contextmanager
 def device_failures(backend: str) -> Iterator[None]:
-    """Turn what torch raises of a device, and nothing else, into BackendError: no answer is better than a part of one."""
+    """Turn what a device makes torch raise, and nothing else, into BackendError: there is no part of an answer."""
     try:
         yield
     except torch.OutOfMemoryError:

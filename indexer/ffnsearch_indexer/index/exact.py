@@ -45,15 +45,17 @@ class ExactIndex(ScanIndex):
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
     ) -> RangeSums:
         """Sum here or on the device; the contract is the base's."""
-        search = super() if self._on_device is None else self._on_device
-        return search.range_sum(queries, thresholds, checkpoint=checkpoint)
+        if self._on_device is None:
+            return super().range_sum(queries, thresholds, checkpoint=checkpoint)
+        return self._on_device.range_sum(queries, thresholds, checkpoint=checkpoint)
 
     def range_search(
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """List neighbors here or on the device; the contract is the base's."""
-        search = super() if self._on_device is None else self._on_device
-        return search.range_search(queries, threshold, ids=ids, checkpoint=checkpoint)
+        if self._on_device is None:
+            return super().range_search(queries, threshold, ids=ids, checkpoint=checkpoint)
+        return self._on_device.range_search(queries, threshold, ids=ids, checkpoint=checkpoint)
 
     def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Widen each tile of keys once and multiply it with all queries; the contract is the base's."""

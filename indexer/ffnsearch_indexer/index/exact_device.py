@@ -108,7 +108,7 @@ class DeviceIndex(Index):
                 def attempt(scores: int, part: Float16 = part) -> list[tuple[Int64, Int64, Float64]]:
                     return list(self._neighbors(part, limit, searched, scores, checkpoint))
 
-                found += [(rows + first, *others) for rows, *others in self._in_smaller_tiles(attempt)]
+                found += [(rows + first, key_ids, scores) for rows, key_ids, scores in self._in_smaller_tiles(attempt)]
         return join_neighbors(found, len(queries))
 
     def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
@@ -189,9 +189,9 @@ class DeviceIndex(Index):
             for half in _parts(len(ids), -(-len(ids) // 2)):
                 self._add(sums, rows[half], ids[half], levels[half])
             return
-        S, Y = sums.shape[1:]
-        target, flat = (rows * S + levels - 1) * Y, sums.view(-1)
-        flat.index_add_(0, target + Y - 1, torch.ones_like(target))
+        _, steps, columns = sums.shape
+        target, flat = (rows * steps + levels - 1) * columns, sums.view(-1)
+        flat.index_add_(0, target + columns - 1, torch.ones_like(target))
         ends = torch.cumsum(lengths, 0)
         places = torch.arange(entries, device=self.device)
         places += torch.repeat_interleave(offsets[ids] - ends + lengths, lengths, output_size=entries)

@@ -31,7 +31,6 @@ from ffnsearch_indexer.index.base import (
     Int64,
     Neighbors,
     RangeSums,
-    levels_above,
     nobody_waits,
 )
 from ffnsearch_indexer.index.device import (
@@ -56,6 +55,9 @@ LEVELS_MAX = 255
 
 COLUMNS_MAX = 256
 """Larger vocabularies have no summed counts of tiles: whole tiles are left open."""
+
+ENTRIES, LONG_ROW = 4, 256
+"""Entries of a row of counts that are added at once, and from which length of a row on it is more."""
 
 Result = TypeVar("Result")
 
@@ -89,7 +91,7 @@ class Device(NamedTuple):
     tilings: tuple[Tiling, ...]
 
 
-class _ListTooShort(Exception):
+class _ListTooShortError(Exception):
     """A program found more pairs than its list holds: so many."""
 
 
@@ -150,6 +152,7 @@ class FusedIndex(Index):
         wanted = np.asarray(thresholds, dtype=np.float64)
         assert not np.isnan(wanted).any(), "thresholds are numbers"
         checkpoint()
+        self._require_all()
         order = np.argsort(wanted, kind="stable")
         sums = np.zeros((len(queries), len(wanted), self._columns), np.int64)
         with device_failures(self.name):
@@ -166,6 +169,7 @@ class FusedIndex(Index):
         searched = self.require_ids(ids)
         assert not np.isnan(threshold), "a threshold is a number"
         checkpoint()
+        self._require_all()
         limits = np.array([threshold], np.float64)
         counts = np.zeros(len(queries), np.int64)
         found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0)]
@@ -207,7 +211,7 @@ class FusedIndex(Index):
             rows, part = waiting.pop()
             try:
                 result = attempt(rows, part)
-            except _ListTooShort as error:
+            except _ListTooShortError as error:
                 is_longer = self._lengthen(int(error.args[0]))
                 waiting += [(rows, part)] if is_longer else _halves(rows, part)
             except torch.OutOfMemoryError:
@@ -245,7 +249,12 @@ class FusedIndex(Index):
             *(vectors, layout.keys, lists.places, lists.marks, lists.found, on_device(thresholds, self.device)),
             *(layout.offsets, layout.tokens, layout.counts, sums, lists.places.shape[1], lists.splits, S),
             **{"D": vectors.shape[1], "Y": self._columns, "TILE_QUERIES": tiling.queries},
-            **{"PAIRS": self.settings.pairs, "ENTRIES": self._entries, "DEPTH": tiling.depth, "num_warps": 4},
+            **{
+                "PAIRS": self.settings.pairs * ENTRIES // self._entries,
+                "ENTRIES": self._entries,
+                "DEPTH": tiling.depth,
+                "num_warps": 4,
+            },
         )
         self._require_room(lists)
         found = np.empty(sums.shape, np.int64)
@@ -283,7 +292,7 @@ class FusedIndex(Index):
             (-(-B // tiling.queries) * tiling.queries, width), dtype=torch.float16, device=self.device
         )
         vectors[:B, :D] = on_device(queries, self.device)
-        if not self.skips or B <= tiling.queries:
+        if not self.skips or tiling.queries >= B:
             return vectors, np.arange(B)
         nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)
         order = torch.argsort(nearest, stable=True)
@@ -296,14 +305,11 @@ class FusedIndex(Index):
         query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // settings.keys)
         splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
         programs, levels = query_tiles * splits, len(thresholds)
-        integers = {"dtype": torch.int32, "device": self.device}
-        open_tiles = torch.empty((query_tiles, tiles if self.skips else 1), **integers)
-        open_lengths, found = torch.zeros(query_tiles, **integers), torch.zeros(programs, **integers)
-        places, marks = torch.empty((2, programs, self._room), **integers)
+        open_tiles = self._integers(query_tiles, tiles if self.skips else 1)
+        open_lengths, found = self._integers(query_tiles).zero_(), self._integers(programs).zero_()
+        places, marks = self._integers(2, programs, self._room)
         if self.skips:
-            self._bound(
-                vectors, B, thresholds, open_tiles, open_lengths, sums if ids == range(len(self.keys)) else None
-            )
+            self._bound(vectors, B, thresholds, open_tiles, open_lengths, sums if len(ids) == len(self.keys) else None)
         limits = on_device(limits_around(thresholds, self._error), self.device)
         self._kernels.scan_tiles[query_tiles, splits](
             *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits, places, marks, found),
@@ -337,16 +343,24 @@ class FusedIndex(Index):
             **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": 4},
         )
 
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=self.device)
+
     def _require_room(self, lists: Lists) -> None:
         most = int(lists.found.max())
         if most > lists.places.shape[1]:
-            raise _ListTooShort(most)
+            raise _ListTooShortError(most)
 
     def _tiling(self, queries: int) -> Tiling:
         """The tiling of the fewest queries that holds so many, or the largest."""
         return next(
             (tiling for tiling in self.settings.tilings if tiling.queries >= queries), self.settings.tilings[-1]
         )
+
+    def _require_all(self) -> None:
+        """Raise BackendError where the device or Triton is missing."""
+        require_device(self.device, self.name)
+        _ = self._kernels
 
     @property
     def _columns(self) -> int:
@@ -355,8 +369,9 @@ class FusedIndex(Index):
 
     @cached_property
     def _entries(self) -> int:
-        """Entries of a row of counts that are added at once: as many as most rows have, and 64 where one is long."""
-        return 4 if len(self.counts.tokens) == 0 or np.diff(self.counts.offsets).max() <= 256 else 64
+        """Entries of a row of counts that are added at once: as few as most rows have, more where one is long."""
+        longest = int(np.diff(self.counts.offsets).max())
+        return ENTRIES if longest <= LONG_ROW else self.settings.pairs // ENTRIES
 
     @cached_property
     def _layout(self) -> Layout:
@@ -375,7 +390,6 @@ class FusedIndex(Index):
 
     @cached_property
     def _kernels(self) -> ModuleType:
-        require_device(self.device, self.name)
         try:
             from ffnsearch_indexer.index import fused_kernels
         except ImportError:

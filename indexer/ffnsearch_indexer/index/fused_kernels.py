@@ -128,7 +128,7 @@ def scan_tiles(
     resident = ()
     if RESIDENT:
         for depth in tl.static_range(0, D, DEPTH):
-            resident = resident + (tl.load(query_rows + depth),)
+            resident = resident + (tl.load(query_rows + depth),)  # noqa: RUF005, as Triton reads it
     key_rows = keys + lanes[:, None] * D + steps[None, :]
     for number in tl.range(first_tile, tl.minimum(first_tile + share, count), flatten=not RESIDENT):
         tile = tl.load(open_tiles + query_tile.to(tl.int64) * tiles + number) if SKIPS else number
@@ -194,7 +194,7 @@ def add_pairs(
     ENTRIES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Add the counts of listed pairs, each at the highest threshold that it exceeds; decide exactly what is not sure."""
+    """Add the counts of listed pairs, each at the highest threshold that it exceeds; what is not sure is decided."""
     program = tl.program_id(0)
     first_row = program // splits * TILE_QUERIES
     listed = program.to(tl.int64) * room

@@ -7,7 +7,7 @@ is that of the ids, and nothing is skipped. What bounds are and why they hold is
 centres are float16 in the keys' own basis, so that their products with queries are off by no more than a score is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,11 +73,12 @@ def lay_out(
     centres, bounds = _measured(laid, N if order is not None else 0)
     has_sums = order is not None and counts.vocabulary_size < columns_max
     sums = _tile_sums(offsets, tokens, of_entries, len(laid) // tile_keys if has_sums else 0, tile_keys, counts)
-    arrays = (ids, offsets, tokens, of_entries)
-    return Layout(laid, *(on_device(array, device) for array in arrays), centres, bounds, on_device(sums, device))
+    on_host = (ids, offsets, tokens, of_entries, sums)
+    ids_, offsets_, tokens_, counts_, sums_ = (on_device(array, device) for array in on_host)
+    return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
 
 
-def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple[NDArray[np.generic], ...]:
+def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
     """Next-token counts [N] in compressed rows of another order, as the kernels take them."""
     lengths = np.diff(counts.offsets)[members]
     offsets = np.append(0, np.cumsum(lengths))
@@ -86,9 +87,9 @@ def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple
 
 
 def _tile_sums(
-    offsets: NDArray[np.generic],
-    tokens: NDArray[np.generic],
-    of_entries: NDArray[np.generic],
+    offsets: NDArray[Any],
+    tokens: NDArray[Any],
+    of_entries: NDArray[Any],
     tiles: int,
     tile_keys: int,
     counts: NextTokenCounts,
