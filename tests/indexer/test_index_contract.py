@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
-from ffnsearch_indexer.index import scan
+from ffnsearch_indexer.index import fused, scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.exact_device import DeviceIndex
@@ -417,7 +417,7 @@ def few_cases(test: Callable[..., None], **others: st.SearchStrategy) -> Callabl
 
 
 class FusedInSmallTiles(FusedIndex):
-    queries_max: ClassVar = 5
+    queries_max: ClassVar = 3
     settings: ClassVar = Device(
         keys=64,
         centres=16,
@@ -433,13 +433,13 @@ class FusedInLargeTiles(FusedIndex):
     """What the interpreter runs in tolerable time: its steps cost the same, however large."""
 
     settings: ClassVar = Device(
-        keys=1024,
+        keys=256,
         centres=32,
         programs=1,
         room=1 << 12,
         pairs=1 << 12,
         sharers=1,
-        tilings=(Tiling(256, 64, 1, 1, True),),
+        tilings=(Tiling(4, 128, 1, 1, True), Tiling(64, 64, 1, 1, True)),
     )
 
 
@@ -453,6 +453,18 @@ class TestFused(IndexContract):
 
     def index(self, case: Case) -> Index:
         return self.as_shipped(case.keys, case.counts, tiles_of(case.keys, case.counts), device=self.device)
+
+    def test_memory_stays_bounded_when_every_pair_matches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A list takes a quarter of what is free, and the work comes in pieces that it holds."""
+        free = 1 << 23
+        monkeypatch.setattr(fused, "free_bytes", lambda _: free)
+        rng = np.random.default_rng(0)
+        keys = unit(rng.standard_normal((3000, 16)))
+        index = self.as_shipped(keys, make_counts([[(0, 1)]] * len(keys), 1), device=self.device)
+        index._room = 16
+        found = index.range_sum(keys[:20], [-1.5])
+        assert (found.neighbors == len(keys)).all()
+        assert 16 < index._room <= free // 4 // 8, "longer, as far as it may be"
 
     # The interpreter takes 20 ms a kernel: fewer cases, the same contract.
     test_sums_are_those_of_the_oracle = few_cases(IndexContract.test_sums_are_those_of_the_oracle)

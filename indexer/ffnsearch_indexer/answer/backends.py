@@ -1,9 +1,11 @@
 """Which backend searches the blocks of a snapshot? Each is imported only when it is wanted."""
 
+from collections.abc import Iterable
 from itertools import repeat
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
+from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.store.datastore import Datastore
 
 BACKENDS = ("tiles", "exact", "faiss", "fused")
@@ -36,9 +38,10 @@ def open_indexes(datastore: Datastore, backend: str) -> list[Index]:
     if backend == "fused":
         from ffnsearch_indexer.index.fused import FusedIndex
 
-        of_blocks = repeat(None, len(datastore.keys)) if datastore.tiles is None else datastore.tiles
-        blocks = zip(datastore.keys, of_blocks, strict=True)
-        return [FusedIndex(keys, datastore.counts, tiles) for keys, tiles in blocks]
+        of_blocks: Iterable[Tiles | None] = datastore.tiles or repeat(None, len(datastore.keys))
+        return [
+            FusedIndex(keys, datastore.counts, tiles) for keys, tiles in zip(datastore.keys, of_blocks, strict=True)
+        ]
     raise BackendError(
         f"the backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}", reason="UNKNOWN_BACKEND"
     )

@@ -77,6 +77,7 @@ class DeviceIndex(Index):
         wanted = np.asarray(thresholds, dtype=np.float64)
         assert not np.isnan(wanted).any(), "thresholds are numbers"
         checkpoint()
+        self._require_precision()
         order, S = np.argsort(wanted, kind="stable"), len(wanted)
         sums = np.zeros((len(queries), S, self.counts.vocabulary_size + 1), np.int64)
         rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, sums[:1].nbytes)))
@@ -99,6 +100,7 @@ class DeviceIndex(Index):
         searched = self.require_ids(ids)
         assert not np.isnan(threshold), "a threshold is a number"
         checkpoint()
+        self._require_precision()
         limit = np.array([threshold], np.float64)
         found = []
         with device_failures(self.name):
@@ -153,7 +155,6 @@ class DeviceIndex(Index):
         self, vectors: Tensor, thresholds: Float64, ids: range, scores: int, checkpoint: Checkpoint
     ) -> Iterator[tuple[_Pairs, int, Tensor]]:
         """Yield the pairs of each tile of keys that may be above the lowest threshold, its first id, and the tile."""
-        self._require_precision()
         least = float(limits_around(thresholds[:1], self._error)[0, 0])
         step = max(1, scores // max(1, len(vectors)))
         for first, keys in self._tiles(ids, step):

@@ -223,12 +223,12 @@ class FusedIndex(Index):
                 waiting += halves
             else:
                 yield rows, result
-            checkpoint()
+                checkpoint()
 
     def _lengthen(self, pairs: int) -> bool:
         """Make lists that hold so many pairs each, from now on; False where memory does not allow it."""
         room = 1 << (pairs - 1).bit_length()
-        programs = self.settings.programs + self.queries_max // self.settings.tilings[0].queries
+        programs = self.settings.programs + self.queries_max // self.settings.tilings[-1].queries
         if room * programs * 8 > self._lists_bytes_max:
             return False
         self._room = room
