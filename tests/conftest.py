@@ -10,6 +10,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: spinning threads make tiny work ten times slower
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # read where kernels are defined: without a device, they run in Python
 
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare

@@ -3,7 +3,7 @@
 import pytest
 
 from ffnsearch_indexer.answer import backends
-from ffnsearch_indexer.answer.backends import BACKENDS, Backend, Present, choose
+from ffnsearch_indexer.answer.backends import Present, choose
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index import gpu as devices
 from ffnsearch_indexer.index.gpu import choose_device
@@ -11,13 +11,6 @@ from ffnsearch_indexer.store.datastore import Datastore
 
 NO_CUDA, NO_TRITON, NO_TILES = "no CUDA device", "triton is not installed", "the snapshot has no tiles"
 NO_FAISS_GPU = "this faiss was built for CPUs"
-WITH_KERNEL = {"kernel": Backend(lambda *_: [], devices=("cuda",), needs="triton"), **BACKENDS}
-
-
-@pytest.fixture(autouse=True)
-def _with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend for GPUs alone comes first, as a compiled kernel would."""
-    monkeypatch.setattr(backends, "BACKENDS", WITH_KERNEL)
 
 
 def there(
@@ -31,14 +24,14 @@ def there(
 @pytest.mark.parametrize(
     ("asked", "present", "chosen", "why"),
     [
-        (("auto", "auto"), there(), ("kernel", "cuda"), "a CUDA device is there"),
+        (("auto", "auto"), there(), ("fused", "cuda"), "a CUDA device is there"),
         (("auto", "auto"), there(cuda=False), ("tiles", "cpu"), NO_CUDA),
         (("auto", "auto"), there(triton=False), ("tiles", "cpu"), NO_TRITON),
         (("auto", "auto"), there(tiles=False, triton=False), ("exact", "cuda"), f"{NO_TRITON}, and {NO_TILES}"),
         (("auto", "auto"), there(tiles=False, cuda=False), ("exact", "cpu"), f"{NO_CUDA}, and {NO_TILES}"),
         (("auto", "cpu"), there(), ("tiles", "cpu"), "--device cpu"),
         (("auto", "cpu"), there(tiles=False), ("exact", "cpu"), NO_TILES),
-        (("auto", "cuda"), there(), ("kernel", "cuda"), "--device cuda"),
+        (("auto", "cuda"), there(), ("fused", "cuda"), "--device cuda"),
         (("auto", "cuda"), there(triton=False), ("exact", "cuda"), NO_TRITON),
         (("exact", "auto"), there(), ("exact", "cuda"), "--backend exact"),
         (("exact", "auto"), there(cuda=False), ("exact", "cpu"), NO_CUDA),
@@ -60,22 +53,22 @@ def test_the_first_that_is_there_and_asked_for_is_chosen(
 
 def test_the_choice_is_a_line_that_says_what_where_and_why() -> None:
     assert choose("auto", "auto", there(cuda=False)).line == "searching with tiles on the CPU: no CUDA device"
-    assert choose("auto", "auto", there()).line == "searching with kernel on the GPU: a CUDA device is there"
+    assert choose("auto", "auto", there()).line == "searching with fused on the GPU: a CUDA device is there"
 
 
 @pytest.mark.parametrize(
     ("asked", "present", "reason", "words"),
     [
-        (("kernel", "auto"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
-        (("kernel", "auto"), there(triton=False), "DEVICE_UNAVAILABLE", NO_TRITON),
-        (("kernel", "cpu"), there(), "DEVICE_UNAVAILABLE", "kernel searches on cuda alone"),
+        (("fused", "auto"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
+        (("fused", "auto"), there(triton=False), "DEVICE_UNAVAILABLE", NO_TRITON),
+        (("fused", "cpu"), there(), "DEVICE_UNAVAILABLE", "fused searches on cuda alone"),
         (("exact", "cuda"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
         (("auto", "cuda"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
         (("tiles", "cuda"), there(), "DEVICE_UNAVAILABLE", "tiles searches on cpu alone"),
         (("tiles", "auto"), there(tiles=False), "NO_TILES", "`ffnsearch index some.ffn`"),
         (("faiss-ivf", "auto"), there(), "NO_FAISS_IVF", "`ffnsearch index some.ffn --faiss ivf`"),
         (("faiss", "cuda"), there(), "DEVICE_UNAVAILABLE", NO_FAISS_GPU),
-        (("tile", "auto"), there(), "UNKNOWN_BACKEND", "auto, kernel, tiles, exact, faiss, faiss-ivf"),
+        (("tile", "auto"), there(), "UNKNOWN_BACKEND", "auto, fused, tiles, exact, faiss, faiss-ivf"),
         (("auto", "gpu"), there(), "UNKNOWN_DEVICE", "auto, cpu, cuda"),
     ],
 )

@@ -5,7 +5,7 @@ whole number of 2^-48, and a neighbor is found by comparing whole numbers.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
-from ffnsearch_indexer.index import scan
+from ffnsearch_indexer.index import fused, scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
+from ffnsearch_indexer.index.exact_device import DeviceIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex
 from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of
+from ffnsearch_indexer.index.fused import Device, FusedIndex, Tiling
 from ffnsearch_indexer.index.tiled import TiledIndex
+from ffnsearch_indexer.index.tiles import tiles_of
 
 BYTES_PEAK_MAX = 200 << 20
 """More than any backend says that a search takes, less than one that keeps all pairs of the test would."""
@@ -347,7 +350,7 @@ class IndexContract:
 
 
 class ExactInSmallTiles(ExactIndex):
-    tile_values: ClassVar = {"cpu": 20, "cuda": 20}
+    tile_values: ClassVar = 20
 
 
 class TestExact(IndexContract):
@@ -364,13 +367,23 @@ class TestExact(IndexContract):
             torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-class TestExactOnCuda(IndexContract):
+class DeviceInSmallTiles(DeviceIndex):
+    queries_max: ClassVar = 3
+    scores_max: ClassVar = 120
+    scores_min: ClassVar = 120
+    values_max: ClassVar = 2048
+
+
+class TestExactOnDevice(IndexContract):
+    """On a CUDA device where there is one; else the same code on a CPU."""
+
+    device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
+
     def small(self, case: Case) -> Index:
-        return ExactInSmallTiles(case.keys, case.counts, device="cuda")
+        return DeviceInSmallTiles(case.keys, case.counts, device=self.device)
 
     def index(self, case: Case) -> Index:
-        return ExactIndex(case.keys, case.counts, device="cuda")
+        return DeviceIndex(case.keys, case.counts, device=self.device)
 
 
 class FaissFlatInSmallTiles(FaissFlatIndex):
@@ -521,3 +534,66 @@ class TiledInSmallSteps(TiledIndex):
 class TestTiles(IndexContract):
     in_small_tiles = TiledInSmallSteps
     as_shipped = TiledIndex
+
+
+def few_cases(test: Callable[..., None], **others: st.SearchStrategy) -> Callable[..., None]:
+    """A test of the contract with 8 cases instead of 60."""
+    return settings(contract, max_examples=8)(given(case=cases(), **others)(test.hypothesis.inner_test))
+
+
+class FusedInSmallTiles(FusedIndex):
+    queries_max: ClassVar = 3
+    settings: ClassVar = Device(
+        keys=64,
+        centres=16,
+        programs=2,
+        room=32,
+        pairs=256,
+        sharers=1,
+        tilings=(Tiling(2, 32, 1, 1, True), Tiling(16, 32, 1, 1, False)),
+    )
+
+
+class FusedInLargeTiles(FusedIndex):
+    """What the interpreter runs in tolerable time: its steps cost the same, however large."""
+
+    settings: ClassVar = Device(
+        keys=256,
+        centres=32,
+        programs=1,
+        room=1 << 12,
+        pairs=1 << 12,
+        sharers=1,
+        tilings=(Tiling(4, 128, 1, 1, True), Tiling(64, 64, 1, 1, True)),
+    )
+
+
+class TestFused(IndexContract):
+    in_small_tiles = FusedInSmallTiles
+    as_shipped = FusedIndex if torch.cuda.is_available() else FusedInLargeTiles
+    device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def small(self, case: Case) -> Index:
+        return self.in_small_tiles(case.keys, case.counts, tiles_of(case.keys, case.counts), device=self.device)
+
+    def index(self, case: Case) -> Index:
+        return self.as_shipped(case.keys, case.counts, tiles_of(case.keys, case.counts), device=self.device)
+
+    def test_memory_stays_bounded_when_every_pair_matches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A list takes a quarter of what is free, and the work comes in pieces that it holds."""
+        free = 1 << 23
+        monkeypatch.setattr(fused, "free_bytes", lambda _: free)
+        rng = np.random.default_rng(0)
+        keys = unit(rng.standard_normal((3000, 16)))
+        index = self.as_shipped(keys, make_counts([[(0, 1)]] * len(keys), 1), device=self.device)
+        index._room = 16
+        found = index.range_sum(keys[:20], [-1.5])
+        assert (found.neighbors == len(keys)).all()
+        assert 16 < index._room <= free // 4 // 8, "longer, as far as it may be"
+
+    # The interpreter takes 20 ms a kernel: fewer cases, the same contract.
+    test_sums_are_those_of_the_oracle = few_cases(IndexContract.test_sums_are_those_of_the_oracle)
+    test_neighbors_are_those_of_the_oracle = few_cases(IndexContract.test_neighbors_are_those_of_the_oracle)
+    test_ranges_of_ids_put_together_are_the_whole = few_cases(
+        IndexContract.test_ranges_of_ids_put_together_are_the_whole, data=st.data()
+    )

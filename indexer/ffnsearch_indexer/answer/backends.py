@@ -3,12 +3,13 @@
 BACKENDS is the table of all there are. What is asked for and what is there decide, in `choose`, which one it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.gpu import cuda_problem, require_known, triton_problem
+from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import FAISS_IVF_FOLDER, TILES_FOLDER
 
@@ -165,8 +166,19 @@ def _open_tiles(datastore: Datastore, _: str) -> list[Index]:
 
 def _open_exact(datastore: Datastore, device: str) -> list[Index]:
     from ffnsearch_indexer.index.exact import ExactIndex
+    from ffnsearch_indexer.index.exact_device import DeviceIndex
 
-    return [ExactIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
+    if device == "cpu":
+        return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
+    return [DeviceIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
+
+
+def _open_fused(datastore: Datastore, device: str) -> list[Index]:
+    from ffnsearch_indexer.index.fused import FusedIndex
+
+    tiles: Sequence[Tiles | None] = datastore.tiles or [None] * len(datastore.keys)
+    blocks = zip(datastore.keys, tiles, strict=True)
+    return [FusedIndex(keys, datastore.counts, of_block, device=device) for keys, of_block in blocks]
 
 
 def _open_faiss(datastore: Datastore, device: str) -> list[Index]:
@@ -191,6 +203,7 @@ _ON_GPUS: dict[str, Callable[[], str | None]] = {"triton": triton_problem, "a GP
 """What some backends need to search on a GPU, and why it cannot be used."""
 
 BACKENDS: dict[str, Backend] = {
+    "fused": Backend(_open_fused, devices=("cuda",), needs="triton"),
     "tiles": Backend(_open_tiles, part=TILES_FOLDER),
     "exact": Backend(_open_exact, devices=("cuda", "cpu")),
     "faiss": Backend(_open_faiss, devices=("cuda", "cpu"), needs="a GPU build of faiss", is_automatic=False),

@@ -16,7 +16,7 @@ Corpus = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
 Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
-Backend = Annotated[str, typer.Option(help="What searches: auto, tiles, exact, faiss, or faiss-ivf.")]
+Backend = Annotated[str, typer.Option(help="What searches: auto, fused, tiles, exact, faiss, or faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Where model and search run: auto, cpu, or cuda.")]
 Faiss = Annotated[
     str | None,

@@ -1,16 +1,13 @@
-"""The reference backend: every score by matrix product, tile by tile, on a CPU or a CUDA device."""
+"""The reference backend: every score by matrix product, tile by tile, on a CPU; `exact_device` does it on a GPU."""
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import ClassVar
 
 import numba
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
@@ -20,52 +17,39 @@ STRETCH = 32
 
 
 class ExactIndex(ScanIndex):
-    """Scores by float32 matrix products of tiles of keys and of queries.
+    """Scores by float32 matrix products of tiles of keys and of queries, on a CPU.
 
-    Working memory is about 80 MB on a CPU, whatever N, D, B and the thresholds: a tile of keys as float32,
-    its scores, and some 36 bytes for each score above the cut. On a CUDA device tiles are 32 times as
-    large, and the float16 keys stay resident from the first search on, 2 N D bytes.
+    Working memory is about 80 MB, whatever N, D, B and the thresholds: a tile of keys as float32, its scores, and some
+    36 bytes for each score above the cut.
     """
 
     name: ClassVar[str] = "exact"
-    tile_values: ClassVar[dict[str, int]] = {"cpu": 1 << 20, "cuda": 1 << 25}
-    """Values in a tile of keys, and at most in its scores: near the cache on a CPU, worth a kernel's start on CUDA."""
-
-    def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str = "cpu") -> None:
-        super().__init__(keys, counts)
-        self.device = torch.device(device)
+    tile_values: ClassVar[int] = 1 << 20
+    """Values in a tile of keys, and at most in its scores: near the cache."""
 
     def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Widen each tile of keys once and multiply it with all queries; the contract is the base's."""
         require_full_precision("exact")
-        values = self.tile_values[self.device.type]
-        tile_keys = max(1, values // self.keys.shape[1])
-        tile_queries = max(1, values // tile_keys)
-        vectors = torch.from_numpy(queries.astype(np.float32)).to(self.device)
-        tile = torch.empty((tile_keys, self.keys.shape[1]), device=self.device)
+        tile_keys = max(1, self.tile_values // self.keys.shape[1])
+        tile_queries = max(1, self.tile_values // tile_keys)
+        vectors = torch.from_numpy(queries.astype(np.float32))
+        source = from_dlpack(self.keys)  # the same memory, which may be a read-only map
+        tile = torch.empty((tile_keys, self.keys.shape[1]))
         for first in range(ids.start, ids.stop, tile_keys):
-            source = self._source[first : min(first + tile_keys, ids.stop)]
-            keys = tile[: len(source)].copy_(source)
+            part = source[first : min(first + tile_keys, ids.stop)]
+            keys = tile[: len(part)].copy_(part)
             for row in range(0, len(vectors), tile_queries):
                 scores = torch.mm(vectors[row : row + tile_queries], keys.T)
-                rows, columns, above = _above(scores, cut_score)
+                rows, columns, above = _above(scores.numpy(), cut_score)
                 yield Pairs(rows + row, columns + first, above)
 
-    @cached_property
-    def _source(self) -> Tensor:
-        """The keys on the device, [N, D] float16; on a CPU the same memory, which may be a read-only map."""
-        return from_dlpack(self.keys).to(self.device)
 
-
-def _above(scores: Tensor, cut_score: np.float32) -> tuple[Int64, Int64, Float32]:
+def _above(scores: Float32, cut_score: np.float32) -> tuple[Int64, Int64, Float32]:
     """Find the scores [b, n] above the cut: their rows, their columns and their values."""
-    if scores.device.type == "cpu":
-        places = np.empty((2, scores.numel() + 1), dtype=np.int64)  # pages that stay unused are never touched
-        values = np.empty(scores.numel() + 1, dtype=np.float32)
-        found = _find_above(scores.numpy(), cut_score, places, values)
-        return places[0, :found], places[1, :found], values[:found]
-    row, column = torch.nonzero(scores > float(cut_score), as_tuple=True)
-    return row.cpu().numpy(), column.cpu().numpy(), scores[row, column].cpu().numpy()
+    places = np.empty((2, scores.size + 1), dtype=np.int64)  # pages that stay unused are never touched
+    values = np.empty(scores.size + 1, dtype=np.float32)
+    found = _find_above(scores, cut_score, places, values)
+    return places[0, :found], places[1, :found], values[:found]
 
 
 @numba.njit(nogil=True, fastmath={"nnan"}, cache=True)

@@ -100,7 +100,7 @@ def serve(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="What searches: auto, tiles, exact, faiss, or faiss-ivf.", show_default="auto"),
+        typer.Option(help="What searches: auto, fused, tiles, exact, faiss, or faiss-ivf.", show_default="auto"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where model and search run: auto, cpu, or cuda.", show_default="auto")

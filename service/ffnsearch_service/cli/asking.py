@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ffnsearch_service.client.calls import Calls
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Backend = Annotated[str, typer.Option(help="What searches a directory: auto, tiles, exact, faiss, or faiss-ivf.")]
+Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Of a directory: where model and search run: auto, cpu, or cuda.")]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]
 ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's profiles; `info` lists them.")]

@@ -44,7 +44,7 @@ def bench(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="Snapshot: what searches: auto, tiles, exact, faiss, or faiss-ivf.", show_default="auto"),
+        typer.Option(help="Snapshot: what searches: auto, fused, tiles, exact, faiss, faiss-ivf.", show_default="auto"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Snapshot: where model and search run: auto, cpu, or cuda.", show_default="auto")

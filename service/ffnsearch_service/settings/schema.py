@@ -23,7 +23,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "admin.builds_max": (1, 64),
     "limits.snapshots_bytes_max": (1, 2**63 - 1),
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("auto", "tiles", "exact", "faiss", "faiss-ivf")}
+_CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("auto", "fused", "tiles", "exact", "faiss", "faiss-ivf")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""All checks and measurements of the search on a GPU, in one run of less than 8 minutes.
+
+    benchmarks/gpu.sh [FILE.json]
+    python benchmarks/gpu.py --json FILE [--device cpu --characters 3000]      the same on a CPU: for the script itself
+
+It makes the reference corpus' keys with the reference model on the device, and needs torch, Triton, numpy, numba and
+safetensors alone. Measurements run one after the other; what one finds stands in the result under its name, or why it
+found nothing. On a CPU the kernels run in Triton's interpreter, and the figures say nothing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import gpu_search
+import torch
+from gpu_setting import CORPUS, REPOSITORY, Setting, make_setting
+
+LIBRARIES = ("torch", "triton", "numpy", "numba", "faiss-gpu", "faiss-cpu")
+
+
+class UnavailableError(Exception):
+    """What a measurement needs is not installed; the message is one line that says what."""
+
+
+MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
+    "ceilings": gpu_search.ceilings,
+    "agreement": gpu_search.agreement,
+    "rates": gpu_search.rates,
+    "range_search_gpu_emulated": gpu_search.top_k_emulation,
+    "neighbors": gpu_search.neighbors,
+    "tilings": gpu_search.tilings,
+}
+"""What is measured, in this order: the most important first. Each takes the setting, or raises UnavailableError."""
+
+
+def main() -> None:
+    """Make the setting, measure, write after each measurement."""
+    options = _parser().parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no GPU that torch can use: nothing was measured")
+    if options.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined, at the first search
+    setting = make_setting(options.device, options.corpus, options.characters, options.budget_seconds)
+    result = {
+        "benchmark": "gpu",
+        **_circumstances(options.device),
+        "substrings": len(setting.keys[0]),
+        "blocks": len(setting.keys),
+        "build_seconds": setting.seconds,
+    }
+    for name, measure in MEASUREMENTS.items():
+        started = time.monotonic()
+        try:
+            setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
+        except UnavailableError as error:
+            setting.found[name] = {"not_measured": str(error)}
+        result = {**result, **setting.found}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{name}: {time.monotonic() - started:.1f} s", json.dumps(setting.found[name])[:1500], flush=True)
+    if setting.found["agreement"]["differing_integers"]:
+        sys.exit("integers differ from the oracle's: the figures say nothing")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", required=True, type=Path, help="where to write the result")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--corpus", default=CORPUS, type=Path)
+    parser.add_argument("--characters", type=int, help="of the corpus' beginning; all by default")
+    parser.add_argument("--budget-seconds", type=float, default=420, help="after these nothing new is begun")
+    return parser
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    """The code, the machine, the libraries, the time."""
+    libraries = {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+    described: dict[str, Any] = {"name": platform.machine()}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        described = {
+            "name": properties.name,
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gb": round(properties.total_memory / 1e9, 1),
+            "cuda": torch.version.cuda,
+        }
+    return {
+        "revision": _revision(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": described,
+        "libraries": libraries,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """The revision of the code; None where it was copied without its history."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

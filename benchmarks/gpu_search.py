@@ -1,0 +1,223 @@
+"""The measurements of the search: does it give the oracle's integers, how fast, and how near to what the chip can do?
+
+Rates are of whole calls: queries from the host's memory, sums back in it, block after block.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_oracle import oracle
+from gpu_setting import THRESHOLDS, Setting
+
+from ffnsearch_indexer.index.base import Index, RangeSums
+from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.fused import Device, FusedIndex, Tiling
+
+BATCHES = (1, 16, 64, 256, 1024, 4096)
+ORACLE_QUERIES = 2000
+STAIRCASE = (0.02, 0.0, -0.05)
+"""Thresholds beside a block's own, as steps from it."""
+
+ROUNDS_MIN, ROUNDS_MAX, ROUNDS_SECONDS = 3, 30, 2.0
+TOP_K = 2048
+"""Most neighbors that faiss finds for a query on a GPU."""
+
+INTERPRETED = Device(
+    keys=512, centres=32, programs=1, room=4096, pairs=4096, sharers=1, tilings=(Tiling(256, 128, 1, 1, True),)
+)
+"""What the interpreter runs in tolerable time."""
+
+
+def ceilings(setting: Setting) -> dict[str, float]:
+    """What the chip does at best, measured: float16 products, and bytes copied, each read and written once."""
+    size, device = (8192, setting.device) if setting.device == "cuda" else (256, "cpu")
+    left, right = (torch.randn((size, size), device=device).half() for _ in range(2))
+    source = torch.empty(size * size * 32, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    products = _seconds(setting, lambda: torch.mm(left, right))
+    copies = _seconds(setting, lambda: target.copy_(source))
+    return {
+        "matmul_tflop_s": 2 * size**3 / median(products) / 1e12,
+        "copy_tb_s": 2 * source.numel() / median(copies) / 1e12,
+    }
+
+
+def agreement(setting: Setting) -> dict[str, Any]:
+    """How many integers of 2,000 prompts differ from the oracle's, of any backend, with one threshold and with four."""
+    count = ORACLE_QUERIES if setting.device == "cuda" else 64
+    differing: dict[str, int] = {}
+    compared = 0
+    for block, threshold in enumerate(THRESHOLDS):
+        levels = (threshold, *(threshold + step for step in STAIRCASE))
+        queries = setting.queries[block, :count]
+        expected = oracle(setting, block, queries, levels)
+        compared += expected.freq.size + expected.neighbors.size
+        for name, index in _indexes(setting, block).items():
+            alone = index.range_sum(queries, levels[:1])
+            of_first = RangeSums(expected.freq[:, :1], expected.neighbors[:, :1])
+            found = _differing(index.range_sum(queries, levels), expected) + _differing(alone, of_first)
+            differing[name] = differing.get(name, 0) + found
+    return {
+        "prompts": count,
+        "integers_compared": compared,
+        "by_backend": differing,
+        "differing_integers": sum(differing.values()),
+    }
+
+
+def rates(setting: Setting) -> dict[str, Any]:
+    """Prompts a second through all blocks, by backend and batch, and what share of the ceilings that is."""
+    indexes = [_indexes(setting, block) for block in range(len(setting.keys))]
+    batches = BATCHES if setting.device == "cuda" else BATCHES[:2]
+    measured: dict[str, Any] = {}
+    keys = setting.keys[0]
+    for name, batch in product(indexes[0], batches):
+        by_block = [
+            median(_search_seconds(setting, of_block[name], block, batch)) for block, of_block in enumerate(indexes)
+        ]
+        seconds = sum(by_block)
+        flop, key_bytes = 2 * batch * keys.size * len(indexes), keys.nbytes * len(indexes)
+        measured.setdefault(name, {})[batch] = {
+            "prompts_per_second": batch / seconds,
+            "block_ms": [1000 * of_block for of_block in by_block],
+            "share_of_matmul": flop / seconds / 1e12 / setting.found["ceilings"]["matmul_tflop_s"],
+            "share_of_copy": key_bytes / seconds / 1e12 / setting.found["ceilings"]["copy_tb_s"],
+        }
+    return measured
+
+
+def top_k_emulation(setting: Setting) -> dict[str, Any]:
+    """An emulation of `faiss.contrib.exhaustive_search.range_search_gpu`, not faiss itself.
+
+    The top 2,048 of each query by torch on the device; queries whose last one is above the threshold are done again
+    on the CPU, by a float32 product with all keys. Neighbors only, no sums.
+    """
+    measured = {}
+    for batch in (1, 64) if setting.device == "cuda" else (1,):
+        seconds, overflowed = 0.0, []
+        for block, keys in enumerate(setting.keys):
+            resident = torch.from_numpy(keys).to(setting.device)
+            on_host = torch.from_numpy(keys.astype(np.float32))
+            started = time.perf_counter()
+            overflowed.append(_top_k(setting, resident, on_host, setting.queries[block, :batch], THRESHOLDS[block]))
+            seconds += time.perf_counter() - started
+        measured[batch] = {"prompts_per_second": batch / seconds, "overflowed_by_block": overflowed}
+    return {"emulation": True, "cpu_threads": torch.get_num_threads(), **measured}
+
+
+def neighbors(setting: Setting) -> dict[str, Any]:
+    """How long listing the neighbors of 16 prompts takes, and whether they are those of the exact backend."""
+    measured: dict[str, Any] = {}
+    for block in range(len(setting.keys)):
+        queries = setting.queries[block, : 16 if setting.device == "cuda" else 2]
+        found = {}
+        for name, index in _indexes(setting, block).items():
+            found[name] = index.range_search(queries, THRESHOLDS[block])
+            taken = _seconds(setting, partial(index.range_search, queries, THRESHOLDS[block]))
+            measured.setdefault(name, []).append({"pairs": len(found[name].ids), "ms": 1000 * median(taken)})
+        first, *others = found.values()
+        for other in others:
+            assert all(np.array_equal(*arrays) for arrays in zip(first, other, strict=True)), "neighbors differ"
+    return measured
+
+
+def tilings(setting: Setting) -> list[dict[str, Any]]:
+    """How fast other shapes of tiles are in one block: what `FusedIndex.settings` should be."""
+    if setting.device != "cuda":
+        return []
+    block, measured = 2, []
+    shapes = (
+        [(16, 1, Tiling(16, 128, 4, stages, True), keys) for stages, keys in product((2, 3, 4), (64, 128))]
+        + [
+            (4096, 4096, tiling, 64)
+            for tiling in (
+                Tiling(64, 128, 4, 2, True),
+                Tiling(128, 128, 8, 2, True),
+                Tiling(128, 64, 8, 2, True),
+                Tiling(128, 64, 8, 3, False),
+                Tiling(128, 64, 4, 4, False),
+            )
+        ]
+        + [(4096, 4096, Tiling(128, 64, 8, 3, False), 128)]
+    )
+    for _, batch, tiling, keys in shapes:
+        for programs, skips in product((528, 1056, 2112), (False, True)):
+            if setting.left_seconds() < 0:
+                return measured
+            settings = FusedIndex.settings._replace(tilings=(tiling,), keys=keys, programs=programs)
+            index = _fused(setting, block, skips=skips, settings=settings)
+            shape = {"batch": batch, "keys": keys, "programs": programs, "skips": skips, **tiling._asdict()}
+            try:
+                taken = median(_search_seconds(setting, index, block, batch))
+            except Exception as error:  # a shape that does not fit the chip is a result, too
+                measured.append({**shape, "error": str(error).splitlines()[0][:200]})
+            else:
+                measured.append({**shape, "ms": 1000 * taken})
+    return measured
+
+
+def _indexes(setting: Setting, block: int) -> dict[str, Index]:
+    """The backends of one block: fused without and with skipping."""
+    keys = setting.keys[block]
+    return {
+        "exact": DeviceIndex(keys, setting.counts, device=setting.device),
+        "fused, dense": _fused(setting, block, skips=False),
+        "fused, skipping": _fused(setting, block, skips=True),
+    }
+
+
+def _fused(setting: Setting, block: int, *, skips: bool, settings: Device | None = None) -> FusedIndex:
+    kept = settings or (FusedIndex.settings if setting.device == "cuda" else INTERPRETED)
+    shaped = type("Shaped", (FusedIndex,), {"settings": kept})
+    index: FusedIndex = shaped(
+        setting.keys[block], setting.counts, setting.tiles[block], device=setting.device, skips=skips
+    )
+    return index
+
+
+def _search_seconds(setting: Setting, index: Index, block: int, batch: int) -> list[float]:
+    """How long calls of so many queries take, each with others of the 4,096."""
+    queries, starts = setting.queries[block], iter(range(0, 1 << 30, batch))
+
+    def search() -> None:
+        first = next(starts) % len(queries)
+        index.range_sum(queries[first : first + batch], [THRESHOLDS[block]])
+
+    return _seconds(setting, search)
+
+
+def _seconds(setting: Setting, work: Callable[[], Any]) -> list[float]:
+    """Seconds of several rounds, after two that compile and fill caches."""
+    for _ in range(2):
+        work()
+    setting.synchronize()
+    taken: list[float] = []
+    while len(taken) < ROUNDS_MIN or (len(taken) < ROUNDS_MAX and sum(taken) < ROUNDS_SECONDS):
+        started = time.perf_counter()
+        work()
+        setting.synchronize()
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def _top_k(setting: Setting, keys: torch.Tensor, on_host: torch.Tensor, queries: np.ndarray, threshold: float) -> int:
+    """Neighbors by the top 2,048, and again on the CPU where these are not all; how many queries that was."""
+    vectors = torch.from_numpy(queries).to(setting.device)
+    scores = torch.mm(vectors, keys.T)
+    top = torch.topk(scores, min(TOP_K, len(keys)), dim=1)
+    overflowed = torch.nonzero(top.values[:, -1] > threshold).ravel().cpu().numpy()
+    top.indices.cpu()
+    if len(overflowed):
+        again = torch.mm(torch.from_numpy(queries[overflowed].astype(np.float32)), on_host.T)
+        torch.nonzero(again > threshold)
+    return len(overflowed)
+
+
+def _differing(found: RangeSums, expected: Sequence[np.ndarray]) -> int:
+    return sum(int((mine != other).sum()) for mine, other in zip(found, expected, strict=True))

@@ -1,0 +1,61 @@
+"""What the backends that search on a GPU share: how far its scores are off, what room it has, how arrays get there.
+
+Shapes: D d_model.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.index.base import Float32, Float64
+
+PRODUCTS_MAX = 32
+"""Most products that a tensor core adds in one step: 4 on Volta, 16 on Hopper and Blackwell."""
+
+
+def device_score_error(d_model: int) -> float:
+    """Largest error of a score of unit float16 vectors from tensor cores that sum into float32.
+
+    Products are exact. A step adds k products to the sum so far: all k + 1 numbers are cut off at the last of 24 bits
+    of the largest, and so is the result, each by less than 2^-23 T, where T bounds every number and partial sum (N.
+    Fasi, N. J. Higham, M. Mikaitis and S. Pranesh, Numerical behavior of NVIDIA tensor cores, 2021: k = 4 on Volta; F.
+    A. Khattak and M. Mikaitis, Accurate models of NVIDIA tensor cores, arXiv 2512.07004, for Ampere to Blackwell, which
+    keep one or two bits more, and k = 8 or 16). As the largest number is not cut off, a step is off by at most k + 1
+    times 2u T, u = 2^-24, which is 2.5 k u T from k = 4 on, and there are less than (D + k - 1) / k steps. T is the
+    product of the lengths, by Cauchy-Schwarz, each within 2^-10 of 1. A library may sum parts and add them up, which
+    rounds once for each part. All of this, and that T grows by what is lost, is within 3 instead of 2.5.
+    """
+    return 3 * (d_model + PRODUCTS_MAX) * 2.0**-24 * (1 + 2.0**-10) ** 2
+
+
+def limits_around(thresholds: Float64, error: float) -> Float32:
+    """Where a score may be above thresholds [S], and where it is for sure, whatever it is off by: [2, S] float32."""
+    below = np.nextafter((thresholds - error).astype(np.float32), np.float32(-np.inf))
+    above = np.nextafter((thresholds + error).astype(np.float32), np.float32(np.inf))
+    limits: Float32 = np.stack([below, above])
+    return limits
+
+
+def require_device(device: torch.device, backend: str) -> None:
+    """Raise BackendError where torch does not know a device of this kind here."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            f"the backend {backend} finds no CUDA device: choose --device cpu or the backend tiles, or install a torch "
+            "with CUDA and a driver",
+            reason="NO_DEVICE",
+            backend=backend,
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """How much may still be allocated on a device; of a CPU, where tests search, 128 MB."""
+    if device.type != "cuda":
+        return 1 << 27
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def on_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """An array, which may be a read-only map, on a device; on a CPU a copy."""
+    return torch.from_numpy(np.array(array)).to(device)

@@ -1,0 +1,248 @@
+"""The reference backend's search on a device: float16 products with float32 sums, and everything after them there, too.
+
+Shapes: B queries, b of them at a time, N keys, n of them in a tile, D d_model, S thresholds, M pairs, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.index.base import (
+    Checkpoint,
+    Float16,
+    Float64,
+    Index,
+    Int64,
+    Neighbors,
+    RangeSums,
+    join_neighbors,
+    nobody_waits,
+)
+from ffnsearch_indexer.index.device import (
+    device_score_error,
+    free_bytes,
+    limits_around,
+    on_device,
+    require_device,
+)
+from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.index.precision import require_full_precision
+
+BYTES_PER_SCORE = 64
+"""What a tile takes for each of its scores at most: where all of them are pairs, their rows, ids and levels."""
+
+Result = TypeVar("Result")
+
+
+class _Pairs(NamedTuple):
+    """Pairs of a query and a key that may be above a threshold. rows, ids: [M] int64. scores: [M] float32."""
+
+    rows: Tensor
+    ids: Tensor
+    scores: Tensor
+
+
+class DeviceIndex(Index):
+    """Scores by matrix products of tiles, decided, and their counts summed, on a device.
+
+    The keys stay there from the first search on, 2 N D bytes, where they take at most half of what is free; else each
+    search copies them tile by tile. A tile takes a quarter of what is free at most. Raises BackendError where the
+    device is missing, and DeviceError where it fails, or has too little memory even for small tiles.
+    """
+
+    name: ClassVar[str] = "exact"
+    queries_max: ClassVar[int] = 4096
+    scores_max: ClassVar[int] = 1 << 28
+    scores_min: ClassVar[int] = 1 << 16
+    values_max: ClassVar[int] = 1 << 24
+    """Most values of vectors that are gathered at once, and entries of counts, for pairs that are decided or added."""
+    sums_bytes_max: ClassVar[int] = 1 << 30
+
+    def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str) -> None:
+        super().__init__(keys, counts)
+        self.device = torch.device(device)
+        self._error = device_score_error(keys.shape[1])
+
+    def range_sum(
+        self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
+    ) -> RangeSums:
+        """Sum tile by tile on the device; the contract is the base's."""
+        self.require_queries(queries)
+        wanted = np.asarray(thresholds, dtype=np.float64)
+        assert not np.isnan(wanted).any(), "thresholds are numbers"
+        checkpoint()
+        self._require_precision()
+        order, S = np.argsort(wanted, kind="stable"), len(wanted)
+        sums = np.zeros((len(queries), S, self.counts.vocabulary_size + 1), np.int64)
+        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, sums[:1].nbytes)))
+        with device_errors():
+            for first in range(0, len(queries) if S else 0, rows_max):
+                part = queries[first : first + rows_max]
+
+                def attempt(scores: int, part: Float16 = part) -> Int64:
+                    return self._summed(part, wanted[order], scores, checkpoint)
+
+                found = self._in_smaller_tiles(attempt)
+                sums[first : first + rows_max, order] = np.cumsum(found[:, ::-1], axis=1)[:, ::-1]
+        return RangeSums(sums[:, :, :-1], sums[:, :, -1])
+
+    def range_search(
+        self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
+    ) -> Neighbors:
+        """Compute the exact score of every pair that may be above the threshold; the contract is the base's."""
+        self.require_queries(queries)
+        searched = self.require_ids(ids)
+        assert not np.isnan(threshold), "a threshold is a number"
+        checkpoint()
+        self._require_precision()
+        limit = np.array([threshold], np.float64)
+        found = []
+        with device_errors():
+            for first in range(0, len(queries), self.queries_max):
+                part = queries[first : first + self.queries_max]
+
+                def attempt(scores: int, part: Float16 = part) -> list[tuple[Int64, Int64, Float64]]:
+                    return list(self._neighbors(part, limit, searched, scores, checkpoint))
+
+                found += [(rows + first, key_ids, scores) for rows, key_ids, scores in self._in_smaller_tiles(attempt)]
+        return join_neighbors(found, len(queries))
+
+    def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
+        """Attempt with tiles of so many scores that memory holds them: all again with half, where it does not."""
+        scores = max(self.scores_min, min(self.scores_max, free_bytes(self.device) // 4 // BYTES_PER_SCORE))
+        while True:
+            try:
+                return attempt(scores)
+            except torch.OutOfMemoryError:
+                if scores <= self.scores_min:
+                    raise
+                scores = max(self.scores_min, scores // 2)
+                torch.cuda.empty_cache()
+
+    def _summed(self, queries: Float16, thresholds: Float64, scores: int, checkpoint: Checkpoint) -> Int64:
+        """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""
+        vectors, limits = on_device(queries, self.device), on_device(thresholds, self.device)
+        shape = len(queries), len(thresholds), self.counts.vocabulary_size + 1
+        sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
+            for part in _parts(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
+                some = _Pairs(*(tensor[part] for tensor in pairs))
+                self._add(sums, some.rows, some.ids + first, self._levels(vectors, keys, some, limits))
+                checkpoint()
+        return sums.cpu().numpy()
+
+    def _neighbors(
+        self, queries: Float16, limit: Float64, ids: range, scores: int, checkpoint: Checkpoint
+    ) -> Iterator[tuple[Int64, Int64, Float64]]:
+        """Rows, ids and exact scores of neighbors, tile by tile."""
+        vectors = on_device(queries, self.device)
+        for pairs, first, keys in self._pairs(vectors, limit, ids, scores, checkpoint):
+            for part in _parts(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
+                rows, places = pairs.rows[part], pairs.ids[part]
+                exact = _exact_scores(vectors, keys, rows, places)
+                above = exact > float(limit[0])
+                found = (rows[above], places[above] + first, exact[above])
+                yield tuple(tensor.cpu().numpy() for tensor in found)  # type: ignore[misc]
+                checkpoint()
+
+    def _pairs(
+        self, vectors: Tensor, thresholds: Float64, ids: range, scores: int, checkpoint: Checkpoint
+    ) -> Iterator[tuple[_Pairs, int, Tensor]]:
+        """Yield the pairs of each tile of keys that may be above the lowest threshold, its first id, and the tile."""
+        least = float(limits_around(thresholds[:1], self._error)[0, 0])
+        step = max(1, scores // max(1, len(vectors)))
+        for first, keys in self._tiles(ids, step):
+            products = self._products(vectors, keys)
+            rows, places = torch.nonzero(products > least, as_tuple=True)
+            found = _Pairs(rows, places, products[rows, places])
+            del products
+            yield found, first, keys
+            checkpoint()
+
+    def _products(self, vectors: Tensor, keys: Tensor) -> Tensor:
+        """The float32 scores [b, n] of float16 vectors: on a CPU, which lacks such a product, of widened ones."""
+        if vectors.device.type == "cpu":
+            return torch.mm(vectors.float(), keys.float().T)
+        return torch.mm(vectors, keys.T, out_dtype=torch.float32)
+
+    def _levels(self, vectors: Tensor, keys: Tensor, pairs: _Pairs, limits: Tensor) -> Tensor:
+        """How many thresholds [S] each pair exceeds; pairs that are too close to one are decided exactly."""
+        scores = pairs.scores.double()
+        levels = torch.searchsorted(limits, scores - self._error)
+        close = torch.nonzero(levels != torch.searchsorted(limits, scores + self._error)).ravel()
+        levels[close] = torch.searchsorted(limits, _exact_scores(vectors, keys, pairs.rows[close], pairs.ids[close]))
+        return levels
+
+    def _add(self, sums: Tensor, rows: Tensor, ids: Tensor, levels: Tensor) -> None:
+        """Add the counts of pairs at their levels to sums [b, S, V + 1], so many entries at a time."""
+        offsets, tokens, counts = self._counts
+        is_above = levels > 0
+        rows, ids, levels = rows[is_above], ids[is_above], levels[is_above]
+        lengths = offsets[ids + 1] - offsets[ids]
+        entries = int(lengths.sum())
+        if entries > self.values_max and len(ids) > 1:
+            for half in _parts(len(ids), -(-len(ids) // 2)):
+                self._add(sums, rows[half], ids[half], levels[half])
+            return
+        _, steps, columns = sums.shape
+        target, flat = (rows * steps + levels - 1) * columns, sums.view(-1)
+        flat.index_add_(0, target + columns - 1, torch.ones_like(target))
+        ends = torch.cumsum(lengths, 0)
+        places = torch.arange(entries, device=self.device)
+        places += torch.repeat_interleave(offsets[ids] - ends + lengths, lengths, output_size=entries)
+        of_entries = torch.repeat_interleave(target, lengths, output_size=entries)
+        flat.index_add_(0, of_entries + tokens[places], counts[places])
+
+    def _tiles(self, ids: range, step: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield tiles of keys on the device, [n, D] float16, and the first id of each."""
+        resident = self._resident
+        for first in range(ids.start, ids.stop, step):
+            part = slice(first, min(ids.stop, first + step))
+            if resident is not None:
+                yield first, resident[part]
+                continue
+            source = torch.from_numpy(np.array(self.keys[part]))
+            if self.device.type == "cuda":
+                source = source.pin_memory()  # torch frees it when the copy is done, and fills the next one meanwhile
+            yield first, source.to(self.device, non_blocking=True)
+
+    @cached_property
+    def _resident(self) -> Tensor | None:
+        """All keys on the device; None where they do not fit."""
+        if 2 * self.keys.nbytes > free_bytes(self.device):
+            return None
+        resident = torch.empty(self.keys.shape, dtype=torch.float16, device=self.device)
+        for part in _parts(len(self.keys), max(1, self.values_max // self.keys.shape[1])):
+            resident[part] = on_device(self.keys[part], self.device)
+        return resident
+
+    @cached_property
+    def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Next-token counts in compressed rows, all as int64."""
+        offsets, tokens, counts, _ = self.counts
+        return tuple(on_device(array.astype(np.int64), self.device) for array in (offsets, tokens, counts))  # type: ignore[return-value]
+
+    def _require_precision(self) -> None:
+        """Refuse what would let float16 into the sums of products, or no device."""
+        require_device(self.device, self.name)
+        require_full_precision(self.name)
+        if torch.backends.cuda.matmul.allow_fp16_accumulation:
+            raise BackendError(
+                "the backend exact needs float32 sums: set torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+                reason="REDUCED_PRECISION",
+            )
+
+
+def _exact_scores(vectors: Tensor, keys: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """The exact scores [M] float64 of pairs, in any order of summation."""
+    return (vectors[rows].double() * keys[places].double()).sum(dim=1)
+
+
+def _parts(items: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(items, first + step)) for first in range(0, items, step))

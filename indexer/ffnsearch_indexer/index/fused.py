@@ -1,0 +1,412 @@
+"""The fast exact backend of GPUs: tiles of queries against tiles of keys in tensor cores, and no score leaves the chip.
+
+Shapes: B queries, N keys, D d_model, S thresholds, V vocabulary, P programs on the device.
+
+1. Where the snapshot has tiles, queries are multiplied with the centres of the tiles, and each tile of keys is empty,
+   whole or open for each tile of queries (`bound_tiles`). A whole one adds its summed counts.
+2. Tiles of queries are multiplied with open tiles of keys; what is above a threshold, or may be, is compared in
+   registers and listed as two numbers a pair, each program in a list of its own (`scan_tiles`).
+3. Pairs of the lists add their rows of counts; those too close to a threshold are decided in float64 (`add_pairs`).
+
+A list that was too short is counted to its end all the same: then all of that piece is done again, with longer lists
+or in halves. Everything is integers, so any split of the work adds up to the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.index.base import (
+    Checkpoint,
+    Float16,
+    Float64,
+    Index,
+    Int64,
+    Neighbors,
+    RangeSums,
+    nobody_waits,
+)
+from ffnsearch_indexer.index.device import (
+    device_score_error,
+    free_bytes,
+    limits_around,
+    on_device,
+    require_device,
+)
+from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
+from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.index.tiles import Tiles
+
+SLACK = 64 * 2.0**-24
+"""What float32 adds to bounds: few operations on numbers below 2, as in `tiles`."""
+
+LONGER = 1 + 2.0**-20
+"""How much larger the square of a query's length is taken than it is: more than float32 rounds off later."""
+
+LEVELS_MAX = 255
+"""Most thresholds of one search on the device: a level is one byte of a listed pair."""
+
+COLUMNS_MAX = 256
+"""Larger vocabularies have no summed counts of tiles: whole tiles are left open."""
+
+ENTRIES, LONG_ROW = 4, 256
+"""Entries of a row of counts that are added at once, and from which length of a row on it is more."""
+
+Result = TypeVar("Result")
+
+
+class Tiling(NamedTuple):
+    """How a tile of queries is searched: the tile's height, how deep its products' steps are, and how it is compiled.
+
+    resident: whether the tile stays in shared memory, 2 D bytes a query; else it is read again for each tile of keys.
+    """
+
+    queries: int
+    depth: int
+    warps: int
+    stages: int
+    resident: bool
+
+
+class Device(NamedTuple):
+    """What a tile of keys is on this device, and which tilings there are, of the fewest queries first.
+
+    keys: of a tile. centres: that are multiplied at once. programs: that the device is kept busy with. room: pairs in a
+    list, at first. pairs: of a list that are looked at together, by one of `sharers` programs.
+    """
+
+    keys: int
+    centres: int
+    programs: int
+    room: int
+    pairs: int
+    sharers: int
+    tilings: tuple[Tiling, ...]
+
+
+class _ListTooShortError(Exception):
+    """A program found more pairs than its list holds: so many."""
+
+
+class Lists(NamedTuple):
+    """What `scan_tiles` listed. places, marks: [P, room] int32. found: [P] int32. splits: programs of a query tile."""
+
+    places: Tensor
+    marks: Tensor
+    found: Tensor
+    splits: int
+    tiling: Tiling
+
+
+class FusedIndex(Index):
+    """Range sums in Triton kernels, with the keys resident: 2 N D bytes of the device, and 12 of each count.
+
+    tiles: of the snapshot; without them no tile is skipped. skips: whether tiles may be. A search takes the lists
+    beside the result, a quarter of what is free at most. Raises BackendError where Triton or the device is missing, and
+    DeviceError where it has too little memory, or fails.
+    """
+
+    name: ClassVar[str] = "fused"
+    queries_max: ClassVar[int] = 4096
+    sums_bytes_max: ClassVar[int] = 1 << 30
+    columns_max: ClassVar[int] = COLUMNS_MAX
+    settings: ClassVar[Device] = Device(
+        keys=64,
+        centres=64,
+        programs=1056,
+        room=1 << 12,
+        pairs=64,
+        sharers=4,
+        tilings=(Tiling(16, 128, 4, 3, True), Tiling(64, 128, 4, 2, True), Tiling(128, 128, 8, 2, True)),
+    )
+
+    def __init__(
+        self,
+        keys: Float16,
+        counts: NextTokenCounts,
+        tiles: Tiles | None = None,
+        *,
+        device: str = "cuda",
+        skips: bool = True,
+    ) -> None:
+        super().__init__(keys, counts)
+        assert tiles is None or len(tiles.order) == len(keys), "the tiles are those of the keys"
+        self.device = torch.device(device)
+        self.skips = skips and tiles is not None
+        self._order = None if tiles is None else tiles.order
+        self._room = self.settings.room
+        self._error = device_score_error(keys.shape[1])
+
+    def range_sum(
+        self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
+    ) -> RangeSums:
+        """Sum on the device; the contract is the base's."""
+        self.require_queries(queries)
+        wanted = np.asarray(thresholds, dtype=np.float64)
+        assert not np.isnan(wanted).any(), "thresholds are numbers"
+        checkpoint()
+        self._require_all()
+        order = np.argsort(wanted, kind="stable")
+        sums = np.zeros((len(queries), len(wanted), self._columns), np.int64)
+        with device_errors():
+            for first in range(0, len(wanted), LEVELS_MAX):
+                levels = order[first : first + LEVELS_MAX]
+                self._sum(queries, wanted[levels], sums, levels, checkpoint)
+        return RangeSums(sums[:, :, :-1], sums[:, :, -1])
+
+    def range_search(
+        self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
+    ) -> Neighbors:
+        """List pairs on the device, count by count until the lists hold them; the contract is the base's."""
+        self.require_queries(queries)
+        searched = self.require_ids(ids)
+        assert not np.isnan(threshold), "a threshold is a number"
+        checkpoint()
+        self._require_all()
+        limits = np.array([threshold], np.float64)
+        counts = np.zeros(len(queries), np.int64)
+        found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0)]
+
+        def attempt(rows: range, part: range) -> tuple[Int64, Int64, Float64]:
+            return self._neighbors(queries[rows.start : rows.stop], limits, part)
+
+        with device_errors():
+            for rows, (row, id_, score) in self._pieces(len(queries), self.queries_max, searched, attempt, checkpoint):
+                counts[rows.start : rows.stop] += np.bincount(row, minlength=len(rows))
+                found_ids.append(id_)
+                found_scores.append(score)
+        return Neighbors(np.append(0, np.cumsum(counts)), np.concatenate(found_ids), np.concatenate(found_scores))
+
+    def _sum(self, queries: Float16, thresholds: Float64, sums: Int64, levels: Int64, checkpoint: Checkpoint) -> None:
+        """Add to sums [B, ., V + 1], at `levels` of the second dimension, what is above ascending thresholds."""
+        everything = range(len(self.keys))
+        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, 8 * len(levels) * self._columns)))
+
+        def attempt(rows: range, part: range) -> Int64:
+            return self._summed(queries[rows.start : rows.stop], thresholds, part)
+
+        for rows, found in self._pieces(len(queries), rows_max, everything, attempt, checkpoint):
+            above = np.cumsum(found[:, ::-1], axis=1)[:, ::-1]  # what exceeds one threshold exceeds all lower ones
+            sums[rows.start : rows.stop, levels] += above
+
+    def _pieces(
+        self,
+        queries: int,
+        rows_max: int,
+        ids: range,
+        attempt: Callable[[range, range], Result],
+        checkpoint: Checkpoint,
+    ) -> Iterator[tuple[range, Result]]:
+        """Attempt all queries with all ids, so many at a time, in order; what does not fit, in halves."""
+        starts = range(0, queries, rows_max)
+        waiting = [(range(first, min(queries, first + rows_max)), ids) for first in reversed(starts)]
+        while waiting:
+            rows, part = waiting.pop()
+            try:
+                result = attempt(rows, part)
+            except _ListTooShortError as error:
+                is_longer = self._lengthen(int(error.args[0]))
+                waiting += [(rows, part)] if is_longer else _halves(rows, part)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                self._room = self.settings.room
+                halves = _halves(rows, part)
+                if len(halves) < 2:
+                    raise
+                waiting += halves
+            else:
+                yield rows, result
+                checkpoint()
+
+    def _lengthen(self, pairs: int) -> bool:
+        """Make lists that hold so many pairs each, from now on; False where memory does not allow it."""
+        room = 1 << (pairs - 1).bit_length()
+        programs = self.settings.programs + self.queries_max // self.settings.tilings[-1].queries
+        if room * programs * 8 > self._lists_bytes_max:
+            return False
+        self._room = room
+        return True
+
+    @property
+    def _lists_bytes_max(self) -> int:
+        return free_bytes(self.device) // 4
+
+    def _summed(self, queries: Float16, thresholds: Float64, ids: range) -> Int64:
+        """The sums [b, S, V + 1] of queries at the highest threshold that each pair with an id exceeds."""
+        vectors, order = self._prepared(queries)
+        S = len(thresholds)
+        sums = torch.zeros((len(queries), S, self._columns), dtype=torch.int64, device=self.device)
+        lists = self._list(vectors, len(queries), thresholds, ids, sums)
+        layout, tiling = self._layout, lists.tiling
+        self._kernels.add_pairs[len(lists.found), self.settings.sharers](
+            *(vectors, layout.keys, lists.places, lists.marks, lists.found, on_device(thresholds, self.device)),
+            *(layout.offsets, layout.tokens, layout.counts, sums, lists.places.shape[1], lists.splits, S),
+            **{"D": vectors.shape[1], "Y": self._columns, "TILE_QUERIES": tiling.queries},
+            **{
+                "PAIRS": self.settings.pairs * ENTRIES // self._entries,
+                "ENTRIES": self._entries,
+                "DEPTH": tiling.depth,
+                "num_warps": 4,
+            },
+        )
+        self._require_room(lists)
+        found = np.empty(sums.shape, np.int64)
+        found[order] = sums.cpu().numpy()
+        return found
+
+    def _neighbors(self, queries: Float16, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
+        """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""
+        vectors, order = self._prepared(queries)
+        lists = self._list(vectors, len(queries), thresholds, ids, None)
+        self._require_room(lists)
+        scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
+        self._kernels.score_pairs[len(lists.found), self.settings.sharers](
+            *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
+            *(lists.places.shape[1], lists.splits),
+            **{"D": vectors.shape[1], "TILE_QUERIES": lists.tiling.queries},
+            **{"PAIRS": self.settings.pairs, "DEPTH": lists.tiling.depth, "num_warps": 4},
+        )
+        is_listed = torch.arange(lists.places.shape[1], device=self.device) < lists.found[:, None]
+        program, lane = torch.nonzero(is_listed, as_tuple=True)
+        score = scores[program, lane]
+        is_above = score > thresholds[0]
+        program, lane, score = program[is_above], lane[is_above], score[is_above]
+        row = program // lists.splits * lists.tiling.queries + lists.marks[program, lane] // 256
+        row = on_device(order, self.device)[row]
+        id_ = self._layout.ids[lists.places[program, lane].long()].long()
+        place = torch.argsort(row * len(self.keys) + id_)
+        return tuple(tensor[place].cpu().numpy() for tensor in (row, id_, score))  # type: ignore[return-value]
+
+    def _prepared(self, queries: Float16) -> tuple[Tensor, Int64]:
+        """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
+        tiling = self._tiling(len(queries))
+        (B, D), width = queries.shape, self._layout.keys.shape[1]
+        vectors = torch.zeros(
+            (-(-B // tiling.queries) * tiling.queries, width), dtype=torch.float16, device=self.device
+        )
+        vectors[:B, :D] = on_device(queries, self.device)
+        if not self.skips or tiling.queries >= B:
+            return vectors, np.arange(B)
+        nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)
+        order = torch.argsort(nearest, stable=True)
+        vectors[:B] = vectors[order]
+        return vectors, order.cpu().numpy()
+
+    def _list(self, vectors: Tensor, B: int, thresholds: Float64, ids: range, sums: Tensor | None) -> Lists:
+        """List the pairs of queries and ids that may be above the lowest threshold; whole tiles are added to sums."""
+        layout, tiling, settings = self._layout, self._tiling(B), self.settings
+        query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // settings.keys)
+        splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
+        programs, levels = query_tiles * splits, len(thresholds)
+        open_tiles = self._integers(query_tiles, tiles if self.skips else 1)
+        open_lengths, found = self._integers(query_tiles).zero_(), self._integers(programs).zero_()
+        places, marks = self._integers(2, programs, self._room)
+        if self.skips:
+            self._bound(vectors, B, thresholds, open_tiles, open_lengths, sums if len(ids) == len(self.keys) else None)
+        limits = on_device(limits_around(thresholds, self._error), self.device)
+        self._kernels.scan_tiles[query_tiles, splits](
+            *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits, places, marks, found),
+            *(self._room, ids.start, ids.stop, B, tiles, levels),
+            **{"D": vectors.shape[1], "SKIPS": self.skips, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
+            **{"DEPTH": tiling.depth, "RESIDENT": tiling.resident, "num_warps": tiling.warps},
+            num_stages=tiling.stages,
+        )
+        return Lists(places, marks, found, splits, tiling)
+
+    def _bound(
+        self,
+        vectors: Tensor,
+        B: int,
+        thresholds: Float64,
+        open_tiles: Tensor,
+        open_lengths: Tensor,
+        sums: Tensor | None,
+    ) -> None:
+        """List the tiles that are left open for each tile of queries; where sums are given, add whole ones to them."""
+        layout, settings, tiling = self._layout, self.settings, self._tiling(B)
+        adds = sums is not None and len(layout.tile_sums) > 0
+        squares = (vectors.double().square().sum(dim=1) * LONGER).float()
+        limits = on_device(thresholds.clip(-2, 2).astype(np.float32), self.device)
+        self._kernels.bound_tiles[len(open_tiles), len(layout.centres) // settings.centres](
+            *(vectors, squares, layout.centres, layout.bounds, limits, layout.tile_sums, open_tiles, open_lengths),
+            *(sums if adds else open_lengths, self._error, SLACK),
+            *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(thresholds)),
+            **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
+            **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
+            **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": 4},
+        )
+
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=self.device)
+
+    def _require_room(self, lists: Lists) -> None:
+        most = int(lists.found.max())
+        if most > lists.places.shape[1]:
+            raise _ListTooShortError(most)
+
+    def _tiling(self, queries: int) -> Tiling:
+        """The tiling of the fewest queries that holds so many, or the largest."""
+        return next(
+            (tiling for tiling in self.settings.tilings if tiling.queries >= queries), self.settings.tilings[-1]
+        )
+
+    def _require_all(self) -> None:
+        """Raise BackendError where the device or Triton is missing."""
+        require_device(self.device, self.name)
+        _ = self._kernels
+
+    @property
+    def _columns(self) -> int:
+        """Columns of a result: the vocabulary, and the neighbors themselves."""
+        return self.counts.vocabulary_size + 1
+
+    @cached_property
+    def _entries(self) -> int:
+        """Entries of a row of counts that are added at once: as few as most rows have, more where one is long."""
+        longest = int(np.diff(self.counts.offsets).max())
+        return ENTRIES if longest <= LONG_ROW else self.settings.pairs // ENTRIES
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """The block on the device, put there by the first search."""
+        settings = self.settings
+        return lay_out(
+            self.keys,
+            self.counts,
+            self._order,
+            self.device,
+            whole_keys=settings.centres * GROUP,
+            tile_keys=settings.keys,
+            depth=max(tiling.depth for tiling in settings.tilings),
+            columns_max=self.columns_max,
+        )
+
+    @cached_property
+    def _kernels(self) -> ModuleType:
+        try:
+            from ffnsearch_indexer.index import fused_kernels
+        except ImportError:
+            raise BackendError(
+                "the backend fused needs Triton: pip install triton, or choose the backend exact",
+                reason="BACKEND_NOT_INSTALLED",
+                backend=self.name,
+            ) from None
+        return fused_kernels
+
+
+def _halves(rows: range, ids: range) -> list[tuple[range, range]]:
+    """Two halves of the queries, or of the ids of one, the first of them last; one piece where nothing can be cut."""
+    if len(rows) > 1:
+        middle = rows.start + len(rows) // 2
+        return [(range(middle, rows.stop), ids), (range(rows.start, middle), ids)]
+    if len(ids) > 1:
+        middle = ids.start + len(ids) // 2
+        return [(rows, range(middle, ids.stop)), (rows, range(ids.start, middle))]
+    return [(rows, ids)]

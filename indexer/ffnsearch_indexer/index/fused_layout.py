@@ -1,0 +1,128 @@
+"""What of a block the `fused` backend keeps on the device, and how it is made.
+
+Shapes: N keys, N' in whole tiles, D d_model, D' in whole steps, C' centres, one for GROUP places, V vocabulary.
+
+Keys lie in the order of the tiles, near ones together; a key's place is its number there. Where no order is known, it
+is that of the ids, and nothing is skipped. What bounds are and why they hold is told in `tiles`, "a whole tile": here
+centres are float16 in the keys' own basis, so that their products with queries are off by no more than a score is.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.index.base import Float16
+from ffnsearch_indexer.index.device import on_device
+from ffnsearch_indexer.index.tiles import CENTRE_NORM_MIN, MARGIN
+
+GROUP = 32
+"""Keys of a centre: the tiles of the snapshot."""
+
+STEP_KEYS = 1 << 16
+"""Keys that are copied or measured at once, in whole groups: 200 MB of float64 at 384 dimensions."""
+
+
+class Layout(NamedTuple):
+    """A block on the device.
+
+    keys: [N', D'] float16, zeros behind. ids: [N'] int32, -1 behind. offsets: [N + 1] int64, tokens: [M] int32, counts:
+    [M] int64, the next-token counts by place. centres: [C', D'] float16. bounds: [5, C'] float32: lowest, highest,
+    1/|c|^2, spread, |c|. tile_sums: [N' / tile_keys, V + 1] int64, the counts of each tile, summed, and how many keys
+    it has; of no rows where the vocabulary is large. centres and bounds have none where no order is known.
+    """
+
+    keys: Tensor
+    ids: Tensor
+    offsets: Tensor
+    tokens: Tensor
+    counts: Tensor
+    centres: Tensor
+    bounds: Tensor
+    tile_sums: Tensor
+
+
+def lay_out(
+    keys: Float16,
+    counts: NextTokenCounts,
+    order: NDArray[np.int32] | None,
+    device: torch.device,
+    *,
+    whole_keys: int,
+    tile_keys: int,
+    depth: int,
+    columns_max: int,
+) -> Layout:
+    """Put a block on a device, in multiples of `whole_keys` places and `depth` dimensions.
+
+    order: [N] int32, the id at each place, None where none is known. tile_sums are made for at most `columns_max`
+    columns. Takes 200 MB of the device besides.
+    """
+    N, D = keys.shape
+    members = np.arange(N) if order is None else order.astype(np.int64)
+    laid = torch.zeros((_whole(N, whole_keys), _whole(D, depth)), dtype=torch.float16, device=device)
+    for first in range(0, N, STEP_KEYS):
+        part = slice(first, min(N, first + STEP_KEYS))
+        laid[part, :D] = on_device(keys[members[part]], device)
+    ids = np.full(len(laid), -1, np.int32)
+    ids[:N] = members
+    offsets, tokens, of_entries = _rows_in_order(counts, members)
+    centres, bounds = _measured(laid, N if order is not None else 0)
+    has_sums = order is not None and counts.vocabulary_size < columns_max
+    sums = _tile_sums(offsets, tokens, of_entries, len(laid) // tile_keys if has_sums else 0, tile_keys, counts)
+    on_host = (ids, offsets, tokens, of_entries, sums)
+    ids_, offsets_, tokens_, counts_, sums_ = (on_device(array, device) for array in on_host)
+    return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
+
+
+def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """Next-token counts [N] in compressed rows of another order, as the kernels take them."""
+    lengths = np.diff(counts.offsets)[members]
+    offsets = np.append(0, np.cumsum(lengths))
+    entries = np.arange(offsets[-1]) + np.repeat(counts.offsets[:-1][members] - offsets[:-1], lengths)
+    return offsets, counts.tokens[entries].astype(np.int32), counts.counts[entries].astype(np.int64)
+
+
+def _tile_sums(
+    offsets: NDArray[Any],
+    tokens: NDArray[Any],
+    of_entries: NDArray[Any],
+    tiles: int,
+    tile_keys: int,
+    counts: NextTokenCounts,
+) -> NDArray[np.int64]:
+    """The counts of each tile, summed, and how many keys it has: [tiles, V + 1] int64."""
+    sums = np.zeros((tiles, counts.vocabulary_size + 1), np.int64)
+    if tiles:
+        places = np.arange(len(offsets) - 1)
+        np.add.at(sums, (np.repeat(places, np.diff(offsets)) // tile_keys, tokens), of_entries)
+        sums[:, -1] = np.bincount(places // tile_keys, minlength=tiles)
+    return sums
+
+
+def _measured(laid: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    """The centres and bounds of the groups of the first N of the keys [N', D'] on the device; of none where N is 0."""
+    groups = len(laid) // GROUP if N else 0
+    centres = torch.zeros((groups, laid.shape[1]), dtype=torch.float16, device=laid.device)
+    bounds = torch.zeros((5, groups), dtype=torch.float32, device=laid.device)
+    for first in range(0, N, STEP_KEYS):
+        places = torch.arange(first, min(_whole(N, GROUP), first + STEP_KEYS), device=laid.device)
+        x = laid[places.clamp(max=N - 1)].double().unflatten(0, (-1, GROUP))  # the last group has its last key again
+        mean = x.mean(dim=1, keepdim=True)
+        c = torch.where(mean.norm(dim=2, keepdim=True) < CENTRE_NORM_MIN, 0, mean).half().double()
+        square = c.square().sum(dim=2)
+        inverse_square = torch.where(square > 0, 1 / square, 0)
+        along = (x * c).sum(dim=2) * inverse_square
+        spread = (x - along[..., None] * c).norm(dim=2).amax(dim=1) * MARGIN
+        part = slice(first // GROUP, first // GROUP + len(x))
+        centres[part] = c[:, 0].half()
+        measures = (along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], spread, square[:, 0].sqrt() * MARGIN)
+        bounds[:, part] = torch.stack(measures).float()
+    return centres, bounds
+
+
+def _whole(items: int, step: int) -> int:
+    return -(-items // step) * step
