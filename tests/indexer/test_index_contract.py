@@ -162,6 +162,7 @@ class IndexContract:
 
     in_small_tiles: ClassVar[type[Index]]
     as_shipped: ClassVar[type[Index]]
+    clustered_keys: ClassVar[int] = 2000
 
     def small(self, case: Case) -> Index:
         return self.in_small_tiles(case.keys, case.counts)
@@ -202,7 +203,7 @@ class IndexContract:
             assert joined == rows_of(index.range_search(case.queries, threshold))
 
     def test_as_shipped_it_agrees_with_small_tiles_and_the_oracle(self) -> None:
-        case = clustered()
+        case = clustered(self.clustered_keys)
         expected = oracle_sums(case)
         for index in (self.small(case), self.index(case)):
             found = index.range_sum(case.queries, case.thresholds)
@@ -223,7 +224,7 @@ class IndexContract:
         assert wrong_in_float32 > 5, "the case is not as hard as it should be"
 
     def test_sums_do_not_depend_on_the_other_thresholds_or_on_their_order(self) -> None:
-        case = clustered()
+        case = clustered(self.clustered_keys)
         index = self.index(case)
         together = index.range_sum(case.queries, case.thresholds)
         for step, threshold in enumerate(case.thresholds):
@@ -232,7 +233,7 @@ class IndexContract:
             np.testing.assert_array_equal(together.neighbors[:, step], alone.neighbors[:, 0])
 
     def test_raising_the_threshold_only_removes_neighbors(self) -> None:
-        case = clustered()
+        case = clustered(self.clustered_keys)
         index = self.index(case)
         thresholds = np.linspace(-1, 1, 9).tolist()
         sets = [[set(ids) for ids, _ in rows_of(index.range_search(case.queries, t))] for t in thresholds]
@@ -241,7 +242,7 @@ class IndexContract:
         assert all(len(ids) == len(case.keys) for ids in sets[0])
 
     def test_an_answer_does_not_depend_on_the_rest_of_the_batch(self) -> None:
-        case = clustered()
+        case = clustered(self.clustered_keys)
         index = self.index(case)
         together = index.range_sum(case.queries, case.thresholds)
         for size in (1, 2, 5, 16):
@@ -253,7 +254,7 @@ class IndexContract:
             np.testing.assert_array_equal(np.concatenate([part.neighbors for part in parts]), together.neighbors)
 
     def test_the_counts_of_the_neighbors_add_up_to_the_sums(self) -> None:
-        case = clustered()
+        case = clustered(self.clustered_keys)
         index = self.index(case)
         found = index.range_search(case.queries, 0.6)
         freq = np.zeros((len(case.queries), 65), dtype=np.int64)
@@ -558,11 +559,11 @@ class FusedInLargeTiles(FusedIndex):
     """What the interpreter runs in tolerable time: its steps cost the same, however large."""
 
     settings: ClassVar = Device(
-        keys=256,
-        centres=32,
+        keys=512,
+        centres=16,
         programs=1,
         room=1 << 12,
-        pairs=1 << 12,
+        pairs=1 << 9,
         sharers=1,
         tilings=(Tiling(4, 128, 1, 1, True), Tiling(64, 64, 1, 1, True)),
     )
@@ -571,6 +572,7 @@ class FusedInLargeTiles(FusedIndex):
 class TestFused(IndexContract):
     in_small_tiles = FusedInSmallTiles
     as_shipped = FusedIndex if torch.cuda.is_available() else FusedInLargeTiles
+    clustered_keys = 2000 if torch.cuda.is_available() else 400
     device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
 
     def small(self, case: Case) -> Index:
@@ -581,13 +583,13 @@ class TestFused(IndexContract):
 
     def test_memory_stays_bounded_when_every_pair_matches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A list takes a quarter of what is free, and the work comes in pieces that it holds."""
-        free = 1 << 23
+        free = 1 << 22
         monkeypatch.setattr(fused, "free_bytes", lambda _: free)
         rng = np.random.default_rng(0)
-        keys = unit(rng.standard_normal((3000, 16)))
+        keys = unit(rng.standard_normal((1000, 16)))
         index = self.as_shipped(keys, make_counts([[(0, 1)]] * len(keys), 1), device=self.device)
         index._room = 16
-        found = index.range_sum(keys[:20], [-1.5])
+        found = index.range_sum(keys[:8], [-1.5])
         assert (found.neighbors == len(keys)).all()
         assert 16 < index._room <= free // 4 // 8, "longer, as far as it may be"
 
