@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts, find_substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_of
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
@@ -33,6 +34,7 @@ class Setting:
 
     keys: K arrays [N, D] float16. queries: [K, 4096, D] float16, of substrings drawn by seed. deadline: of `monotonic`,
     when measurements should have ended. found: what earlier measurements found, by name.
+    indexes: of each block, those made so far, by name.
     """
 
     device: str
@@ -43,6 +45,7 @@ class Setting:
     deadline: float
     seconds: dict[str, float]
     found: dict[str, Any] = field(default_factory=dict)
+    indexes: dict[int, dict[str, Index]] = field(default_factory=dict)
 
     def synchronize(self) -> None:
         """Wait for all that the device was told to do."""
