@@ -21,9 +21,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import gpu_model
 import gpu_search
 import torch
 from gpu_setting import CORPUS, REPOSITORY, Setting, make_setting
+
+from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.index.faiss.library import gpu_problem
 
 LIBRARIES = ("torch", "triton", "numpy", "numba", "faiss-gpu", "faiss-cpu")
 
@@ -32,12 +36,30 @@ class UnavailableError(Exception):
     """What a measurement needs is not installed; the message is one line that says what."""
 
 
+def _model(setting: Setting) -> dict[str, Any]:
+    """The forward pass: prompts a second, keys a second, how far from the compiled one."""
+    return gpu_model.measure(setting.model, setting.windows, device=setting.device)
+
+
+def _faiss(setting: Setting) -> dict[str, Any]:
+    """Faiss' own GPU index; only a GPU build of it can be measured."""
+    try:
+        problem = gpu_problem()
+    except BackendError as error:
+        problem = error.message
+    if problem:
+        raise UnavailableError(f"{problem}; its method is emulated instead")
+    return gpu_search.faiss_rates(setting)
+
+
 MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "ceilings": gpu_search.ceilings,
     "agreement": gpu_search.agreement,
     "rates": gpu_search.rates,
+    "faiss": _faiss,
     "range_search_gpu_emulated": gpu_search.top_k_emulation,
     "neighbors": gpu_search.neighbors,
+    "model": _model,
     "tilings": gpu_search.tilings,
 }
 """What is measured, in this order: the most important first. Each takes the setting, or raises UnavailableError."""

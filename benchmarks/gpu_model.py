@@ -15,12 +15,10 @@ import recording
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.models.activations import extract_keys
 from ffnsearch_indexer.models.on_device import ROWS, DeviceModel, Precision
 from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.transformer import Transformer
-from ffnsearch_indexer.store.datastore import Datastore
 
 CALLS = (1, 16, 64, 256, 1024, 4096)
 """Prompts in a call."""
@@ -43,6 +41,9 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000, help="substrings to make keys of")
     parser.add_argument("--json", required=True, type=Path, help="where to write the result")
     options = parser.parse_args()
+    from ffnsearch_indexer.fidelity.selection import indexed_windows  # here, so that `gpu.py` does without a store
+    from ffnsearch_indexer.store.datastore import Datastore
+
     with Datastore.open(options.snapshot, check="sizes") as datastore:
         model, windows = datastore.model, indexed_windows(datastore)
     measured = [

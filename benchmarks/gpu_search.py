@@ -4,7 +4,7 @@ Rates are of whole calls: queries from the host's memory, sums back in it, block
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -17,6 +17,7 @@ from gpu_setting import THRESHOLDS, Setting
 
 from ffnsearch_indexer.index.base import Index, RangeSums
 from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
 from ffnsearch_indexer.index.fused import Device, FusedIndex, Tiling
 
 BATCHES = (1, 16, 64, 256, 1024, 4096)
@@ -27,6 +28,17 @@ STAIRCASE = (0.02, 0.0, -0.05)
 ROUNDS_MIN, ROUNDS_MAX, ROUNDS_SECONDS = 3, 30, 2.0
 TOP_K = 2048
 """Most neighbors that faiss finds for a query on a GPU."""
+
+SHAPED_BLOCK = 2
+SHAPES = (
+    (4096, Tiling(128, 128, 8, 2, True)),
+    (4096, Tiling(64, 128, 4, 2, True)),
+    (4096, Tiling(128, 64, 8, 3, False)),
+    (4096, Tiling(128, 64, 8, 4, False)),
+    (1, Tiling(16, 128, 4, 2, True)),
+    (1, Tiling(16, 128, 4, 3, True)),
+)
+"""In which block, how many queries, and what is tried for them besides what is shipped."""
 
 INTERPRETED = Device(
     keys=512, centres=32, programs=1, room=4096, pairs=4096, sharers=1, tilings=(Tiling(256, 128, 1, 1, True),)
@@ -73,8 +85,19 @@ def agreement(setting: Setting) -> dict[str, Any]:
 
 def rates(setting: Setting) -> dict[str, Any]:
     """Prompts a second through all blocks, by backend and batch, and what share of the ceilings that is."""
-    indexes = [_indexes(setting, block) for block in range(len(setting.keys))]
-    batches = BATCHES if setting.device == "cuda" else BATCHES[:2]
+    return _rates(setting, [_indexes(setting, block) for block in range(len(setting.keys))])
+
+
+def faiss_rates(setting: Setting) -> dict[str, Any]:
+    """The same of faiss' own GPU index, with overflow answered exactly."""
+    blocks = range(len(setting.keys))
+    return _rates(
+        setting, [{"faiss": FaissGpuFlatIndex(setting.keys[block], setting.counts, device=Gpus())} for block in blocks]
+    )
+
+
+def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]]) -> dict[str, Any]:
+    batches = BATCHES if setting.device == "cuda" else BATCHES[:1]
     measured: dict[str, Any] = {}
     keys = setting.keys[0]
     for name, batch in product(indexes[0], batches):
@@ -129,32 +152,18 @@ def neighbors(setting: Setting) -> dict[str, Any]:
 
 def tilings(setting: Setting) -> list[dict[str, Any]]:
     """How fast other shapes of tiles are in one block: what `FusedIndex.settings` should be."""
+    measured: list[dict[str, Any]] = []
     if setting.device != "cuda":
-        return []
-    block, measured = 2, []
-    shapes = (
-        [(16, 1, Tiling(16, 128, 4, stages, True), keys) for stages, keys in product((2, 3, 4), (64, 128))]
-        + [
-            (4096, 4096, tiling, 64)
-            for tiling in (
-                Tiling(64, 128, 4, 2, True),
-                Tiling(128, 128, 8, 2, True),
-                Tiling(128, 64, 8, 2, True),
-                Tiling(128, 64, 8, 3, False),
-                Tiling(128, 64, 4, 4, False),
-            )
-        ]
-        + [(4096, 4096, Tiling(128, 64, 8, 3, False), 128)]
-    )
-    for _, batch, tiling, keys in shapes:
-        for programs, skips in product((528, 1056, 2112), (False, True)):
+        return measured
+    for keys, skips in product((64, 128), (True, False)):
+        index = _fused(setting, SHAPED_BLOCK, skips=skips, settings=FusedIndex.settings._replace(keys=keys))
+        for (batch, tiling), programs in product(SHAPES, (528, 1056, 2112)):
             if setting.left_seconds() < 0:
                 return measured
-            settings = FusedIndex.settings._replace(tilings=(tiling,), keys=keys, programs=programs)
-            index = _fused(setting, block, skips=skips, settings=settings)
+            index.settings = index.settings._replace(tilings=(tiling,), programs=programs)  # the keys lie as they did
             shape = {"batch": batch, "keys": keys, "programs": programs, "skips": skips, **tiling._asdict()}
             try:
-                taken = median(_search_seconds(setting, index, block, batch))
+                taken = median(_search_seconds(setting, index, SHAPED_BLOCK, batch))
             except Exception as error:  # a shape that does not fit the chip is a result, too
                 measured.append({**shape, "error": str(error).splitlines()[0][:200]})
             else:
@@ -164,12 +173,13 @@ def tilings(setting: Setting) -> list[dict[str, Any]]:
 
 def _indexes(setting: Setting, block: int) -> dict[str, Index]:
     """The backends of one block: fused without and with skipping."""
-    keys = setting.keys[block]
-    return {
-        "exact": DeviceIndex(keys, setting.counts, device=setting.device),
-        "fused, dense": _fused(setting, block, skips=False),
-        "fused, skipping": _fused(setting, block, skips=True),
-    }
+    if block not in setting.indexes:
+        setting.indexes[block] = {
+            "exact": DeviceIndex(setting.keys[block], setting.counts, device=setting.device),
+            "fused, dense": _fused(setting, block, skips=False),
+            "fused, skipping": _fused(setting, block, skips=True),
+        }
+    return setting.indexes[block]
 
 
 def _fused(setting: Setting, block: int, *, skips: bool, settings: Device | None = None) -> FusedIndex:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts, find_substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_of
+from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,7 +24,6 @@ THRESHOLDS = (0.95, 0.94, 0.85, 0.76, 0.81, 0.89)
 """The article's, of each block."""
 
 WINDOW_TOKENS = 10
-WINDOWS_TOGETHER = 1 << 14
 SEED = 1337
 
 
@@ -31,11 +31,14 @@ SEED = 1337
 class Setting:
     """Keys, counts and tiles of all blocks, and 4,096 queries of each, as a measurement takes them.
 
-    keys: K arrays [N, D] float16. queries: [K, 4096, D] float16, of substrings drawn by seed. deadline: of `monotonic`,
+    windows: [N, L] uint16, of all substrings. keys: K arrays [N, D] float16. queries: [K, 4096, D] float16, of substrings drawn by seed. deadline: of `monotonic`,
     when measurements should have ended. found: what earlier measurements found, by name.
+    indexes: of each block, those made so far, by name.
     """
 
     device: str
+    model: Transformer
+    windows: np.ndarray
     keys: list[np.ndarray]
     counts: NextTokenCounts
     tiles: list[Tiles]
@@ -43,6 +46,7 @@ class Setting:
     deadline: float
     seconds: dict[str, float]
     found: dict[str, Any] = field(default_factory=dict)
+    indexes: dict[int, dict[str, Index]] = field(default_factory=dict)
 
     def synchronize(self) -> None:
         """Wait for all that the device was told to do."""
@@ -64,27 +68,15 @@ def make_setting(device: str, corpus: Path, characters: int | None, budget_secon
     windows = substrings.tokens_of(tokens)
     seconds = {"substrings": time.monotonic() - started}
     started = time.monotonic()
-    keys = _keys(windows, device)
+    model = Transformer.load(REFERENCE)
+    keys = list(DeviceModel(model, WINDOW_TOKENS, device=device).extract_keys(windows))
     seconds["keys"] = time.monotonic() - started
     started = time.monotonic()
     tiles = _tiles(keys, substrings.counts, windows[:, -ENDING_TOKENS:])
     seconds["tiles"] = time.monotonic() - started
     drawn = np.random.default_rng(SEED).choice(len(windows), 4096, replace=len(windows) < 4096)
     queries = np.stack([of_block[drawn] for of_block in keys])
-    return Setting(device, keys, substrings.counts, tiles, queries, deadline, seconds)
-
-
-@torch.inference_mode()
-def _keys(windows: np.ndarray, device: str) -> list[np.ndarray]:
-    """The keys of each block: unit FFN outputs at the last position of windows [N, L], in float32 up to the last."""
-    model = Transformer.load(REFERENCE).to(device)
-    keys = [np.empty((len(windows), model.config.d_model), np.float16) for _ in range(model.config.blocks)]
-    for first in range(0, len(windows), WINDOWS_TOGETHER):
-        part = slice(first, first + WINDOWS_TOGETHER)
-        tokens = torch.from_numpy(windows[part].astype(np.int64)).to(device)
-        for of_block, ffn in zip(keys, model(tokens).ffn, strict=True):
-            of_block[part] = F.normalize(ffn[:, -1].float(), dim=1).half().cpu().numpy()
-    return keys
+    return Setting(device, model, windows, keys, substrings.counts, tiles, queries, deadline, seconds)
 
 
 def _tiles(keys: Sequence[np.ndarray], counts: NextTokenCounts, endings: np.ndarray) -> list[Tiles]:

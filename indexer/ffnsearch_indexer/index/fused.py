@@ -47,14 +47,17 @@ from ffnsearch_indexer.index.tiles import Tiles
 SLACK = 64 * 2.0**-24
 """What float32 adds to bounds: few operations on numbers below 2, as in `tiles`."""
 
-LONGER = 1 + 2.0**-20
-"""How much larger the square of a query's length is taken than it is: more than float32 rounds off later."""
-
 LEVELS_MAX = 255
 """Most thresholds of one search on the device: a level is one byte of a listed pair."""
 
 COLUMNS_MAX = 256
 """Larger vocabularies have no summed counts of tiles: whole tiles are left open."""
+
+SHARED_BYTES_MAX = 224 << 10
+"""What a resident tile of queries and the tiles of keys on their way may take: Hopper has 227 KB."""
+
+BOUND_WARPS = 8
+"""Warps of `bound_tiles`, which keeps several numbers of each query and centre in registers."""
 
 ENTRIES, LONG_ROW = 4, 256
 """Entries of a row of counts that are added at once, and from which length of a row on it is more."""
@@ -288,10 +291,9 @@ class FusedIndex(Index):
         """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
         tiling = self._tiling(len(queries))
         (B, D), width = queries.shape, self._layout.keys.shape[1]
-        vectors = torch.zeros(
-            (-(-B // tiling.queries) * tiling.queries, width), dtype=torch.float16, device=self.device
-        )
-        vectors[:B, :D] = on_device(queries, self.device)
+        padded = np.zeros((-(-B // tiling.queries) * tiling.queries, width), np.float16)
+        padded[:B, :D] = queries
+        vectors = torch.from_numpy(padded).to(self.device)
         if not self.skips or tiling.queries >= B:
             return vectors, np.arange(B)
         nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)
@@ -306,11 +308,13 @@ class FusedIndex(Index):
         splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
         programs, levels = query_tiles * splits, len(thresholds)
         open_tiles = self._integers(query_tiles, tiles if self.skips else 1)
-        open_lengths, found = self._integers(query_tiles).zero_(), self._integers(programs).zero_()
+        open_lengths, found = self._integers(query_tiles + programs).zero_().split((query_tiles, programs))
         places, marks = self._integers(2, programs, self._room)
+        clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond, and the slack covers what is rounded
+        limits = on_device(np.vstack([limits_around(thresholds, self._error), clipped]), self.device)
         if self.skips:
-            self._bound(vectors, B, thresholds, open_tiles, open_lengths, sums if len(ids) == len(self.keys) else None)
-        limits = on_device(limits_around(thresholds, self._error), self.device)
+            whole = sums if len(ids) == len(self.keys) else None
+            self._bound(vectors, B, limits[2], open_tiles, open_lengths, whole)
         self._kernels.scan_tiles[query_tiles, splits](
             *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits, places, marks, found),
             *(self._room, ids.start, ids.stop, B, tiles, levels),
@@ -324,7 +328,7 @@ class FusedIndex(Index):
         self,
         vectors: Tensor,
         B: int,
-        thresholds: Float64,
+        limits: Tensor,
         open_tiles: Tensor,
         open_lengths: Tensor,
         sums: Tensor | None,
@@ -332,30 +336,30 @@ class FusedIndex(Index):
         """List the tiles that are left open for each tile of queries; where sums are given, add whole ones to them."""
         layout, settings, tiling = self._layout, self.settings, self._tiling(B)
         adds = sums is not None and len(layout.tile_sums) > 0
-        squares = (vectors.double().square().sum(dim=1) * LONGER).float()
-        limits = on_device(thresholds.clip(-2, 2).astype(np.float32), self.device)
+        longer = 1 + (len(self.keys[0]) + 32) * 2.0**-23  # D roundings of a sum, and what the bound rounds itself
         self._kernels.bound_tiles[len(open_tiles), len(layout.centres) // settings.centres](
-            *(vectors, squares, layout.centres, layout.bounds, limits, layout.tile_sums, open_tiles, open_lengths),
-            *(sums if adds else open_lengths, self._error, SLACK),
-            *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(thresholds)),
+            *(vectors, layout.centres, layout.bounds, limits, layout.tile_sums, open_tiles, open_lengths),
+            *(sums if adds else open_lengths, self._error, SLACK, longer),
+            *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(limits)),
             **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
             **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
-            **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": 4},
+            **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": BOUND_WARPS},
         )
 
     def _integers(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=self.device)
 
     def _require_room(self, lists: Lists) -> None:
-        most = int(lists.found.max())
+        most = int(lists.found.cpu().numpy().max())
         if most > lists.places.shape[1]:
             raise _ListTooShortError(most)
 
     def _tiling(self, queries: int) -> Tiling:
-        """The tiling of the fewest queries that holds so many, or the largest."""
-        return next(
-            (tiling for tiling in self.settings.tilings if tiling.queries >= queries), self.settings.tilings[-1]
-        )
+        """The tiling of the fewest queries that holds so many, or the largest; not resident where vectors are long."""
+        tilings = self.settings.tilings
+        tiling = next((tiling for tiling in tilings if tiling.queries >= queries), tilings[-1])
+        resident_bytes = 2 * self.keys.shape[1] * (tiling.queries + self.settings.keys * tiling.stages)
+        return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
 
     def _require_all(self) -> None:
         """Raise BackendError where the device or Triton is missing."""

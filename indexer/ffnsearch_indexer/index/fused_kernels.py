@@ -14,7 +14,6 @@ import triton.language as tl
 @triton.jit
 def bound_tiles(
     queries,  # [B', D'] float16
-    squares,  # [B'] float32, at least |q|^2, and more than float32 rounds off
     centres,  # [C', D'] float16: one for every GROUP keys
     bounds,  # [5, C'] float32: lowest, highest, 1/|c|^2, spread, |c|
     limits,  # [S] float32
@@ -24,6 +23,7 @@ def bound_tiles(
     sums,  # [B', S, Y] int64: those of whole tiles are added
     error,  # float32: what a product with a vector of length 1 is off by at most
     slack,  # float32: of every bound
+    longer,  # float32: how many times |q|^2 must be taken so that nothing that was rounded off is missing
     B,
     C,
     tiles,
@@ -44,10 +44,12 @@ def bound_tiles(
     places = tl.program_id(1) * CENTRES + tl.arange(0, CENTRES)
     steps = tl.arange(0, DEPTH)
     products = tl.zeros([CENTRES, TILE_QUERIES], tl.float32)
+    squares = tl.zeros([TILE_QUERIES], tl.float32)
     for depth in range(0, D, DEPTH):
         c = tl.load(centres + places[:, None].to(tl.int64) * D + depth + steps[None, :])
         q = tl.load(queries + rows[None, :].to(tl.int64) * D + depth + steps[:, None])
         products = tl.dot(c, q, products)
+        squares += tl.sum(q.to(tl.float32) * q.to(tl.float32), axis=0)
     stride = tl.num_programs(1) * CENTRES
     lowest = tl.load(bounds + places)[:, None]
     highest = tl.load(bounds + stride + places)[:, None]
@@ -55,7 +57,7 @@ def bound_tiles(
     spread = tl.load(bounds + 3 * stride + places)[:, None]
     off = error * tl.load(bounds + 4 * stride + places)[:, None]
     least = tl.maximum(tl.abs(products) - off, 0.0)  # of the query along the centre, so the most across
-    across = tl.sqrt(tl.maximum(tl.load(squares + rows)[None, :] - least * least * inverse_square, 0.0))
+    across = tl.sqrt(tl.maximum((squares * longer)[None, :] - least * least * inverse_square, 0.0))
     reach = across * spread + off * tl.maximum(tl.abs(lowest), tl.abs(highest)) + slack
     upper = tl.maximum(products * lowest, products * highest) + reach
     lower = tl.minimum(products * lowest, products * highest) - reach
@@ -81,11 +83,13 @@ def bound_tiles(
             if tl.max(is_whole.to(tl.int32)) > 0:
                 inside = is_whole[:, None] & (columns[None, :] < Y)
                 of_tiles = tl.load(tile_sums + numbers[:, None].to(tl.int64) * Y + columns[None, :], inside, 0)
-                added = tl.broadcast_to(tl.sum(of_tiles, axis=0)[None, :], [TILE_QUERIES, COLUMNS])
-                target = (rows[:, None].to(tl.int64) * levels + level) * Y + columns[None, :]
-                tl.atomic_add(sums + target, added, (rows[:, None] < B) & (columns[None, :] < Y) & (added > 0))
+                added = tl.sum(of_tiles, axis=0)
+                first_row = sums + (query_tile.to(tl.int64) * TILE_QUERIES * levels + level) * Y
+                for lane in range(0, tl.minimum(TILE_QUERIES, B - query_tile * TILE_QUERIES)):
+                    target = first_row + lane * levels * Y + columns
+                    tl.atomic_add(target, added, (columns < Y) & (added > 0), sem="relaxed")
     opened = is_open.to(tl.int32)
-    first = tl.atomic_add(open_lengths + query_tile, tl.sum(opened))
+    first = tl.atomic_add(open_lengths + query_tile, tl.sum(opened), sem="relaxed")
     target = query_tile.to(tl.int64) * tiles + first + tl.cumsum(opened, axis=0) - opened
     tl.store(open_tiles + target, numbers, is_open)
 
