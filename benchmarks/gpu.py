@@ -24,7 +24,7 @@ from typing import Any
 import gpu_model
 import gpu_search
 import torch
-from gpu_setting import CORPUS, REPOSITORY, Setting, make_setting
+from gpu_setting import CORPORA, REPOSITORY, Setting, make_setting
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.faiss.library import gpu_problem
@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", required=True, type=Path, help="where to write the result")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--corpus", default=CORPUS, type=Path)
+    corpus = next((path for path in CORPORA if path.exists()), None)
+    parser.add_argument("--corpus", default=corpus, required=corpus is None, type=Path, help="a UTF-8 text")
     parser.add_argument("--characters", type=int, help="of the corpus' beginning; all by default")
     parser.add_argument("--budget-seconds", type=float, default=420, help="after these nothing new is begun")
     return parser

@@ -19,7 +19,9 @@ from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "indexer" / "ffnsearch_indexer" / "models" / "reference"
-CORPUS = REPOSITORY / "shared" / "data" / "tinyshakespeare.txt"
+CORPORA = [folder / "shared" / "data" / "tinyshakespeare.txt" for folder in (REPOSITORY, REPOSITORY.parent)]
+"""Where the reference corpus is looked for: in the repository, then beside it."""
+
 THRESHOLDS = (0.95, 0.94, 0.85, 0.76, 0.81, 0.89)
 """The article's, of each block."""
 
@@ -31,9 +33,9 @@ SEED = 1337
 class Setting:
     """Keys, counts and tiles of all blocks, and 4,096 queries of each, as a measurement takes them.
 
-    windows: [N, L] uint16, of all substrings. keys: K arrays [N, D] float16. queries: [K, 4096, D] float16, of substrings drawn by seed. deadline: of `monotonic`,
-    when measurements should have ended. found: what earlier measurements found, by name.
-    indexes: of each block, those made so far, by name.
+    windows: [N, L] uint16, of all substrings. keys: K arrays [N, D] float16. queries: [K, 4096, D] float16, of
+    substrings drawn by seed. deadline: of `monotonic`, when measurements should have ended. found: what earlier
+    measurements found, by name.
     """
 
     device: str
