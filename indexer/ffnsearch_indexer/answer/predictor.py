@@ -349,8 +349,8 @@ def _subtract(
     ids = np.array([substring_id for substring_id in excluded if substring_id is not None], dtype=np.int64)
     scores = exact_scores(queries, index.keys, rows, ids)
     for step, threshold in enumerate(thresholds):
-        counted = levels_above(scores, np.array([threshold])) > 0
-        for row, substring_id in zip(rows[counted], ids[counted], strict=True):
-            tokens, counts = index.counts.row(substring_id)
-            sums.freq[row, step, tokens] -= counts
-            sums.neighbors[row, step] -= 1
+        counted = np.flatnonzero(levels_above(scores, np.array([threshold])))
+        entries, sizes = index.counts.entries(ids[counted])
+        places = np.repeat(rows[counted], sizes), step, index.counts.tokens[entries]
+        sums.freq[places] -= index.counts.counts[entries]  # no place comes twice: a row has each token once
+        sums.neighbors[rows[counted], step] -= 1

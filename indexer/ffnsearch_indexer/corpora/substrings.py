@@ -37,10 +37,15 @@ class NextTokenCounts(NamedTuple):
         first, last = self.offsets[substring_id], self.offsets[substring_id + 1]
         return self.tokens[first:last], self.counts[first:last]
 
+    def entries(self, ids: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the entries of some substrings [n] are, row after row, and how many each has, [n] int64."""
+        ends = self.offsets[1:][ids]
+        sizes = ends - self.offsets[:-1][ids]
+        return np.repeat(ends - np.cumsum(sizes), sizes) + np.arange(sizes.sum()), sizes
+
     def total(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sum the rows of some substrings, [V] int64."""
-        sizes = self.offsets[ids + 1] - self.offsets[ids]
-        entries = np.repeat(self.offsets[ids + 1] - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
+        entries, _ = self.entries(ids)
         totals = np.bincount(self.tokens[entries], self.counts[entries], minlength=self.vocabulary_size)
         return totals.astype(np.int64)
 

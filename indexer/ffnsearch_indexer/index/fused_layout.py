@@ -80,9 +80,8 @@ def lay_out(
 
 def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
     """Next-token counts [N] in compressed rows of another order, as the kernels take them."""
-    lengths = np.diff(counts.offsets)[members]
+    entries, lengths = counts.entries(members)
     offsets = np.append(0, np.cumsum(lengths))
-    entries = np.arange(offsets[-1]) + np.repeat(counts.offsets[:-1][members] - offsets[:-1], lengths)
     return offsets, counts.tokens[entries].astype(np.int32), counts.counts[entries].astype(np.int64)
 
 

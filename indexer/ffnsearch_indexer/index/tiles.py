@@ -209,9 +209,8 @@ def _residual(d: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def _counted(counts: NextTokenCounts, order: Int64) -> tuple[NDArray[Any], ...]:
     """The next-token counts of each tile of an order, summed, and those of each key, in compressed rows."""
-    lengths = np.diff(counts.offsets)[order]
+    entries, lengths = counts.entries(order)
     key_offsets = np.append(0, np.cumsum(lengths))
-    entries = np.arange(key_offsets[-1]) + np.repeat(counts.offsets[:-1][order] - key_offsets[:-1], lengths)
     key_tokens, key_counts = counts.tokens[entries], counts.counts[entries]
     tile = np.repeat(np.arange(len(order)) // TILE_KEYS, lengths)
     places, place_of_entry = np.unique(tile * counts.vocabulary_size + key_tokens, return_inverse=True)
