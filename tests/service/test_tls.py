@@ -203,7 +203,9 @@ def test_a_missing_file_is_named(tmp_path, missing):
     assert str(getattr(files, missing)) in caught.value.message
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense \xff", AUTHORITY.certificate[:100]])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense \xff", AUTHORITY.certificate[:100]], ids=["empty", "nonsense", "cut short"]
+)
 def test_an_authority_that_is_none_is_named(tmp_path, content):
     files = PAIR.write(tmp_path, client_ca=content)
     with pytest.raises(CredentialsError, match="no certificate in PEM form") as caught:
