@@ -104,6 +104,12 @@ _log = logging.getLogger(__name__)
 def prompt_error(error: Exception) -> pb.PromptError:
     """Turn an error into the message of a prompt that fails alone; logs what is no fault of the caller's."""
     code = _code(error)
+    if isinstance(error, DeviceError):
+        _log.error("a GPU failed (%s)", error.reason, exc_info=error)  # what its libraries say has paths of theirs
+        is_full = error.reason == "DEVICE_MEMORY"
+        message = "the server's GPU had too little memory for this call" if is_full else "the server's GPU failed"
+        reason = "DEVICE_MEMORY" if is_full else "DEVICE_FAILED"
+        return pb.PromptError(code=code_pb2.UNAVAILABLE, reason=reason, message=f"{message}: ask again later")
     if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
         error_id = secrets.token_hex(8)
         _log.error("internal error %s", error_id, exc_info=error)

@@ -203,4 +203,4 @@ def test_no_gpu_at_all(datastore: Datastore, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_choice_is_logged_once(datastore: Datastore, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         Predictor(datastore, device="cpu")
-    assert caplog.messages == [f"{datastore.path}: searching with tiles on the CPU: --device cpu"]
+    assert caplog.messages == [f"{datastore.path.name}: searching with tiles on the CPU: --device cpu"]

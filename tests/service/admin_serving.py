@@ -83,10 +83,16 @@ def make_site(root, model, text="a text for every test\n" * 20):
     return site
 
 
+class WithoutEngine(Datastore):
+    """A snapshot that is open, as far as the catalog looks: nothing searches it."""
+
+    backend = "none"
+
+
 def datastore_catalog(site, **options):
     """A catalog that opens datastores."""
     state_file = site.state / "catalog.json"
-    return Catalog(lambda _, folder: Datastore.open(folder, check="sizes"), state_file=state_file, **options)
+    return Catalog(lambda _, folder: WithoutEngine.open(folder, check="sizes"), state_file=state_file, **options)
 
 
 @contextmanager

@@ -30,7 +30,9 @@ def result_of(prompt: str) -> PromptResult:
 
 def answer_of(prompts: list[str]) -> PredictResult:
     timings = Timings(0, 0, 0, 0, 0, 0)
-    return PredictResult("made up", "", "sum", "none", False, len(prompts), timings, tuple(map(result_of, prompts)))
+    return PredictResult(
+        "made up", "", "sum", "none", False, 1.0, len(prompts), timings, tuple(map(result_of, prompts))
+    )
 
 
 class Service:

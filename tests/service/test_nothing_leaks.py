@@ -56,13 +56,27 @@ def made(kind, reason=None):
     return kind(f"see {PATH}", reason=reason, file=PATH, field=PATH)
 
 
-OWN = [kind for kind in tree() if kind.__name__ not in OF_THE_CALLER]
+OWN = [kind for kind in tree() if kind.__name__ not in (*OF_THE_CALLER, "DeviceError")]
 
 
 def test_every_class_of_the_tree_is_known_by_its_module():
     for kind in tree():
         assert kind.__module__ in (indexer_errors.__name__, service_errors.__name__)
     assert {kind.__name__ for kind in tree()} >= set(OF_THE_CALLER)
+
+
+@pytest.mark.parametrize("reason", [None, "DEVICE_MEMORY", "DEVICE_FAILED", "DEADLINE_EXCEEDED"])
+def test_a_gpu_that_failed_is_told_in_words_of_our_own(reason, caplog):
+    error = made(indexer_errors.DeviceError, reason)
+    with caplog.at_level(logging.ERROR):
+        status, shown = status_of(error), prompt_error(error)
+    for message in (status, shown):
+        text = str(message) + repr(message.SerializeToString())
+        assert PATH not in text
+        assert "DeviceError" not in text
+    assert status.code == shown.code == grpc.StatusCode.UNAVAILABLE.value[0]
+    assert shown.reason == ("DEVICE_MEMORY" if reason == "DEVICE_MEMORY" else "DEVICE_FAILED")
+    assert PATH in caplog.text  # the server's log knows the rest
 
 
 @pytest.mark.parametrize("reason", [None, "PROFILE_NOT_FOUND", "DEADLINE_EXCEEDED"])

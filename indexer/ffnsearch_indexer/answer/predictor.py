@@ -141,7 +141,7 @@ class Predictor:
         self._there = look(datastore, backend, device)
         self._on_move = on_move
         choice = choose(backend, device, self._there)
-        _log.info("%s: %s", datastore.path, choice.line)
+        _log.info("%s: %s", datastore.path.name, choice.line)  # a log tells no place on the disk
         try:
             with device_errors():
                 self._open(choice)
@@ -304,7 +304,7 @@ class Predictor:
         except BackendError:
             raise error from None
         self._open(choice)
-        _log.warning("%s: %s; %s", self.datastore.path, error.message, choice.line)
+        _log.warning("%s: %s; %s", self.datastore.path.name, error.message, choice.line)
 
     def _range_sums(
         self,

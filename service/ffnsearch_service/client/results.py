@@ -106,8 +106,8 @@ class Timings:
 class PredictResult:
     """The answers to the prompts of one call, in their order. profile_name: empty for a profile of the caller's.
 
-    batch_prompts: prompts of the batch that the call was answered in, those of other callers included; of several, the
-    largest.
+    recall: share of its neighbors that a query was measured to find, 1 where nothing is approximate. batch_prompts:
+    prompts of the batch that the call was answered in, those of other callers included; of several, the largest.
     """
 
     snapshot_id: str
@@ -115,8 +115,8 @@ class PredictResult:
     profile_kind: Kind
     backend: str
     approximate: bool
-    batch_prompts: int
     recall: float
+    batch_prompts: int
     timings: Timings
     results: tuple[PromptResult, ...]
 
