@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ffnsearch_service.config import Limits, LoggingSettings, ServerConfig
@@ -168,6 +168,7 @@ def test_a_public_server_needs_tls_and_tokens_or_so_many_words(file):
     assert "server.host" in problems_of(*file(public + protected.replace("tokens_file", "#")))[0]
 
 
+@example("admin.corpora_folder", "~0")  # the home of nobody
 @given(st.sampled_from(sorted(settings())), st.text(max_size=20))
 def test_any_text_gives_a_setting_or_a_problem_with_its_key(key, text):
     variable = environment_name(key)

@@ -1,6 +1,7 @@
 """Is this a value that the setting takes? (what a source gives -> the value, or what is wrong with it)."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def shown(raw: Any) -> str:
 
 def path_of(text: str, folder: Path) -> Path:
     """The path that a text means: `~` is the home, a relative one starts in `folder`."""
-    return folder / Path(text).expanduser()
+    return folder / os.path.expanduser(text)  # as a shell does: of users who do not exist, it stays as it is
 
 
 def _typed(setting: Setting, raw: Any, folder: Path) -> Any:
