@@ -11,11 +11,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: spinning t
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "TRITON_INTERPRET", "1"
-    )  # read where kernels are defined: without a device, they run in Python
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run in Python; read where they are defined
 
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora import shakespeare
@@ -23,6 +22,10 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service import cli
 from tiny import make_model, save_model
+
+# No run fails for being slow, and all try the same examples; --hypothesis-profile=default tries others.
+settings.register_profile("fixed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 

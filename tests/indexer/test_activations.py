@@ -17,7 +17,7 @@ from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
 from tiny import float16_steps, make_model, random_text
 
-few = settings(max_examples=8, deadline=None, derandomize=True)
+few = settings(max_examples=8)
 
 
 @cache

@@ -19,9 +19,7 @@ from tiny import open_files
 
 LMDB_KEY_BYTES_MAX = 511
 
-some = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+some = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path: Path, corpus: np.ndarray, window_tokens: int, vocabulary_size: int) -> Substrings:

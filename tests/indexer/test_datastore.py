@@ -12,9 +12,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
 from tiny import open_files
 
-some = settings(
-    max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+some = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_every_substring_is_found_by_its_tokens(datastore: Datastore, tiny_corpus: Corpus) -> None:

@@ -13,7 +13,7 @@ from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.fidelity.baselines import Baselines
 from tiny import random_text
 
-some = settings(max_examples=60, deadline=None, derandomize=True)
+some = settings(max_examples=60)
 WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
 
 

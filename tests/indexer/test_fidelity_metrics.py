@@ -19,7 +19,7 @@ from ffnsearch_indexer.fidelity.metrics import (
     summarise_part,
 )
 
-some = settings(max_examples=50, deadline=None, derandomize=True)
+some = settings(max_examples=50)
 counts = st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any)
 YES, NO = np.array([True]), np.array([False])
 

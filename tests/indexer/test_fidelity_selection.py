@@ -19,7 +19,7 @@ from ffnsearch_indexer.fidelity.selection import (
 )
 from tiny import random_text
 
-some = settings(max_examples=50, deadline=None, derandomize=True)
+some = settings(max_examples=50)
 sizes = st.integers(1, 400)
 ALPHABET = "abc\n"
 

@@ -32,9 +32,7 @@ from ffnsearch_indexer.index.tiles import tiles_of
 BYTES_PEAK_MAX = 200 << 20
 """More than any backend says that a search takes, less than one that keeps all pairs of the test would."""
 
-contract = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.differing_executors]
-)
+contract = settings(max_examples=60, suppress_health_check=[HealthCheck.differing_executors])
 
 
 class Case(NamedTuple):

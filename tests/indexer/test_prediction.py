@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -75,7 +75,6 @@ def test_the_smallest_weight_still_answers_where_the_largest_found_nothing() -> 
     assert answer.tolist() == [[0.25, 0.75]]
 
 
-@settings(deadline=None)
 @given(first=counts, second=counts, chosen=st.tuples(*[weights] * 4), mass_power=st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_answer_is_a_distribution_or_nothing(
     first: np.ndarray, second: np.ndarray, chosen: tuple[float, ...], mass_power: float
@@ -176,7 +175,6 @@ def test_a_product_without_support_gives_nothing_rather_than_its_prior() -> None
     assert contributions(profile, [np.array([[[0, 0, 0]]])], UNIGRAM).tolist() == [[[0, 0, 0]]]
 
 
-@settings(deadline=None)
 @given(first=counts, second=counts, chosen=st.tuples(steps, steps), bias=st.tuples(*[st.floats(-3, 3)] * 3))
 def test_contributions_to_a_product_add_up(
     first: np.ndarray, second: np.ndarray, chosen: tuple[ProductStep, ProductStep], bias: tuple[float, ...]
@@ -194,7 +192,6 @@ def test_contributions_to_a_product_add_up(
         np.testing.assert_allclose(parts, logs - (answer[row] * logs).sum(), rtol=1e-7, atol=1e-7)
 
 
-@settings(deadline=None)
 @given(first=counts, second=counts, mass_power=st.sampled_from([0.0, 0.3, 1.0]))
 def test_shares_of_a_sum_add_up_to_the_probabilities(first: np.ndarray, second: np.ndarray, mass_power: float) -> None:
     profile = SumProfile("p", ((Step(0.9, 3.0), Step(0.5, 1.0)), (Step(0.9, 0.01), Step(0.5, 2.0))), mass_power)

@@ -15,7 +15,7 @@ from ffnsearch_indexer.index.base import exact_scores
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
-some = settings(max_examples=25, deadline=None, derandomize=True)
+some = settings(max_examples=25)
 thresholds = st.one_of(st.floats(-1, 1), st.sampled_from([-1.0, 0.0, 0.8, 0.9, 0.99, 1.0]))
 steps = st.lists(st.builds(Step, thresholds, st.floats(0, 5)), max_size=4).map(tuple)
 profiles = st.tuples(steps, steps).filter(lambda blocks: any(step.weight > 0 for block in blocks for step in block))

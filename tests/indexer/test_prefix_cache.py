@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ffnsearch_indexer.errors import FfnSearchError
@@ -75,7 +75,6 @@ def texts_of(cache: PrefixCache) -> dict[int, tuple[int, ...]]:
 
 
 @given(st.lists(prompts_of_few_tokens, max_size=3), prompts_of_few_tokens, st.integers(0, 120))
-@settings(deadline=None)
 def test_answers_are_the_same_to_the_bit_whatever_the_cache_holds(
     before: list[list[list[int]]], prompts: list[list[int]], prefixes: int
 ) -> None:

@@ -8,7 +8,7 @@ from numba import njit
 
 from ffnsearch_indexer.models.products import COLUMNS, ROWS, add_scaled, dot, multiply, pack, padded
 
-few = settings(max_examples=30, deadline=None, derandomize=True)
+few = settings(max_examples=30)
 
 
 def some(*shape: int, seed: int = 0) -> np.ndarray:

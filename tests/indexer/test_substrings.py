@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_suffixes, sort_windows
@@ -44,7 +44,6 @@ def assert_equal_to_naive(substrings: Substrings, corpus: np.ndarray, window_tok
         assert successors_of(substrings, substring_id) == dict(successors)
 
 
-@settings(deadline=None)
 @given(
     vocabulary_size=st.sampled_from([1, 2, 3, 65, 1000, 65_536]),
     used=st.integers(1, 3),

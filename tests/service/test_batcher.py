@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         assert all(asked.ended or id(asked) in known for asked in self.asked), "some work is lost"
 
 
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnyOrderOfSteps = Machine.TestCase
 
 

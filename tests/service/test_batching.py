@@ -86,7 +86,7 @@ class Together:
             thread.join(WAIT_S)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(REQUESTS, min_size=2, max_size=8), batch=st.sampled_from([1, 4, 256]))
 def test_an_answer_does_not_depend_on_its_company(calibrated_snapshot, calibrated_engine, requests, batch):
     with Together(calibrated_snapshot, batch_prompts_max=batch, piece_prompts_max=2) as together:

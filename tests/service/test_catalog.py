@@ -494,5 +494,5 @@ class CatalogMachine(RuleBasedStateMachine):
             assert all(fake.closings == 1 for fake in self.opener.opened)
 
 
-CatalogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+CatalogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestCatalogMachine = CatalogMachine.TestCase

@@ -16,7 +16,7 @@ from ffnsearch_service.config import Limits
 
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window")
 FLAGS = ("dense", "include_model", "include_frequencies", "include_contributions")
-RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def prompts(*texts):

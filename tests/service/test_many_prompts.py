@@ -73,7 +73,7 @@ def run(service, prompts, *, size=3, concurrency=2, **options):
     concurrency=st.integers(1, 4),
     limit=st.integers(1, 9),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_results_are_those_of_asking_one_by_one(prompts, size, concurrency, limit):
     service = Service(limit)
     results = list(run(service, prompts, size=size, concurrency=concurrency))
