@@ -104,10 +104,17 @@ class BackendError(FfnSearchError):
     default_reason = "BACKEND_UNAVAILABLE"
 
 
-class DeviceError(BackendError):
-    """A GPU that failed at work. Reason DEVICE_MEMORY: other work may succeed; DEVICE_FAILED: none will."""
+DEVICE_MEMORY = "DEVICE_MEMORY"
+"""The reason of a DeviceError after which other work may succeed."""
 
-    default_reason = "DEVICE_FAILED"
+DEVICE_FAILED = "DEVICE_FAILED"
+"""The reason of a DeviceError after which none will."""
+
+
+class DeviceError(BackendError):
+    """A GPU that failed at work; the reason is DEVICE_MEMORY or DEVICE_FAILED."""
+
+    default_reason = DEVICE_FAILED
 
 
 class FidelityError(FfnSearchError):

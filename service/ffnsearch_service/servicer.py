@@ -7,8 +7,7 @@ from typing import Any
 import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_indexer.errors import DeviceError
-from ffnsearch_indexer.index.gpu import LOST
+from ffnsearch_indexer.errors import DEVICE_FAILED, DeviceError
 from ffnsearch_service.aborting import abort
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
@@ -63,7 +62,7 @@ class PredictionServicer:
         return handle
 
     def _notice(self, error: Exception) -> None:
-        if isinstance(error, DeviceError) and error.reason == LOST:
+        if isinstance(error, DeviceError) and error.reason == DEVICE_FAILED:
             _log.error("no prediction is answered any more: %s", error.message)
             self._on_device_lost()
 

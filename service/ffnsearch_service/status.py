@@ -18,6 +18,8 @@ from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import (
+    DEVICE_FAILED,
+    DEVICE_MEMORY,
     CancelledError,
     DeviceError,
     FfnSearchError,
@@ -106,9 +108,9 @@ def prompt_error(error: Exception) -> pb.PromptError:
     code = _code(error)
     if isinstance(error, DeviceError):
         _log.error("a GPU failed (%s)", error.reason, exc_info=error)  # what its libraries say has paths of theirs
-        is_full = error.reason == "DEVICE_MEMORY"
+        is_full = error.reason == DEVICE_MEMORY
         message = "the server's GPU had too little memory for this call" if is_full else "the server's GPU failed"
-        reason = "DEVICE_MEMORY" if is_full else "DEVICE_FAILED"
+        reason = DEVICE_MEMORY if is_full else DEVICE_FAILED
         return pb.PromptError(code=code_pb2.UNAVAILABLE, reason=reason, message=f"{message}: ask again later")
     if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
         error_id = secrets.token_hex(8)

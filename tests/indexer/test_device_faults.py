@@ -13,22 +13,22 @@ from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import BACKENDS, Backend
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import BackendError, CancelledError, DeviceError
+from ffnsearch_indexer.errors import DEVICE_FAILED, DEVICE_MEMORY, BackendError, CancelledError, DeviceError
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.gpu import LOST, OUT_OF_MEMORY, device_errors
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.store.datastore import Datastore
 
 THRESHOLDS = [[0.9, 0.5], [0.99]]
 FAILURES = {
-    OUT_OF_MEMORY: (
+    DEVICE_MEMORY: (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("Error in virtual void* faiss::gpu::alloc: GPU: CUDA error 2 out of memory"),
     ),
-    LOST: (
+    DEVICE_FAILED: (
         torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA"),
         RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
         RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
@@ -152,7 +152,7 @@ def test_the_cpu_answers_the_whole_call_and_all_that_follow(
 
 def test_neighbors_come_from_the_cpu_too(gpu: Gpu, datastore: Datastore, prompts: list[Tokens]) -> None:
     predictor = Predictor(datastore)
-    gpu.fail(FAILURES[LOST][0])
+    gpu.fail(FAILURES[DEVICE_FAILED][0])
     found = predictor.neighbors(prompts[0], 1, 0.5)
     expected = Predictor(datastore, backend="exact", device="cpu").neighbors(prompts[0], 1, 0.5)
     assert predictor.backend == "tiles"
@@ -167,7 +167,7 @@ def test_what_was_asked_for_by_name_fails_instead(
     backend, device = asked
     predictor = Predictor(datastore, backend=backend, device=device)
     before = predictor.search(prompts, THRESHOLDS)
-    gpu.fail(FAILURES[OUT_OF_MEMORY][0])
+    gpu.fail(FAILURES[DEVICE_MEMORY][0])
     calls: list[Callable[[], object]] = [
         lambda: predictor.search(prompts, THRESHOLDS),
         lambda: predictor.neighbors(prompts[0], 1, 0.5),
@@ -175,7 +175,7 @@ def test_what_was_asked_for_by_name_fails_instead(
     for call in calls:
         with pytest.raises(DeviceError) as caught:
             call()
-        assert caught.value.reason == OUT_OF_MEMORY
+        assert caught.value.reason == DEVICE_MEMORY
     gpu.indexes[-1].failure = None
     require_same(predictor.search(prompts, THRESHOLDS).sums, before.sums)
     assert predictor.device == "cuda"
@@ -185,7 +185,7 @@ def test_a_gpu_that_fails_at_the_start_is_left_at_once(
     gpu: Gpu, datastore: Datastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise FAILURES[OUT_OF_MEMORY][0]
+        raise FAILURES[DEVICE_MEMORY][0]
 
     monkeypatch.setattr(predicting, "DeviceModel", full)
     assert Predictor(datastore).backend == "tiles"

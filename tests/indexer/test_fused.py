@@ -186,7 +186,7 @@ def test_no_device_is_an_error_that_says_what_to_do(backend: Callable[..., Index
     case = small_case()
     with pytest.raises(BackendError, match="--device cpu") as raised:
         backend(case.keys, case.counts, device="cuda").range_sum(case.queries, [0.5])
-    assert raised.value.reason == "NO_DEVICE"
+    assert raised.value.reason == "DEVICE_UNAVAILABLE"
 
 
 def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def ask_with_keys(vectors: NDArray[np.float16], keys: Sequence[Float16], self_id
 
     self_ids: [B], the substring that each prompt is, None where it is none.
     """
-    rows, ids = _known(self_ids)
+    rows, ids = known(self_ids)
     for of_block, block_keys in zip(vectors, keys, strict=True):
         of_block[rows] = block_keys[ids]
 
@@ -40,7 +40,7 @@ def range_sum(
 
     stored: None where the snapshot has none. self_ids: [B], the substring whose key each query is, or None.
     """
-    rows, ids = _known(self_ids)
+    rows, ids = known(self_ids)
     if stored is None or not stored.has(thresholds) or not len(rows):
         return index.range_sum(queries, thresholds, checkpoint=checkpoint)
     checkpoint()
@@ -73,7 +73,7 @@ def answered_by_lookup(folder: Path, manifest: Manifest) -> list[str]:
     )
 
 
-def _known(self_ids: Sequence[int | None]) -> tuple[Int64, Int64]:
+def known(self_ids: Sequence[int | None]) -> tuple[Int64, Int64]:
     """The rows of prompts that are substrings, and which these are."""
     known = [(row, substring_id) for row, substring_id in enumerate(self_ids) if substring_id is not None]
     rows, ids = np.array(known, dtype=np.int64).reshape(-1, 2).T

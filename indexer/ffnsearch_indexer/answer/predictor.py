@@ -345,8 +345,7 @@ def _subtract(
     sums: RangeSums,
 ) -> None:
     """Take one substring out of each row's sums, wherever it was counted: scores are exact, so this is too."""
-    rows = np.array([row for row, substring_id in enumerate(excluded) if substring_id is not None], dtype=np.int64)
-    ids = np.array([substring_id for substring_id in excluded if substring_id is not None], dtype=np.int64)
+    rows, ids = lookup.known(excluded)
     scores = exact_scores(queries, index.keys, rows, ids)
     for step, threshold in enumerate(thresholds):
         counted = np.flatnonzero(levels_above(scores, np.array([threshold])))

@@ -10,7 +10,7 @@ and decides the rest with `decide`, which recomputes a score too close to a thre
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numba
@@ -74,10 +74,12 @@ class Index(ABC):
         self.keys = keys
         self.counts = counts
 
-    def require_queries(self, queries: Float16) -> None:
-        """Assert that these are queries [B, D] float16 of the keys' D."""
+    def begin(self, queries: Float16, thresholds: Sequence[float], checkpoint: Checkpoint) -> None:
+        """Begin a search: queries [B, D] are float16 with the keys' D, thresholds numbers, and somebody waits."""
         assert queries.dtype == np.float16, "queries are float16"
         assert queries.shape[1:] == self.keys.shape[1:], "queries are [B, D], with the keys' D"
+        assert not np.isnan(thresholds).any(), "thresholds are numbers"
+        checkpoint()
 
     def require_ids(self, ids: range | None) -> range:
         """The ids that are meant, all by default; asserts that the index has them."""
@@ -105,12 +107,16 @@ class Index(ABC):
         """
 
 
+def parts_of(items: int, step: int) -> Iterator[slice]:
+    """So many items in parts of at most `step`."""
+    return (slice(first, min(items, first + step)) for first in range(0, items, step))
+
+
 def exact_scores(queries: Float16, keys: Float16, rows: Int64, ids: Int64) -> Float64:
     """The exact scores [M] of the pairs (queries[rows[m]], keys[ids[m]])."""
     scores = np.empty(len(rows))
     step = max(1, EXACT_VALUES // keys.shape[1])
-    for first in range(0, len(rows), step):
-        part = slice(first, first + step)
+    for part in parts_of(len(rows), step):
         np.einsum("md,md->m", queries[rows[part]], keys[ids[part]], dtype=np.float64, out=scores[part])
     return scores
 

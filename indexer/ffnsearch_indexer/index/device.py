@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import Float32, Float64
 
 PRODUCTS_MAX = 32
@@ -35,17 +34,6 @@ def limits_around(thresholds: Float64, error: float) -> Float32:
     above = np.nextafter((thresholds + error).astype(np.float32), np.float32(np.inf))
     limits: Float32 = np.stack([below, above])
     return limits
-
-
-def require_device(device: torch.device, backend: str) -> None:
-    """Raise BackendError where torch does not know a device of this kind here."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(
-            f"the backend {backend} finds no CUDA device: choose --device cpu or the backend tiles, or install a torch "
-            "with CUDA and a driver",
-            reason="NO_DEVICE",
-            backend=backend,
-        )
 
 
 def free_bytes(device: torch.device) -> int:

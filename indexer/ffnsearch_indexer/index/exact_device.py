@@ -4,11 +4,12 @@ Shapes: B queries, b of them at a time, N keys, n of them in a tile, D d_model, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import ClassVar, NamedTuple, TypeVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
@@ -23,16 +24,17 @@ from ffnsearch_indexer.index.base import (
     RangeSums,
     join_neighbors,
     nobody_waits,
+    parts_of,
 )
 from ffnsearch_indexer.index.device import (
     device_score_error,
     free_bytes,
     limits_around,
     on_device,
-    require_device,
 )
-from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.index.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.precision import require_full_precision
+from ffnsearch_indexer.index.sums import SumAccumulator
 
 BYTES_PER_SCORE = 64
 """What a tile takes for each of its scores at most: where all of them are pairs, their rows, ids and levels."""
@@ -66,51 +68,37 @@ class DeviceIndex(Index):
 
     def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str) -> None:
         super().__init__(keys, counts)
-        self.device = torch.device(device)
+        self.device = torch.device(choose_device(device))
         self._error = device_score_error(keys.shape[1])
 
     def range_sum(
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
     ) -> RangeSums:
         """Sum tile by tile on the device; the contract is the base's."""
-        self.require_queries(queries)
-        wanted = np.asarray(thresholds, dtype=np.float64)
-        assert not np.isnan(wanted).any(), "thresholds are numbers"
-        checkpoint()
-        self._require_precision()
-        order, S = np.argsort(wanted, kind="stable"), len(wanted)
-        sums = np.zeros((len(queries), S, self.counts.vocabulary_size + 1), np.int64)
-        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, sums[:1].nbytes)))
+        self.begin(queries, thresholds, checkpoint)
+        _require_precision()
+        result = SumAccumulator(len(queries), thresholds, self.counts)
+        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // (8 + result.freq[:1].nbytes)))
         with device_errors():
-            for first in range(0, len(queries) if S else 0, rows_max):
-                part = queries[first : first + rows_max]
-
-                def attempt(scores: int, part: Float16 = part) -> Int64:
-                    return self._summed(part, wanted[order], scores, checkpoint)
-
-                found = self._in_smaller_tiles(attempt)
-                sums[first : first + rows_max, order] = np.cumsum(found[:, ::-1], axis=1)[:, ::-1]
-        return RangeSums(sums[:, :, :-1], sums[:, :, -1])
+            for rows in parts_of(len(queries) if len(thresholds) else 0, rows_max):
+                attempt = partial(self._summed, queries[rows], result.thresholds, checkpoint)
+                result.add_sums(rows, self._in_smaller_tiles(attempt))
+        return result.sums()
 
     def range_search(
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """Compute the exact score of every pair that may be above the threshold; the contract is the base's."""
-        self.require_queries(queries)
+        self.begin(queries, [threshold], checkpoint)
         searched = self.require_ids(ids)
-        assert not np.isnan(threshold), "a threshold is a number"
-        checkpoint()
-        self._require_precision()
+        _require_precision()
         limit = np.array([threshold], np.float64)
         found = []
         with device_errors():
-            for first in range(0, len(queries), self.queries_max):
-                part = queries[first : first + self.queries_max]
-
-                def attempt(scores: int, part: Float16 = part) -> list[tuple[Int64, Int64, Float64]]:
-                    return list(self._neighbors(part, limit, searched, scores, checkpoint))
-
-                found += [(rows + first, key_ids, scores) for rows, key_ids, scores in self._in_smaller_tiles(attempt)]
+            for part in parts_of(len(queries), self.queries_max):
+                attempt = partial(self._neighbors, queries[part], limit, searched, checkpoint)
+                of_part = self._in_smaller_tiles(attempt)
+                found += [(rows + part.start, key_ids, scores) for rows, key_ids, scores in of_part]
         return join_neighbors(found, len(queries))
 
     def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
@@ -125,31 +113,32 @@ class DeviceIndex(Index):
                 scores = max(self.scores_min, scores // 2)
                 torch.cuda.empty_cache()
 
-    def _summed(self, queries: Float16, thresholds: Float64, scores: int, checkpoint: Checkpoint) -> Int64:
+    def _summed(self, queries: Float16, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
         """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""
         vectors, limits = on_device(queries, self.device), on_device(thresholds, self.device)
         shape = len(queries), len(thresholds), self.counts.vocabulary_size + 1
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
-            for part in _parts(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
+            for part in parts_of(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
                 some = _Pairs(*(tensor[part] for tensor in pairs))
                 self._add(sums, some.rows, some.ids + first, self._levels(vectors, keys, some, limits))
                 checkpoint()
         return sums.cpu().numpy()
 
     def _neighbors(
-        self, queries: Float16, limit: Float64, ids: range, scores: int, checkpoint: Checkpoint
-    ) -> Iterator[tuple[Int64, Int64, Float64]]:
+        self, queries: Float16, limit: Float64, ids: range, checkpoint: Checkpoint, scores: int
+    ) -> list[tuple[Int64, Int64, Float64]]:
         """Rows, ids and exact scores of neighbors, tile by tile."""
+        found = []
         vectors = on_device(queries, self.device)
         for pairs, first, keys in self._pairs(vectors, limit, ids, scores, checkpoint):
-            for part in _parts(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
+            for part in parts_of(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
                 rows, places = pairs.rows[part], pairs.ids[part]
                 exact = _exact_scores(vectors, keys, rows, places)
                 above = exact > float(limit[0])
-                found = (rows[above], places[above] + first, exact[above])
-                yield tuple(tensor.cpu().numpy() for tensor in found)  # type: ignore[misc]
+                found.append((_numpy(rows[above]), _numpy(places[above] + first), _numpy(exact[above])))
                 checkpoint()
+        return found
 
     def _pairs(
         self, vectors: Tensor, thresholds: Float64, ids: range, scores: int, checkpoint: Checkpoint
@@ -187,7 +176,7 @@ class DeviceIndex(Index):
         lengths = offsets[ids + 1] - offsets[ids]
         entries = int(lengths.sum())
         if entries > self.values_max and len(ids) > 1:
-            for half in _parts(len(ids), -(-len(ids) // 2)):
+            for half in parts_of(len(ids), -(-len(ids) // 2)):
                 self._add(sums, rows[half], ids[half], levels[half])
             return
         _, steps, columns = sums.shape
@@ -218,25 +207,25 @@ class DeviceIndex(Index):
         if 2 * self.keys.nbytes > free_bytes(self.device):
             return None
         resident = torch.empty(self.keys.shape, dtype=torch.float16, device=self.device)
-        for part in _parts(len(self.keys), max(1, self.values_max // self.keys.shape[1])):
+        for part in parts_of(len(self.keys), max(1, self.values_max // self.keys.shape[1])):
             resident[part] = on_device(self.keys[part], self.device)
         return resident
 
     @cached_property
-    def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Next-token counts in compressed rows, all as int64."""
-        offsets, tokens, counts, _ = self.counts
-        return tuple(on_device(array.astype(np.int64), self.device) for array in (offsets, tokens, counts))  # type: ignore[return-value]
+    def _counts(self) -> tuple[Tensor, ...]:
+        """Offsets, tokens and counts of the next-token counts, all as int64."""
+        tokens, counts = (array.astype(np.int64) for array in (self.counts.tokens, self.counts.counts))
+        return tuple(on_device(array, self.device) for array in (self.counts.offsets, tokens, counts))
 
-    def _require_precision(self) -> None:
-        """Refuse what would let float16 into the sums of products, or no device."""
-        require_device(self.device, self.name)
-        require_full_precision(self.name)
-        if torch.backends.cuda.matmul.allow_fp16_accumulation:
-            raise BackendError(
-                "the backend exact needs float32 sums: set torch.backends.cuda.matmul.allow_fp16_accumulation = False",
-                reason="REDUCED_PRECISION",
-            )
+
+def _require_precision() -> None:
+    """Refuse what would let float16 into the sums of products."""
+    require_full_precision("exact")
+    if torch.backends.cuda.matmul.allow_fp16_accumulation:
+        raise BackendError(
+            "the backend exact needs float32 sums: set torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+            reason="REDUCED_PRECISION",
+        )
 
 
 def _exact_scores(vectors: Tensor, keys: Tensor, rows: Tensor, places: Tensor) -> Tensor:
@@ -244,5 +233,6 @@ def _exact_scores(vectors: Tensor, keys: Tensor, rows: Tensor, places: Tensor) -
     return (vectors[rows].double() * keys[places].double()).sum(dim=1)
 
 
-def _parts(items: int, step: int) -> Iterator[slice]:
-    return (slice(first, min(items, first + step)) for first in range(0, items, step))
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array

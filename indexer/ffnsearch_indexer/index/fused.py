@@ -32,16 +32,17 @@ from ffnsearch_indexer.index.base import (
     Neighbors,
     RangeSums,
     nobody_waits,
+    parts_of,
 )
 from ffnsearch_indexer.index.device import (
     device_score_error,
     free_bytes,
     limits_around,
     on_device,
-    require_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
-from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.index.gpu import choose_device, device_errors
+from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
 
 SLACK = 64 * 2.0**-24
@@ -141,7 +142,7 @@ class FusedIndex(Index):
     ) -> None:
         super().__init__(keys, counts)
         assert tiles is None or len(tiles.order) == len(keys), "the tiles are those of the keys"
-        self.device = torch.device(device)
+        self.device = torch.device(choose_device(device))
         self.skips = skips and tiles is not None
         self._order = None if tiles is None else tiles.order
         self._room = self.settings.room
@@ -151,28 +152,30 @@ class FusedIndex(Index):
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
     ) -> RangeSums:
         """Sum on the device; the contract is the base's."""
-        self.require_queries(queries)
-        wanted = np.asarray(thresholds, dtype=np.float64)
-        assert not np.isnan(wanted).any(), "thresholds are numbers"
-        checkpoint()
-        self._require_all()
-        order = np.argsort(wanted, kind="stable")
-        sums = np.zeros((len(queries), len(wanted), self._columns), np.int64)
+        self.begin(queries, thresholds, checkpoint)
+        if len(thresholds) > LEVELS_MAX:
+            parts = (thresholds[part] for part in parts_of(len(thresholds), LEVELS_MAX))
+            found = [self.range_sum(queries, part, checkpoint=checkpoint) for part in parts]
+            freq, neighbors = (np.concatenate(of_parts, axis=1) for of_parts in zip(*found, strict=True))
+            return RangeSums(freq, neighbors)
+        result = SumAccumulator(len(queries), thresholds, self.counts)
+        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // (8 + result.freq[:1].nbytes)))
+
+        def attempt(rows: range, part: range) -> Int64:
+            return self._summed(queries[rows.start : rows.stop], result.thresholds, part)
+
         with device_errors():
-            for first in range(0, len(wanted), LEVELS_MAX):
-                levels = order[first : first + LEVELS_MAX]
-                self._sum(queries, wanted[levels], sums, levels, checkpoint)
-        return RangeSums(sums[:, :, :-1], sums[:, :, -1])
+            queries_to_sum, everything = len(queries) if len(thresholds) else 0, range(len(self.keys))
+            for rows, sums in self._pieces(queries_to_sum, rows_max, everything, attempt, checkpoint):
+                result.add_sums(slice(rows.start, rows.stop), sums)
+        return result.sums()
 
     def range_search(
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """List pairs on the device, count by count until the lists hold them; the contract is the base's."""
-        self.require_queries(queries)
+        self.begin(queries, [threshold], checkpoint)
         searched = self.require_ids(ids)
-        assert not np.isnan(threshold), "a threshold is a number"
-        checkpoint()
-        self._require_all()
         limits = np.array([threshold], np.float64)
         counts = np.zeros(len(queries), np.int64)
         found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0)]
@@ -186,18 +189,6 @@ class FusedIndex(Index):
                 found_ids.append(id_)
                 found_scores.append(score)
         return Neighbors(np.append(0, np.cumsum(counts)), np.concatenate(found_ids), np.concatenate(found_scores))
-
-    def _sum(self, queries: Float16, thresholds: Float64, sums: Int64, levels: Int64, checkpoint: Checkpoint) -> None:
-        """Add to sums [B, ., V + 1], at `levels` of the second dimension, what is above ascending thresholds."""
-        everything = range(len(self.keys))
-        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // max(1, 8 * len(levels) * self._columns)))
-
-        def attempt(rows: range, part: range) -> Int64:
-            return self._summed(queries[rows.start : rows.stop], thresholds, part)
-
-        for rows, found in self._pieces(len(queries), rows_max, everything, attempt, checkpoint):
-            above = np.cumsum(found[:, ::-1], axis=1)[:, ::-1]  # what exceeds one threshold exceeds all lower ones
-            sums[rows.start : rows.stop, levels] += above
 
     def _pieces(
         self,
@@ -285,7 +276,7 @@ class FusedIndex(Index):
         row = on_device(order, self.device)[row]
         id_ = self._layout.ids[lists.places[program, lane].long()].long()
         place = torch.argsort(row * len(self.keys) + id_)
-        return tuple(tensor[place].cpu().numpy() for tensor in (row, id_, score))  # type: ignore[return-value]
+        return row[place].cpu().numpy(), id_[place].cpu().numpy(), score[place].cpu().numpy()
 
     def _prepared(self, queries: Float16) -> tuple[Tensor, Int64]:
         """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
@@ -360,11 +351,6 @@ class FusedIndex(Index):
         tiling = next((tiling for tiling in tilings if tiling.queries >= queries), tilings[-1])
         resident_bytes = 2 * self.keys.shape[1] * (tiling.queries + self.settings.keys * tiling.stages)
         return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
-
-    def _require_all(self) -> None:
-        """Raise BackendError where the device or Triton is missing."""
-        require_device(self.device, self.name)
-        _ = self._kernels
 
     @property
     def _columns(self) -> int:

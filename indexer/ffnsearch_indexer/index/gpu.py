@@ -6,12 +6,10 @@ from importlib.util import find_spec
 
 import torch
 
-from ffnsearch_indexer.errors import BackendError, DeviceError
+from ffnsearch_indexer.errors import DEVICE_FAILED, DEVICE_MEMORY, BackendError, DeviceError
 
 DEVICES = ("auto", "cpu", "cuda")
 """What a user can ask for; `auto` is CUDA where it can be used, and the CPU elsewhere."""
-
-OUT_OF_MEMORY, LOST = "DEVICE_MEMORY", "DEVICE_FAILED"
 
 _OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _OF_DEVICE = (
@@ -87,12 +85,12 @@ def _reason(error: RuntimeError) -> str | None:
     text = str(error)
     is_of_device = isinstance(error, torch.AcceleratorError) or any(words in text for words in _OF_DEVICE)
     if isinstance(error, torch.OutOfMemoryError) or (is_of_device and any(words in text for words in _OF_MEMORY)):
-        return OUT_OF_MEMORY
-    return LOST if is_of_device else None
+        return DEVICE_MEMORY
+    return DEVICE_FAILED if is_of_device else None
 
 
 def _message(reason: str, error: RuntimeError) -> str:
-    if reason == OUT_OF_MEMORY:
+    if reason == DEVICE_MEMORY:
         return "the GPU's memory is full: free some of it, give it less at a time, or choose --device cpu"
     return f"the GPU failed ({_first_line(error)}): start again, or choose --device cpu"
 

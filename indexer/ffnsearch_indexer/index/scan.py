@@ -21,6 +21,7 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
     levels_above,
     nobody_waits,
+    parts_of,
 )
 from ffnsearch_indexer.index.sums import SumAccumulator
 
@@ -50,6 +51,7 @@ class ScanIndex(Index):
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
     ) -> RangeSums:
         """Sum pair by pair, each at the highest threshold it exceeds; the contract is the base's."""
+        self.begin(queries, thresholds, checkpoint)
         sums = SumAccumulator(len(queries), thresholds, self.counts)
         if len(thresholds):
             for pairs in self._candidates(queries, min(thresholds), range(len(self.keys)), checkpoint):
@@ -60,6 +62,7 @@ class ScanIndex(Index):
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """Compute the exact score of every pair that may be above the threshold; the contract is the base's."""
+        self.begin(queries, [threshold], checkpoint)
         searched = self.require_ids(ids)
         found: list[tuple[Int64, Int64, Float64]] = []
         for pairs in self._candidates(queries, threshold, searched, checkpoint):
@@ -70,14 +73,10 @@ class ScanIndex(Index):
 
     def _candidates(self, queries: Float16, threshold: float, ids: range, checkpoint: Checkpoint) -> Iterator[Pairs]:
         """Yield every pair that may be above the threshold, PAIRS_MAX at a time."""
-        self.require_queries(queries)
-        assert not np.isnan(threshold), "a threshold is a number"
-        checkpoint()
         if not len(queries):
             return
         for pairs in self.scan(queries, cut(threshold, self.keys.shape[1]), ids):
-            for first in range(0, len(pairs.ids), PAIRS_MAX):
-                part = slice(first, first + PAIRS_MAX)
+            for part in parts_of(len(pairs.ids), PAIRS_MAX):
                 yield Pairs(pairs.rows[part], pairs.ids[part], pairs.scores[part])
                 checkpoint()
             checkpoint()

@@ -20,7 +20,6 @@ class SumAccumulator:
 
     def __init__(self, queries: int, thresholds: Sequence[float], counts: NextTokenCounts) -> None:
         wanted = np.asarray(thresholds, dtype=np.float64)
-        assert not np.isnan(wanted).any(), "thresholds are numbers"
         self.order = np.argsort(wanted, kind="stable")
         self._counts = counts
         self.freq = np.zeros((queries, len(wanted), counts.vocabulary_size), dtype=np.int64)
@@ -33,9 +32,14 @@ class SumAccumulator:
         arrays = (counts.offsets, counts.tokens, counts.counts)
         _add(self.freq, self.neighbors, self.order, *arrays, rows, ids, levels)
 
-    def rows(self, part: range) -> tuple[Int64, Int64]:
+    def add_sums(self, queries: slice, found: Int64) -> None:
+        """Add for some queries [b, S, V + 1] what is at each ascending level alone; the last column is neighbors."""
+        self.freq[queries, self.order] += found[:, :, :-1]
+        self.neighbors[queries, self.order] += found[:, :, -1]
+
+    def rows(self, part: slice) -> tuple[Int64, Int64]:
         """Freq and neighbors of some queries: the same memory."""
-        return self.freq[part.start : part.stop], self.neighbors[part.start : part.stop]
+        return self.freq[part], self.neighbors[part]
 
     def merge(self, other: "SumAccumulator") -> None:
         """Add what another found with other keys, for the same queries and thresholds."""

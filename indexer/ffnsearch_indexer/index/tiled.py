@@ -36,6 +36,7 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
     levels_above,
     nobody_waits,
+    parts_of,
     score_error,
 )
 from ffnsearch_indexer.index.machine import COLUMNS, IN_HARDWARE, aligned, aligned_zeros
@@ -85,8 +86,7 @@ class TiledIndex(Index):
         self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
     ) -> RangeSums:
         """Decide tile by tile, then pair by pair; the contract is the base's."""
-        self.require_queries(queries)
-        checkpoint()
+        self.begin(queries, thresholds, checkpoint)
         threads = torch.get_num_threads()
         results = [SumAccumulator(len(queries), thresholds, self.counts)]
         if not results[0].freq.size:
@@ -95,8 +95,9 @@ class TiledIndex(Index):
         if by_tile:
             results += [SumAccumulator(len(queries), thresholds, self.counts) for _ in range(threads - 1)]
         most = self.queries_max if by_tile else min(self.queries_max, -(-len(queries) // threads))
-        parts = [(rows, self._prepared(queries[rows.start : rows.stop])) for rows in _parts(len(queries), most)]
-        steps = _parts(self._tiles, self._step(len(parts[0][0]), SHARES * threads if by_tile else 1))
+        parts = [(rows, self._prepared(queries[rows])) for rows in parts_of(len(queries), most)]
+        step = self._step(min(len(queries), most), SHARES * threads if by_tile else 1)
+        steps = list(parts_of(self._tiles, step))
         shares = [[tiles] for tiles in steps] if by_tile else [steps]  # else no two threads may have the same queries
         work = iter(list(product(parts, shares)))  # shared: each thread takes the next when it is done
         add = partial(self._add, work, checkpoint=checkpoint)
@@ -115,15 +116,14 @@ class TiledIndex(Index):
         self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
     ) -> Neighbors:
         """Compute the exact score of every pair that bounds do not rule out; the contract is the base's."""
-        self.require_queries(queries)
+        self.begin(queries, [threshold], checkpoint)
         searched = self.require_ids(ids)
-        assert not np.isnan(threshold), "a threshold is a number"
-        checkpoint()
         limits = np.array([threshold], np.float64)
         found = []
-        for rows in _parts(len(queries), self.queries_max):
-            prepared = self._prepared(queries[rows.start : rows.stop])
-            for tiles in _parts(self._tiles, _whole_groups(self.candidates_max // (len(rows) * TILE_KEYS))):
+        for rows in parts_of(len(queries), self.queries_max):
+            prepared = self._prepared(queries[rows])
+            step = _whole_groups(self.candidates_max // (len(prepared.vectors) * TILE_KEYS))
+            for tiles in parts_of(self._tiles, step):
                 row, key = candidates(
                     tiles.start, tiles.stop, prepared, self.tiles, _comparable(limits), self._in_hardware
                 )
@@ -137,7 +137,7 @@ class TiledIndex(Index):
 
     def _add(
         self,
-        work: Iterator[tuple[tuple[range, Queries], list[range]]],
+        work: Iterator[tuple[tuple[slice, Queries], list[slice]]],
         result: SumAccumulator,
         *,
         checkpoint: Checkpoint,
@@ -212,7 +212,3 @@ def _comparable(thresholds: Float64) -> Float32:
 def _whole_groups(tiles: int) -> int:
     """A number of tiles that is a multiple of a group's, and not 0."""
     return max(1, tiles // GROUP_TILES) * GROUP_TILES
-
-
-def _parts(items: int, step: int) -> list[range]:
-    return [range(first, min(items, first + step)) for first in range(0, items, step)]

@@ -19,7 +19,6 @@ is the longest key. What float32 arithmetic adds is covered: norms are taken MAR
 is in `slack`.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.index.base import Float16, Float32, Int64
+from ffnsearch_indexer.index.base import Float16, Float32, Int64, parts_of
 from ffnsearch_indexer.index.ordering import closest_order
 from ffnsearch_indexer.index.precision import require_full_precision
 
@@ -120,7 +119,7 @@ def tiles_of(keys: Float16, counts: NextTokenCounts, endings: NDArray[np.uint16]
     source = from_dlpack(keys)
     basis = _basis(source)
     positions = np.empty((N, min(D, NEAR_DIMENSIONS)), np.float32)
-    for part in _parts(N, STEP_TILES * TILE_KEYS):
+    for part in parts_of(N, STEP_TILES * TILE_KEYS):
         positions[part] = (source[part].float() @ basis[:, : positions.shape[1]]).numpy()
     order = closest_order(positions, np.empty((N, 0), np.uint16) if endings is None else endings, TILE_KEYS)
     del positions
@@ -167,7 +166,7 @@ def _measured(source: Tensor, order: Int64, basis: Tensor) -> tuple[NDArray[Any]
     bounds, remainders = torch.empty((12, tiles)), torch.empty((tiles, TILE_KEYS))
     residuals = torch.empty((tiles, TILE_KEYS * PREFIX), dtype=torch.int8)
     details = torch.empty((tiles, TILE_KEYS * (width - PREFIX)), dtype=torch.int8)
-    for part in _parts(tiles, STEP_TILES):
+    for part in parts_of(tiles, STEP_TILES):
         of_part = members[part.start * TILE_KEYS : part.stop * TILE_KEYS]
         x = torch.zeros((part.stop - part.start, TILE_KEYS, width))
         x[..., :D] = (source[of_part].double() @ wide_basis).view(-1, TILE_KEYS, D)
@@ -220,7 +219,3 @@ def _counted(counts: NextTokenCounts, order: Int64) -> tuple[NDArray[Any], ...]:
     offsets = np.searchsorted(places, np.arange(tiles + 1) * counts.vocabulary_size)
     tokens = (places % counts.vocabulary_size).astype(np.uint16)
     return offsets, tokens, sums, key_offsets, key_tokens, key_counts
-
-
-def _parts(items: int, step: int) -> Iterator[slice]:
-    return (slice(first, min(items, first + step)) for first in range(0, items, step))

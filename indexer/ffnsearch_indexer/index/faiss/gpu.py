@@ -15,11 +15,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.errors import DeviceError
+from ffnsearch_indexer.errors import DEVICE_FAILED, DEVICE_MEMORY, DeviceError
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_of
 from ffnsearch_indexer.index.faiss.library import count_gpus, library
-from ffnsearch_indexer.index.gpu import LOST, OUT_OF_MEMORY
 from ffnsearch_indexer.index.scan import Pairs
 
 TEMPORARY_BYTES = 1 << 28
@@ -131,5 +130,5 @@ def _failed(error: RuntimeError) -> DeviceError:
     words = " ".join(str(error).split())
     return DeviceError(
         f"faiss failed on the GPU ({words}): free memory there, or choose --device cpu",
-        reason=OUT_OF_MEMORY if "alloc" in words or "out of memory" in words else LOST,
+        reason=DEVICE_MEMORY if "alloc" in words or "out of memory" in words else DEVICE_FAILED,
     )
