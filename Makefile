@@ -9,6 +9,8 @@ PROTOS = $(wildcard protos/ffnsearch/*/*.proto)
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 OPERATIONS = google/longrunning/operations.proto=$(SITE)/google/longrunning/operations_proto.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --proto_path=$(SITE) --proto_path=$(OPERATIONS)
+# A process for each core; each builds the small snapshots that its tests share.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PROTO_IMAGE := build/protos.binpb
 CACHES := .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist .demo
 
@@ -29,7 +31,7 @@ demo: $(TO_RUN) ## Install what is needed, then show ffnsearch at work from end 
 	$(BIN)/ffnsearch demo
 
 test: $(TO_DEVELOP) ## Run the tests.
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(TO_DEVELOP) ## Do all that CI does: format, lint, types, import order, wire contract, then the tests.
 	$(BIN)/ruff format --quiet --diff .
@@ -39,7 +41,7 @@ check: $(TO_DEVELOP) ## Do all that CI does: format, lint, types, import order, 
 	@mkdir -p $(dir $(PROTO_IMAGE))
 	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=$(PROTO_IMAGE) $(PROTOS)
 	$(BIN)/buf lint $(PROTO_IMAGE) --path ffnsearch --config protos/buf.yaml
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: $(TO_DEVELOP) ## Format the code and mend what the linter can mend by itself.
 	$(BIN)/ruff check --quiet --fix-only .
