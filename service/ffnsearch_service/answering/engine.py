@@ -7,8 +7,6 @@ bytes, and does on the loop only what is quick. Both drive the generators of `op
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from ffnsearch_service.answering.batcher import Batch, Batcher, Work
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.mailbox import Mailbox
 from ffnsearch_service.answering.opened import OpenSnapshot
+from ffnsearch_service.answering.priority import step_back
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, RequestError
 
@@ -38,9 +37,6 @@ Result = TypeVar("Result")
 
 LARGE_REQUEST_BYTES = 2048
 """Requests from here on are read and checked on a thread: half a millisecond for some 60 prompts."""
-
-ENGINE_NICE = 5
-"""What the engine's threads give way by: a third of the weight of the event loop, where both want the same core."""
 
 READERS = 2
 """Threads that check large requests and write large responses: they share an interpreter, so more gain nothing."""
@@ -56,9 +52,9 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "Predict": Method(pb.PredictRequest, OpenSnapshot.predict),
-    "ListNeighbors": Method(pb.ListNeighborsRequest, OpenSnapshot.list_neighbors),
-    "ListClasses": Method(pb.ListClassesRequest, OpenSnapshot.list_classes),
+    "Predict": Method(pb.PredictRequest, lambda snapshot, *asked: snapshot.predict(*asked)),
+    "ListNeighbors": Method(pb.ListNeighborsRequest, lambda snapshot, *asked: snapshot.list_neighbors(*asked)),
+    "ListClasses": Method(pb.ListClassesRequest, lambda snapshot, *asked: snapshot.list_classes(*asked)),
 }
 
 
@@ -195,7 +191,7 @@ class Engine:
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
-        _step_back()
+        step_back()
         while (batch := self.batcher.take()) is not None:
             try:
                 parts = batch.run()
@@ -211,13 +207,6 @@ class Engine:
                 observer(batch, parts)
             except Exception:
                 _log.exception("an observer of batches failed")
-
-
-def _step_back() -> None:
-    """Let this thread, and those that it starts, leave the processor to the event loop: so refusals come at once."""
-    if sys.platform == "linux":  # elsewhere it would be the whole process
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ENGINE_NICE)
 
 
 def _read(kind: type[Message], data: bytes) -> Any:

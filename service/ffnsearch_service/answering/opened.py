@@ -23,6 +23,7 @@ from ffnsearch_service.answering.answers import Part, Times, combine_pieces
 from ffnsearch_service.answering.batcher import Batch, Work
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.pages import page_token
+from ffnsearch_service.answering.priority import run_stepped_back
 from ffnsearch_service.answering.prompt_replies import Writer, blank_result
 from ffnsearch_service.answering.ranked import RankedCache
 from ffnsearch_service.answering.replies import class_message, info_message, neighbor_message
@@ -121,8 +122,12 @@ class OpenSnapshot:
         """Answer some prompts, so that no caller waits for compiled code to be loaded. Before anybody else calls."""
         profile = self.profiles[self.datastore.manifest.default_profile]
         prompt = self.datastore.substring(0)[1 - self.datastore.window_tokens :]  # no substring, so that it is searched
-        for prompts in WARM_UP_PROMPTS:
-            self.predictor.predict([prompt] * prompts, profile)
+
+        def answer() -> None:
+            for prompts in WARM_UP_PROMPTS:
+                self.predictor.predict([prompt] * prompts, profile)
+
+        run_stepped_back(answer)
 
     def predict(self, request: pb.PredictRequest, call: Call) -> Generator[Work, Sequence[Part], pb.PredictResponse]:
         """Answer prompts. Raises FfnSearchError for a field at fault."""
