@@ -64,6 +64,7 @@ def build(
     build that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
+    from ffnsearch_indexer.additions import add_faiss
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
@@ -107,7 +108,7 @@ def build(
         manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
     if kinds:
         with resumable(out), ProgressDisplay(progress_json) as display:
-            manifest = building.add_faiss(out, kinds, progress=display)
+            manifest = add_faiss(out, kinds, progress=display)
     if self_sums:
         manifest = _add_self_sums(out, [], "tiles", progress_json)
     seconds = time.monotonic() - started
@@ -147,9 +148,9 @@ def index(
     Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
     the sums of the new default profile are not there: the same command with --self-sums makes them.
     """
+    from ffnsearch_indexer.additions import add_faiss, add_tiles
     from ffnsearch_indexer.answer import self_join
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
-    from ffnsearch_indexer.build import add_faiss, add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
     from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
