@@ -13,7 +13,7 @@ import pytest
 from admin_serving import make_site
 from processes import content, request, stub_of, wait_for
 from serving import WAIT_S
-from vitals import free_port
+from vitals import free_port, is_running
 
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.errors import UnavailableError
@@ -111,13 +111,6 @@ def test_a_server_killed_during_loads_and_moves_has_what_it_told_or_what_came_ne
 def children(pid):
     found = [task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(child) for of_task in found for child in of_task]
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_build_ends_with_its_server_and_goes_on_with_the_next_one(servers, site):
