@@ -11,25 +11,20 @@ found nothing. On a CPU the kernels run in Triton's interpreter, and the figures
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import gpu_model
 import gpu_search
+import recording
 import torch
-from gpu_setting import CORPORA, REPOSITORY, Setting, make_setting
+from gpu_setting import CORPORA, Setting, make_setting
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.faiss.library import gpu_problem
-
-LIBRARIES = ("torch", "triton", "numpy", "numba", "faiss-gpu", "faiss-cpu")
 
 
 class UnavailableError(Exception):
@@ -75,7 +70,7 @@ def main() -> None:
     setting = make_setting(options.device, options.corpus, options.characters, options.budget_seconds)
     result = {
         "benchmark": "gpu",
-        **_circumstances(options.device),
+        "device": _device(options.device),
         "substrings": len(setting.keys[0]),
         "blocks": len(setting.keys),
         "build_seconds": setting.seconds,
@@ -86,10 +81,9 @@ def main() -> None:
             setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
         except UnavailableError as error:
             setting.found[name] = {"not_measured": str(error)}
-        result = {**result, **setting.found}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        recording.write(options.json, {**result, **setting.found})
         print(f"{name}: {time.monotonic() - started:.1f} s", json.dumps(setting.found[name])[:1500], flush=True)
-    if setting.found["agreement"]["differing_integers"]:
+    if setting.found["agreement"].get("differing_integers"):
         sys.exit("integers differ from the oracle's: the figures say nothing")
 
 
@@ -104,40 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _circumstances(device: str) -> dict[str, Any]:
-    """The code, the machine, the libraries, the time."""
-    libraries = {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
-    described: dict[str, Any] = {"name": platform.machine()}
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        described = {
-            "name": properties.name,
-            "multiprocessors": properties.multi_processor_count,
-            "memory_gb": round(properties.total_memory / 1e9, 1),
-            "cuda": torch.version.cuda,
-        }
+def _device(kind: str) -> dict[str, Any]:
+    """The GPU that is measured; of a CPU the kind alone."""
+    if kind == "cpu":
+        return {"name": kind}
+    properties = torch.cuda.get_device_properties(0)
     return {
-        "revision": _revision(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": described,
-        "libraries": libraries,
+        "name": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": round(properties.total_memory / 1e9, 1),
+        "cuda": torch.version.cuda,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _revision() -> str | None:
-    """The revision of the code; None where it was copied without its history."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

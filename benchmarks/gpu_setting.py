@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from recording import REPOSITORY
 
+from ffnsearch_indexer.answer.profile import ARTICLE
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts, find_substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_of
+from ffnsearch_indexer.models import reference_folder
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-REFERENCE = REPOSITORY / "indexer" / "ffnsearch_indexer" / "models" / "reference"
 CORPORA = [folder / "shared" / "data" / "tinyshakespeare.txt" for folder in (REPOSITORY, REPOSITORY.parent)]
 """Where the reference corpus is looked for: in the repository, then beside it."""
 
-THRESHOLDS = (0.95, 0.94, 0.85, 0.76, 0.81, 0.89)
+THRESHOLDS = tuple(threshold for (threshold,) in ARTICLE.thresholds_by_block)
 """The article's, of each block."""
 
 WINDOW_TOKENS = 10
@@ -63,14 +64,14 @@ class Setting:
 def make_setting(device: str, corpus: Path, characters: int | None, budget_seconds: float) -> Setting:
     """Read a corpus, or its beginning, and make its keys and tiles."""
     deadline = time.monotonic() + budget_seconds
-    tokenizer = Tokenizer.load(REFERENCE / TOKENIZER_FILE)
+    tokenizer = Tokenizer.load(reference_folder() / TOKENIZER_FILE)
     tokens = tokenizer.encode(corpus.read_text(encoding="utf-8")[:characters])
     started = time.monotonic()
     substrings = find_substrings(tokens, WINDOW_TOKENS, len(tokenizer.characters))
     windows = substrings.tokens_of(tokens)
     seconds = {"substrings": time.monotonic() - started}
     started = time.monotonic()
-    model = Transformer.load(REFERENCE)
+    model = Transformer.load(reference_folder())
     keys = list(DeviceModel(model, WINDOW_TOKENS, device=device).extract_keys(windows))
     seconds["keys"] = time.monotonic() - started
     started = time.monotonic()

@@ -13,18 +13,16 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it: threads that spin disturb the others
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any
 
+import comparing
 import figures
 import peers
 import query_kinds
-import recording
 from racing import QUERIES_MIN, Group, measure_block
 
 from ffnsearch_indexer.answer.profile import Profile
@@ -38,24 +36,15 @@ PROFILES = ("article", "balanced")
 
 def main() -> None:
     """Measure, or read what was measured; print; draw."""
-    options = _parser().parse_args()
-    if options.snapshot:
-        recording.write(options.json, _measured(options))
-    result = json.loads(options.json.read_text())
-    print("\n".join(_lines(result)))
-    if options.plot:
-        options.plot.write_bytes(figures.throughput(result))
-    if result["differing_integers"]:
-        sys.exit(f"{result['differing_integers']:,} integers differ from those of `exact`: the figures say nothing")
+    comparing.run(_parser().parse_args(), _measured, _lines, figures.throughput)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--snapshot", type=Path, help="without it, the JSON is read")
-    parser.add_argument("--json", required=True, type=Path, help="where to write the result")
-    parser.add_argument("--plot", type=Path, help="a PNG file to draw the result to")
-    parser.add_argument("--batch", type=_numbers, default="1,16,64,512,4096", help="queries in a call")
-    parser.add_argument("--other-batch", type=_numbers, default="64", help="the same for other profiles and kinds")
+    parser = comparing.parser(__doc__)
+    parser.add_argument("--batch", type=comparing.numbers, default="1,16,64,512,4096", help="queries in a call")
+    parser.add_argument(
+        "--other-batch", type=comparing.numbers, default="64", help="the same for other profiles and kinds"
+    )
     parser.add_argument("--backends", type=_names(peers.BACKENDS), default=list(peers.BACKENDS))
     parser.add_argument("--queries", type=_names(query_kinds.KINDS), default=list(query_kinds.KINDS), help="kinds")
     parser.add_argument("--profile", type=_names(None), help="profiles of the snapshot")
@@ -165,10 +154,6 @@ def _rows(of_kind: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     ratios = of_kind["ratio_to_best_faiss"]
     if ratios:
         yield "tiles to the best faiss", *(f"{ratios[batch]:.1f}" for batch in batches)
-
-
-def _numbers(text: str) -> list[int]:
-    return sorted(int(part) for part in text.split(","))
 
 
 def _names(known: Collection[str] | None) -> Callable[[str], list[str]]:

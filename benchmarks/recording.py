@@ -9,19 +9,23 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LIBRARIES = ("torch", "numpy", "numba", "faiss-cpu", "lmdb", "grpcio")
+LIBRARIES = ("torch", "triton", "numpy", "numba", "faiss-cpu", "faiss-gpu", "lmdb", "grpcio")
 
 
 def circumstances() -> dict[str, Any]:
-    """The revision of the code, the machine and the versions of the libraries."""
+    """The revision of the code, the machine and the versions of the libraries.
+
+    The revision is None where the code was copied without its history, a version where a library is not installed.
+    """
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "revision": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "processor": _processor(),
@@ -29,7 +33,7 @@ def circumstances() -> dict[str, Any]:
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
             "system": platform.platform(),
         },
-        "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "libraries": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 
 
@@ -84,10 +88,19 @@ def _resident_bytes(root: int) -> int:
     return sum(resident.get(process, 0) for process in family) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.strip()
+def _git(*arguments: str) -> str | None:
+    command = ["git", *arguments]
+    try:
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

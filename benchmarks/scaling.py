@@ -13,19 +13,17 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it: threads that spin disturb the others
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import comparing
 import figures
 import numpy as np
 import peers
 import query_kinds
-import recording
 
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.selection import indexed_windows
@@ -41,26 +39,15 @@ THRESHOLDS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 
 def main() -> None:
     """Measure, or read what was measured; print; draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--snapshot", type=Path, help="without it, the JSON is read")
-    parser.add_argument("--json", required=True, type=Path, help="where to write the result")
-    parser.add_argument("--plot", type=Path, help="a PNG file to draw the result to")
-    parser.add_argument("--block", type=_numbers, default="3,4", help="blocks to measure")
-    parser.add_argument("--sizes", type=_numbers, default=SIZES, help="substrings, beside all of them")
+    parser = comparing.parser(__doc__)
+    parser.add_argument("--block", type=comparing.numbers, default="3,4", help="blocks to measure")
+    parser.add_argument("--sizes", type=comparing.numbers, default=SIZES, help="substrings, beside all of them")
     parser.add_argument("--batch", type=int, default=64, help="queries in a call")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
     parser.add_argument(
         "--profile", default="article", help="whose first threshold of a block the sizes are measured at"
     )
-    options = parser.parse_args()
-    if options.snapshot:
-        recording.write(options.json, _measured(options))
-    result = json.loads(options.json.read_text())
-    print("\n".join(_lines(result)))
-    if options.plot:
-        options.plot.write_bytes(figures.scaling(result))
-    if result["differing_integers"]:
-        sys.exit(f"{result['differing_integers']:,} integers differ from those of `exact`: the figures say nothing")
+    comparing.run(parser.parse_args(), _measured, _lines, figures.scaling)
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
@@ -187,10 +174,6 @@ def _table(along: str, points: list[dict[str, Any]]) -> list[str]:
         for point in points
     ]
     return aligned([(along, *BACKENDS, "neighbors"), *rows])
-
-
-def _numbers(text: str) -> list[int]:
-    return sorted(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmarks of the search run on a small snapshot, and every integer they compare is the same."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,33 @@ def test_speed_of_the_model_on_a_device(snapshot: Path, tmp_path: Path) -> None:
         assert (each["keys"], each["compared_windows"] > 100) == (50, True)
         assert list(each["calls"]) == ["1", "9"]
         assert all(len(times["to_host"]["samples_s"]) == 7 for times in each["calls"].values())
+
+
+WITH_LITTLE_INSTALLED = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("faiss", "grpc", "lmdb", "matplotlib", "prometheus_client", "rich", "typer")))
+import recording
+recording.LIBRARIES += ("no library of this name",)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_search_on_a_gpu_is_measured_where_little_is_installed_and_the_code_has_no_history(tmp_path: Path) -> None:
+    """Without time nothing is measured, but all is imported and made that a measurement takes."""
+    written, corpus = tmp_path / "result.json", tmp_path / "text.txt"
+    corpus.write_text(random_text(1, 300, "abc \n"))
+    options = ["--device", "cpu", "--corpus", corpus, "--json", written, "--budget-seconds", "0"]
+    command = [sys.executable, "-c", WITH_LITTLE_INSTALLED, BENCHMARKS / "gpu.py", *options]
+    paths = ":".join([str(BENCHMARKS), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": paths, "PATH": str(tmp_path)}  # there is no git
+    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True)
+    result = json.loads(written.read_text())
+    assert result["blocks"] == 6
+    assert result["tilings"] == {"not_measured": "no time left"}
+    assert (result["revision"], result["uncommitted_changes"]) == (None, None)
+    assert result["libraries"]["torch"]
+    assert result["libraries"]["no library of this name"] is None
 
 
 def test_self_sums_that_are_read_are_those_that_a_search_finds(snapshot: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.profile import Profile, default_profile
+from ffnsearch_indexer.answer.profile import default_profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
@@ -39,12 +39,9 @@ from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WE
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
-from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.faiss import FOLDERS as FAISS_FOLDERS
-from ffnsearch_indexer.store.faiss import FaissKind, FaissPlan, plan_faiss, write_faiss
-from ffnsearch_indexer.store.faiss import missing_blocks as missing_faiss
-from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part, write_manifest
-from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
+from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
+from ffnsearch_indexer.store.snapshot import Manifest, write_manifest
+from ffnsearch_indexer.store.tiles import write_tiles
 from ffnsearch_indexer.store.work import claim, require_own, work_folder
 
 Split = Literal["all", "train"]
@@ -135,11 +132,11 @@ def build(
 ) -> Manifest:
     """Build the snapshot `out` of a corpus with the model in `model_folder` and return its manifest.
 
-    device: where the model runs, `auto`, `cpu` or `cuda`. faiss: what `add_faiss` will be called for: its room is asked
-    for, too, here and in the plan. announce: called once with what the work will take, before it starts. Raises
-    OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError for input that does
-    not fit, BackendError for a device that is not there, and DeviceError for one that fails. What a failed or killed
-    build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
+    device: where the model runs, `auto`, `cpu` or `cuda`. faiss: what `additions.add_faiss` will be called for: its
+    room is asked for, too, here and in the plan. announce: called once with what the work will take, before it starts.
+    Raises OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError for input that
+    does not fit, BackendError for a device that is not there, and DeviceError for one that fails. What a failed or
+    killed build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
     """
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, device, progress)
@@ -183,58 +180,6 @@ def estimate(
     source = _read(corpus, model_folder, window_tokens, split, device, progress)
     with disk_errors("choose another place"), device_errors():
         return _plan(source, work_folder(out), faiss)
-
-
-def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
-    """Make what the `tiles` backend needs for a snapshot that lacks it, and return the new manifest.
-
-    Raises what opening a snapshot raises, and OutputError where the disk refuses; what is done is kept then, and the
-    same call continues it.
-    """
-    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
-        if datastore.tiles:
-            return datastore.manifest
-        manifest, counts = datastore.manifest, datastore.counts
-        missing = missing_tiles(folder, manifest.blocks, manifest.substrings, manifest.d_model)
-        require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
-        windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
-        endings = windows[datastore.first_positions, -ENDING_TOKENS:]
-        write_tiles(folder, datastore.keys, counts, endings, progress)
-        return list_part(folder, TILES_FOLDER)
-
-
-def add_faiss(
-    folder: Path,
-    kinds: Sequence[FaissKind],
-    *,
-    announce: Callable[[FaissPlan], None] = lambda plan: None,
-    progress: Progress = silent,
-) -> Manifest:
-    """Make faiss' indexes of some kinds for a snapshot that lacks them, and return the new manifest.
-
-    Recall is measured at the lowest thresholds of the default profile. announce: called once with what the work will
-    take, unless there is none. Raises what opening a snapshot raises, BackendError where faiss is not installed, and
-    OutputError where the disk refuses; what is done is kept then, and the same call continues it.
-    """
-    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
-        manifest, keys = datastore.manifest, datastore.keys
-        wanted = [kind for kind in kinds if FAISS_FOLDERS[kind] not in manifest.parts]
-        missing = {kind: len(missing_faiss(kind, folder, len(keys), *keys[0].shape)) for kind in wanted}
-        plan = plan_faiss(missing, manifest.substrings, manifest.d_model)
-        require_free_disk(folder, plan.disk_bytes)
-        if wanted:
-            announce(plan)
-        for kind in wanted:
-            write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
-            manifest = list_part(folder, FAISS_FOLDERS[kind])
-        return manifest
-
-
-def _lowest_thresholds(manifest: Manifest) -> list[float]:
-    """Of each block the lowest of the default profile, or of the usual one where that does not look at a block."""
-    profile = Profile.from_json(manifest.profiles[manifest.default_profile])
-    usual = default_profile(manifest.blocks).thresholds_by_block
-    return [min(own or other) for own, other in zip(profile.thresholds_by_block, usual, strict=True)]
 
 
 def _require_new(out: Path) -> None:

@@ -15,6 +15,7 @@ from ffnsearch_indexer.build import Plan
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.store.snapshot import read_manifest
+from refusals import check_refusals
 from tiny import files_of, make_model, random_text, save_model
 
 ALPHABET = "abc\n"
@@ -210,7 +211,6 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
     (tmp_path / "short.txt").write_text("abc")
     (tmp_path / "other.txt").write_text("a?b" * 99)
     (tmp_path / "no texts").mkdir()
-    before = files_of(tmp_path)
 
     def build(source: object, *options: object, out: object = tmp_path / "out") -> tuple[object, ...]:
         return ("build", "--corpus", source, "--model", model, "--out", out, *options)
@@ -243,12 +243,7 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         ("verify", tmp_path): "is no snapshot",
         ("verify", corpus): "is no snapshot",
     }
-    for arguments, expected in refusals.items():
-        code, out, err = run(*arguments)
-        assert (code, out) == (2, ""), arguments
-        assert re.fullmatch(r"error: .*\n", err), arguments
-        assert expected in err
-        assert files_of(tmp_path) == before
+    check_refusals(run, refusals, tmp_path)
 
 
 def test_a_damaged_snapshot_does_not_verify(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from test_index_contract import FakeGpus, make_counts
 from test_snapshot import entry, flip, rewrite_manifest
 
 import stopping
+from ffnsearch_indexer.additions import add_faiss
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import add_faiss, estimate
+from ffnsearch_indexer.build import estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, OutputError
 from ffnsearch_indexer.index.exact import ExactIndex

@@ -14,6 +14,7 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.snapshot import read_manifest
+from refusals import check_refusals
 from tiny import files_of, make_model, save_model
 
 Run = Callable[..., tuple[int, str, str]]
@@ -129,7 +130,6 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
     (tmp_path / "other.txt").write_text("abc?" * 9)
     save_model(tmp_path / "stranger", make_model(vocabulary_size=3, d_model=8), "xyz")
     build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
-    before = files_of(folder)
     whole, train = folder / "all", folder / "train"
     refusals = {
         (tmp_path / "nothing",): "is no snapshot",
@@ -145,11 +145,6 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
         (whole, "--trained-on", tmp_path / "other.txt"): "'?' (U+003F) at character 3 of the corpus other",
         (whole, "--backend", "abacus"): "abacus",
     }
-    for arguments, expected in refusals.items():
-        code, out, err = run("evaluate", *arguments, "--prompts", 10)
-        assert (code, out) == (2, ""), arguments
-        assert re.fullmatch(r"error: .*\n", err), arguments
-        assert expected in err
-        assert files_of(folder) == before
+    check_refusals(lambda *arguments: run("evaluate", *arguments, "--prompts", 10), refusals, folder)
     assert run("evaluate", whole, "--prompts", 0)[0] == 2
     assert run("evaluate", whole, "--protocol", "guessing")[0] == 2

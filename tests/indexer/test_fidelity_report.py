@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from ffnsearch_indexer.fidelity.report.writing import write_report
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from tiny import build_splits, files_of
+from refusals import check_refusals
+from tiny import build_splits
 
 PIECES = ["<script>", "a", "b", "&", " ", "\n"]
 TEXT = "".join(np.random.default_rng(1).choice(PIECES, 400))
@@ -213,7 +215,6 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "report.html").write_text("somebody else's")
     (tmp_path / "file").write_text("")
-    before = files_of(tmp_path)
     refusals = {
         (folder / "all",): f"run `ffnsearch evaluate {folder / 'all'}` first",
         (tmp_path / "nothing",): "is no snapshot",
@@ -221,12 +222,7 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
         (folder / "train", "--out", tmp_path / "file"): "is no earlier report",
         (folder / "train", "--backend", "abacus"): "abacus",
     }
-    for arguments, expected in refusals.items():
-        code, out, err = run("report", *arguments)
-        assert (code, out) == (2, ""), arguments
-        assert re.fullmatch(r"error: .*\n", err), arguments
-        assert expected in err
-        assert files_of(tmp_path) == before
+    check_refusals(partial(run, "report"), refusals, tmp_path)
 
 
 @pytest.mark.parametrize(("split", "protocol"), [("all", Protocol.PARITY), ("train", Protocol.LEAVE_ONE_OUT)])

@@ -17,10 +17,11 @@ import torch
 from test_snapshot import entry, flip, refusal, rewrite_manifest
 
 import stopping
+from ffnsearch_indexer.additions import add_tiles
 from ffnsearch_indexer.answer.backends import BACKENDS
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import default_profile
-from ffnsearch_indexer.build import add_tiles, build
+from ffnsearch_indexer.build import build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, FfnSearchError, OutputError

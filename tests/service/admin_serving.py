@@ -1,16 +1,14 @@
 """How a test serves the administration on loopback, and what it lets callers build from."""
 
-import asyncio
 import shutil
 import sys
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from serving import WAIT_S
+from looping import WAIT_S, loop_thread, run_in
 
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.admin.administration import Administration, opener_of_built
@@ -121,13 +119,7 @@ def administering(site, catalog, *, command=build_command, limits=None, builds_m
 @contextmanager
 def serving_administration(administration, protection):
     """Serve on a free loopback port, with health, from a thread of its own; yields the address."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
     threads = AdminThreads()
-
-    def run(work):
-        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start():
         watch = CallWatch(lambda record: None, lambda record, is_unary: None)
@@ -142,12 +134,10 @@ def serving_administration(administration, protection):
         await server.start()
         return server, f"127.0.0.1:{port}"
 
-    server, address = run(start())
-    try:
-        yield address
-    finally:
-        run(server.stop(None))
-        threads.close()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT_S)
-        loop.close()
+    with loop_thread() as loop:
+        server, address = run_in(loop, start())
+        try:
+            yield address
+        finally:
+            run_in(loop, server.stop(None))
+            threads.close()

@@ -1,6 +1,7 @@
-"""How a test makes certificates: an authority and what it signs, valid for a day where nothing else is said."""
+"""How a test makes certificates, valid for a day where nothing else is said, and sees which one a server shows."""
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from looping import WAIT_S
 
 from ffnsearch_service.security.tls import TlsFiles
 
@@ -78,6 +80,17 @@ def encrypted(key: bytes) -> bytes:
     return loaded.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"word")
     )
+
+
+def shown(address: str) -> bytes:
+    """The certificate that a new connection is shown, as DER."""
+    host, port = address.split(":")
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=WAIT_S))
+
+
+def der(pair: Pair) -> bytes:
+    """Its certificate as DER."""
+    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
 
 
 def _pem(key) -> bytes:

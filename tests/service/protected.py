@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from looping import loop_thread, run_in
 
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
@@ -16,7 +17,6 @@ from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.security.protection import Protection
 
-WAIT_S = 20.0
 SERVICE = "ffnsearch.v1.PredictionService"
 ADMIN_SERVICE = "ffnsearch.v1.AdminService"
 
@@ -110,12 +110,6 @@ class _Counted:
 def protected(protection: Protection, methods: Methods | None = None) -> Iterator[str]:
     """Serve methods, health and reflection on a free loopback port, from a thread of its own; yields the address."""
     methods = methods or Methods()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def start() -> tuple[grpc.aio.Server, int]:
         watch = CallWatch(lambda record: None, lambda record, is_unary: None)
@@ -131,11 +125,9 @@ def protected(protection: Protection, methods: Methods | None = None) -> Iterato
         await server.start()
         return server, port
 
-    server, port = run(start())
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        run(server.stop(0))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT_S)
-        loop.close()
+    with loop_thread() as loop:
+        server, port = run_in(loop, start())
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            run_in(loop, server.stop(0))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from looping import WAIT_S, loop_thread, run_in
+
 from ffnsearch_indexer.answer.predictor import Found, Predictor, RankedNeighbors
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.store.datastore import Datastore
@@ -22,8 +24,6 @@ from ffnsearch_service.operations.watch import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
 from ffnsearch_service.servicer import SERVICE
-
-WAIT_S = 20.0
 
 
 def get(address: str, path: str) -> tuple[int, str]:
@@ -115,21 +115,13 @@ def watched_thread(
     engine: Engine, config: ServerConfig, operations: Operations, protection: Protection | None = None
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve as `server_thread` does, watched by operations that stay the test's."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_S)
 
     async def make() -> Server:
         return Server(engine, config, operations, protection or Protection.open(engine.limits))
 
-    server = run(make())
-    try:
-        yield run(server.start()), lambda: asyncio.run_coroutine_threadsafe(server.stop(), loop)
-    finally:
-        run(server.stop())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT_S)
-        loop.close()
+    with loop_thread() as loop:
+        server = run_in(loop, make())
+        try:
+            yield run_in(loop, server.start()), lambda: asyncio.run_coroutine_threadsafe(server.stop(), loop)
+        finally:
+            run_in(loop, server.stop())

@@ -11,7 +11,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from protected import ADMIN_SERVICE, SERVICE, WAIT_S, Methods, protected
+from looping import WAIT_S
+from protected import ADMIN_SERVICE, SERVICE, Methods, protected
 from serving import serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb

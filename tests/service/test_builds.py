@@ -6,11 +6,11 @@ import itertools
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from admin_serving import Site, make_site
 from serving import WAIT_S
+from vitals import is_running
 
 import stopping
 from ffnsearch_indexer.store.work import work_folder
@@ -195,13 +195,6 @@ def test_a_build_ends_with_a_service_that_is_killed_and_is_taken_up_once(site):
         site.let_go()
         assert (ended(builds, id).state, ended(builds, id).attempts) == ("SUCCEEDED", 2)
     assert starts(site) == 2
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_record_that_cannot_be_read_stops_no_other(site):

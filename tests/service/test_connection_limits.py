@@ -4,7 +4,8 @@ import time
 
 import grpc
 import pytest
-from protected import SERVICE, WAIT_S, Methods, protected
+from looping import WAIT_S
+from protected import SERVICE, Methods, protected
 from raw_http2 import (
     GOAWAY,
     HEADERS,

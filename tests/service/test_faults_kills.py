@@ -15,7 +15,7 @@ import pytest
 from admin_serving import make_site
 from processes import content, request, stub_of, wait_for
 from serving import WAIT_S
-from vitals import free_port
+from vitals import free_port, is_running
 
 from ffnsearch_service.builds.child import NICENESS
 from ffnsearch_service.client.admin import AdminClient
@@ -126,13 +126,6 @@ def hurried_builds(server):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
     return processes
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_build_ends_with_its_server_and_goes_on_with_the_next_one(servers, site):

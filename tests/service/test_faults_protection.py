@@ -1,12 +1,11 @@
 """Tokens and certificates change below a running server: a stream ends, connections go on, new ones see the new."""
 
-import ssl
 import subprocess
 import sys
 
 import grpc
 import pytest
-from certificates import Authority
+from certificates import Authority, der, shown
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving import WAIT_S
 
@@ -15,16 +14,6 @@ from ffnsearch_service.errors import UnauthenticatedError
 
 AUTHORITY = Authority()
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-def shown(address):
-    """The certificate that a new connection is shown."""
-    host, port = address.split(":")
-    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=WAIT_S))
-
-
-def der(pair):
-    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import logging
 import re
-import ssl
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from certificates import DAY, Authority, Pair, encrypted, write_key
-from protected import SERVICE, WAIT_S, protected
+from certificates import DAY, Authority, Pair, der, encrypted, shown, write_key
+from looping import WAIT_S
+from protected import SERVICE, protected
 from serving import serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
@@ -49,16 +49,6 @@ def says(address, credentials):
             return channel.unary_unary(f"/{SERVICE}/Echo")(b"hello", timeout=WAIT_S)
         except grpc.RpcError as error:
             return error.code()
-
-
-def shown(address):
-    """The certificate that a new connection is shown, as DER."""
-    host, port = address.split(":")
-    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port)), timeout=WAIT_S))
-
-
-def der(pair):
-    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
 
 
 def test_calls_are_encrypted_and_only_the_right_authority_is_believed(files, ca, tmp_path):

@@ -5,9 +5,10 @@
 
 import typer
 
-from ffnsearch_indexer.cli.making import build, index, train, verify
+from ffnsearch_indexer.cli.making import build, index, verify
 from ffnsearch_indexer.cli.measuring import calibrate, evaluate, report
 from ffnsearch_indexer.cli.options import add_command, epilog
+from ffnsearch_indexer.cli.training import train
 
 __all__ = ["add_command", "epilog", "register"]
 

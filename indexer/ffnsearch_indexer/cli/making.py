@@ -1,7 +1,6 @@
-"""The subcommands that make and check things: build, verify, train."""
+"""The subcommands that make and check snapshots: build, index, verify."""
 
 import time
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +63,7 @@ def build(
     build that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
+    from ffnsearch_indexer.additions import add_faiss
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
@@ -107,7 +107,7 @@ def build(
         manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
     if kinds:
         with resumable(out), ProgressDisplay(progress_json) as display:
-            manifest = building.add_faiss(out, kinds, progress=display)
+            manifest = add_faiss(out, kinds, progress=display)
     if self_sums:
         manifest = _add_self_sums(out, [], "tiles", progress_json)
     seconds = time.monotonic() - started
@@ -147,9 +147,9 @@ def index(
     Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
     the sums of the new default profile are not there: the same command with --self-sums makes them.
     """
+    from ffnsearch_indexer.additions import add_faiss, add_tiles
     from ffnsearch_indexer.answer import self_join
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
-    from ffnsearch_indexer.build import add_faiss, add_tiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
     from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
@@ -205,67 +205,6 @@ def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
     }
     line = f"{snapshot} is whole: {len(manifest.files)} files, {manifest.total_bytes():,} bytes, {seconds:.1f} s"
     print_result(as_json, result, [line, f"snapshot id {manifest.snapshot_id}"])
-
-
-def train(
-    corpus: Corpus,
-    out: Out,
-    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0)] = 1,
-    iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
-    batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
-    rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    blocks: Annotated[int, typer.Option(help="Blocks of the model.", min=1)] = 6,
-    heads: Annotated[int, typer.Option(help="Attention heads of a block.", min=1)] = 6,
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.", min=1)] = 384,
-    context_tokens: Annotated[int, typer.Option(help="Longest input, and length of a training window.", min=1)] = 256,
-    dropout: Annotated[float, typer.Option(help="Share of values dropped, outside attention.")] = 0.1,
-    vocabulary: Annotated[
-        Path | None,
-        typer.Option(help="A tokenizer.json whose characters to use.", show_default="the corpus' characters"),
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="A model to train further; sizes and characters are its own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Train a model on the first nine tenths of a corpus; the rest measures it.
-
-    A training run that was stopped is continued by the same command, with the same result.
-    """
-    from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.corpora.corpus import read_corpus
-    from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
-    from ffnsearch_indexer.models.training import TrainingSettings
-    from ffnsearch_indexer.models.training import train as run_training
-    from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
-
-    text = read_corpus(corpus)
-    if start:
-        vocabulary = start / TOKENIZER_FILE
-    if vocabulary:
-        tokenizer = Tokenizer.load(vocabulary)
-    else:
-        tokenizer = Tokenizer(TINY_SHAKESPEARE) if corpus == "shakespeare" else Tokenizer.of_text(text.text)
-    if start:
-        config = replace(Transformer.load(start).config, dropout=dropout)
-    else:
-        config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
-    settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
-    with resumable(out), ProgressDisplay() as display:
-        record = run_training(text, tokenizer, config, settings, out, start=start, device=device, progress=display)
-    result = {
-        "model": str(out),
-        "train_loss": record.final_train_loss,
-        "validation_loss": record.final_validation_loss,
-        "seconds": record.seconds,
-    }
-    losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
-    print_result(
-        as_json,
-        result,
-        [f"trained {out}: {losses}", f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"],
-    )
 
 
 def _calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, Device, NoSave, SkipVerify, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import (
+    AsJson,
+    Backend,
+    Device,
+    NoSave,
+    SkipVerify,
+    Snapshot,
+    check,
+    print_result,
+    resumable,
+)
 from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS, EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol, choose_protocols
 
@@ -34,7 +44,7 @@ def calibrate(
     from ffnsearch_indexer.store.datastore import Datastore
 
     work = calibrating.work_folder(snapshot)
-    with resumable(work), Datastore.open(snapshot, check="sizes" if skip_verify else "all") as datastore:
+    with resumable(work), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
         predictor = Predictor(datastore, backend=backend, device=device)
         with ProgressDisplay() as display:
             found = calibrating.calibrate(predictor, prompts=prompts, seed=seed, save=not no_save, progress=display)
@@ -83,7 +93,7 @@ def evaluate(
 
     documents = {}
     works = [evaluating.work_folder(snapshot, each) for each in Protocol]
-    with resumable(*works), Datastore.open(snapshot, check="sizes" if skip_verify else "all") as datastore:
+    with resumable(*works), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
         profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
@@ -119,14 +129,13 @@ def report(
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.report import writing
-    from ffnsearch_indexer.store.datastore import Check, Datastore
+    from ffnsearch_indexer.store.datastore import Datastore
     from ffnsearch_indexer.store.snapshot import read_manifest
 
     folder = out or writing.default_folder(snapshot)
     writing.require_measured(snapshot, read_manifest(snapshot))
     writing.require_free(folder)
-    check: Check = "sizes" if skip_verify else "all"
-    with resumable(), Datastore.open(snapshot, check=check) as datastore, ProgressDisplay() as display:
+    with resumable(), Datastore.open(snapshot, check=check(skip_verify)) as datastore, ProgressDisplay() as display:
         page, *figures = writing.write_report(
             Predictor(datastore, backend=backend, device=device), folder, progress=display
         )

@@ -4,9 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.store.datastore import Check
 
 Corpus = Annotated[
     str,
@@ -55,6 +58,11 @@ def resumable(*kept: Path) -> Iterator[None]:
         left = f"what is done is in {begun}; the same command continues it" if begun else "nothing was written"
         typer.echo(f"stopped: {left}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def check(skip_verify: bool) -> "Check":
+    """How thoroughly a snapshot is looked at when it is opened."""
+    return "sizes" if skip_verify else "all"
 
 
 def print_result(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, check, print_result, resumable
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.speed import BatchSpeed
@@ -39,7 +39,7 @@ def bench(
     from ffnsearch_indexer.store.datastore import Datastore
 
     batches = _batches(batch)
-    with resumable(), Datastore.open(snapshot, check="sizes" if skip_verify else "all") as datastore:
+    with resumable(), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
         manifest = datastore.manifest
         (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
         asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])

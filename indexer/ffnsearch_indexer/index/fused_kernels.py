@@ -177,6 +177,18 @@ def _exact_scores(queries, keys, row, place, is_meant, D: tl.constexpr, PAIRS: t
 
 
 @triton.jit
+def _listed_pairs(places, marks, room, splits, first, last, TILE_QUERIES: tl.constexpr, PAIRS: tl.constexpr):
+    """Of each pair from `first` on: where it is listed, whether it is before `last`, its key, its query, its level."""
+    program = tl.program_id(0)
+    numbers = first + tl.arange(0, PAIRS)
+    is_pair = numbers < last
+    start = program.to(tl.int64) * room  # added before the numbers: added to them, it costs `add_pairs` a spill
+    place = tl.load(places + start + numbers, is_pair, 0)
+    mark = tl.load(marks + start + numbers, is_pair, 0)
+    return start + numbers, is_pair, place, program // splits * TILE_QUERIES + mark // 256, mark % 256
+
+
+@triton.jit
 def add_pairs(
     queries,
     keys,
@@ -199,16 +211,9 @@ def add_pairs(
     DEPTH: tl.constexpr,
 ):
     """Add the counts of listed pairs, each at the highest threshold that it exceeds; what is not sure is decided."""
-    program = tl.program_id(0)
-    first_row = program // splits * TILE_QUERIES
-    listed = program.to(tl.int64) * room
-    last = tl.minimum(tl.load(found + program), room)
+    last = tl.minimum(tl.load(found + tl.program_id(0)), room)
     for first in range(tl.program_id(1) * PAIRS, last, tl.num_programs(1) * PAIRS):
-        numbers = first + tl.arange(0, PAIRS)
-        is_pair = numbers < last
-        place = tl.load(places + listed + numbers, is_pair, 0)
-        mark = tl.load(marks + listed + numbers, is_pair, 0)
-        row, level = first_row + mark // 256, mark % 256
+        _, is_pair, place, row, level = _listed_pairs(places, marks, room, splits, first, last, TILE_QUERIES, PAIRS)
         is_close = is_pair & (level == 0)
         if tl.max(is_close.to(tl.int32), axis=0) > 0:
             score = _exact_scores(queries, keys, row, place, is_close, D, PAIRS, DEPTH)
@@ -242,14 +247,8 @@ def score_pairs(
     DEPTH: tl.constexpr,
 ):
     """The exact scores of listed pairs."""
-    program = tl.program_id(0)
-    first_row = program // splits * TILE_QUERIES
-    listed = program.to(tl.int64) * room
-    last = tl.minimum(tl.load(found + program), room)
+    last = tl.minimum(tl.load(found + tl.program_id(0)), room)
     for first in range(tl.program_id(1) * PAIRS, last, tl.num_programs(1) * PAIRS):
-        numbers = first + tl.arange(0, PAIRS)
-        is_pair = numbers < last
-        place = tl.load(places + listed + numbers, is_pair, 0)
-        row = first_row + tl.load(marks + listed + numbers, is_pair, 0) // 256
+        listed, is_pair, place, row, _ = _listed_pairs(places, marks, room, splits, first, last, TILE_QUERIES, PAIRS)
         score = _exact_scores(queries, keys, row, place, is_pair, D, PAIRS, DEPTH)
-        tl.store(scores + listed + numbers, score, is_pair)
+        tl.store(scores + listed, score, is_pair)

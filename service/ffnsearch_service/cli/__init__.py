@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffnsearch_indexer.cli import add_command, register
+from ffnsearch_indexer.cli.options import SkipVerify
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.cli.admin import make_admin_app
 from ffnsearch_service.cli.asking import info, neighbors, predict
 from ffnsearch_service.cli.bench import bench
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
-from ffnsearch_service.cli.servers import SkipVerify
 from ffnsearch_service.cli.tokens import register_tokens
 from ffnsearch_service.errors import SettingsError
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson
 from ffnsearch_service.cli.servers import ServerOptions, access_of, with_server_options
 from ffnsearch_service.errors import RequestError, ServiceError
 
@@ -20,7 +20,6 @@ EXAMPLES = (
     "--ca-file ca.pem --token-file admin.token search.example:443 list",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Etag = Annotated[str, typer.Option(help="Refuse if it is no longer this one; `list` tells it.", metavar="ETAG")]
 Name = Annotated[str, typer.Argument(help="Name of a snapshot.", show_default=False)]
 OperationName = Annotated[str, typer.Argument(help="Name of an operation.", metavar="OPERATION", show_default=False)]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ffnsearch_indexer.cli.options import AsJson, SkipVerify
 from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain
-from ffnsearch_service.cli.servers import ServerOptions, SkipVerify, Target, open_target, with_server_options
+from ffnsearch_service.cli.servers import ServerOptions, Target, open_target, with_server_options
 from ffnsearch_service.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ffnsearch_service.client.asking import PredictOptions
     from ffnsearch_service.client.calls import Calls
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Of a directory: where model and search run: auto, cpu, or cuda.")]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="Do not count the substring that equals the prompt.")]

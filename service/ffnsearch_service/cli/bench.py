@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson, SkipVerify
 from ffnsearch_indexer.cli.timing import bench as bench_snapshot
 from ffnsearch_service.cli.servers import (
     ServerOptions,
-    SkipVerify,
     Target,
     access_of,
     is_directory,
@@ -80,7 +79,7 @@ def bench(
     profile: Annotated[
         str | None, typer.Option(help="One of the snapshot's profiles.", show_default="its default")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
     skip_verify: SkipVerify = False,
 ) -> None:
     """Measure how fast a snapshot is on this machine, or how fast a running service answers under load.

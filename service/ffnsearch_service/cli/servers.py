@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ffnsearch_indexer.cli.options import check
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
 """The variable of the environment that may hold a token; a command line is no place for one, others can read it."""
 
 Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
-SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
-Check = Literal["all", "sizes"]
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "snapshot": (
@@ -132,8 +131,3 @@ def refuse_server_options(target: str, server: ServerOptions) -> None:
         raise RequestError(
             f"--{name.replace('_', '-')} is for calling a server, and {target} is a directory: leave it out"
         )
-
-
-def check(skip_verify: bool) -> Check:
-    """How thoroughly a snapshot is looked at before it is opened."""
-    return "sizes" if skip_verify else "all"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffnsearch_indexer.cli import epilog
+from ffnsearch_indexer.cli.options import AsJson
 
 if TYPE_CHECKING:
     from ffnsearch_service.security.tokens import Token
@@ -53,9 +54,7 @@ def create_token(
     print(f"token {name!r} is in {tokens_file}; this is the only time that it is shown", file=sys.stderr)
 
 
-def list_tokens(
-    tokens_file: TokensFile, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def list_tokens(tokens_file: TokensFile, as_json: AsJson = False) -> None:
     """List the tokens of a file: names, scopes and times. The tokens themselves are nowhere."""
     from ffnsearch_service.security.tokens import load_tokens
     from ffnsearch_service.show.tables import Table, print_table

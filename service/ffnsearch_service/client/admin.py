@@ -3,8 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +15,7 @@ from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapsh
 from ffnsearch_service.client.call import TIMEOUT_S, Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import wait_until_ready
+from ffnsearch_service.closing import Closing
 from ffnsearch_service.errors import DeadlineExceededError
 
 LOAD_TIMEOUT_S = 600.0
@@ -24,7 +24,7 @@ POLL_S = 1.0
 """How long one WaitOperation of `wait` takes at most: as often it tells of progress."""
 
 
-class AdminClient:
+class AdminClient(Closing):
     """Administers the server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
     timeout_s: time allowed for a call that does not say. How the server is reached, and who says to be calling, is in
@@ -169,14 +169,6 @@ class AdminClient:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _wait_once(self, name: str, wait_s: float) -> BuildOperation:
         timeout = Duration()

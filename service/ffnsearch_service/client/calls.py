@@ -1,10 +1,9 @@
 """The calls of the wire contract, in Python: the same for a server and for a snapshot opened in this process."""
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client import many, reading
@@ -19,9 +18,10 @@ from ffnsearch_service.client.asking import (
     predict_request,
 )
 from ffnsearch_service.client.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
+from ffnsearch_service.closing import Closing
 
 
-class Calls(ABC):
+class Calls(Closing):
     """The calls of the wire contract, whoever answers them. A context manager; `close` may be called twice.
 
     Every method takes `timeout_s`, the time allowed for one call; without it, the client's own.
@@ -100,11 +100,3 @@ class Calls(ABC):
     @abstractmethod
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
         """Send a request message and return the response message."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -1,9 +1,7 @@
 """What watches a server from its start to its end? (settings -> metrics, log lines, spans and health, together)."""
 
-from types import TracebackType
-from typing import Self
-
 from ffnsearch_service.address import listening_address
+from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.calls import CallWatch
@@ -15,7 +13,7 @@ from ffnsearch_service.operations.observer import CatalogObservers
 from ffnsearch_service.operations.tracing import Tracer
 
 
-class Operations:
+class Operations(Closing):
     """Everything that watches one server. Made before snapshots are read, closed after they are.
 
     calls: what each call of the server passes. metrics: the engine's observer. catalog: the catalog's observer.
@@ -45,14 +43,6 @@ class Operations:
             self._tracer.close()
         if self._endpoint:
             self._endpoint.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _begun(self, record: CallRecord) -> None:
         self.metrics.begun()

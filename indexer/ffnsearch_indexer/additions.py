@@ -1,0 +1,67 @@
+"""What a finished snapshot is given later, resumable by block: tiles, which a backend needs, and indexes of faiss'."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ffnsearch_indexer.answer.profile import Profile, default_profile
+from ffnsearch_indexer.files import disk_errors, require_free_disk
+from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
+from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.faiss import FOLDERS, FaissKind, FaissPlan, missing_blocks, plan_faiss, write_faiss
+from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part
+from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
+
+
+def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
+    """Make what the `tiles` backend needs for a snapshot that lacks it, and return the new manifest.
+
+    Raises what opening a snapshot raises, and OutputError where the disk refuses; what is done is kept then, and the
+    same call continues it.
+    """
+    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
+        if datastore.tiles:
+            return datastore.manifest
+        manifest, counts = datastore.manifest, datastore.counts
+        missing = missing_tiles(folder, manifest.blocks, manifest.substrings, manifest.d_model)
+        require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
+        windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
+        endings = windows[datastore.first_positions, -ENDING_TOKENS:]
+        write_tiles(folder, datastore.keys, counts, endings, progress)
+        return list_part(folder, TILES_FOLDER)
+
+
+def add_faiss(
+    folder: Path,
+    kinds: Sequence[FaissKind],
+    *,
+    announce: Callable[[FaissPlan], None] = lambda plan: None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Make faiss' indexes of some kinds for a snapshot that lacks them, and return the new manifest.
+
+    Recall is measured at the lowest thresholds of the default profile. announce: called once with what the work will
+    take, unless there is none. Raises what opening a snapshot raises, BackendError where faiss is not installed, and
+    OutputError where the disk refuses; what is done is kept then, and the same call continues it.
+    """
+    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
+        manifest, keys = datastore.manifest, datastore.keys
+        wanted = [kind for kind in kinds if FOLDERS[kind] not in manifest.parts]
+        missing = {kind: len(missing_blocks(kind, folder, len(keys), *keys[0].shape)) for kind in wanted}
+        plan = plan_faiss(missing, manifest.substrings, manifest.d_model)
+        require_free_disk(folder, plan.disk_bytes)
+        if wanted:
+            announce(plan)
+        for kind in wanted:
+            write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
+            manifest = list_part(folder, FOLDERS[kind])
+        return manifest
+
+
+def _lowest_thresholds(manifest: Manifest) -> list[float]:
+    """Of each block the lowest of the default profile, or of the usual one where that does not look at a block."""
+    profile = Profile.from_json(manifest.profiles[manifest.default_profile])
+    usual = default_profile(manifest.blocks).thresholds_by_block
+    return [min(own or other) for own, other in zip(profile.thresholds_by_block, usual, strict=True)]
