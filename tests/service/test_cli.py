@@ -6,13 +6,19 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 from serving import WAIT_S
 
 from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.client import Client
+from ffnsearch_service.client.local import LocalClient
+from ffnsearch_service.client.reading import scalars
 from ffnsearch_service.client.results import ClassList, SuffixClass, TokenCount
 from ffnsearch_service.show import answers as show
+from ffnsearch_service.show.info import print_info
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
 
@@ -187,10 +193,19 @@ def test_info_prints_what_is_there(run, tiny_snapshot, address):
     code, out, err = run("info", tiny_snapshot)
     assert (code, err) == (0, "")
     assert re.search(r"corpus_name +tiny", out)
+    assert re.search(r"\nforward_pass +compiled, on a CPU\n", out)
     assert "even (default)" in out
     assert "fidelity: not measured" in out
     code, out, _ = run("info", address, "--json")
     assert (code, json.loads(out)["snapshot"]["window_tokens"]) == (0, 10)
+    assert json.loads(out)["snapshot"]["forward_pass"] == "compiled, on a CPU"
+
+
+def test_info_of_a_snapshot_that_does_not_say_how_it_was_computed(tiny_snapshot, capsys):
+    silent = snapshot_message(replace(read_manifest(tiny_snapshot), written_by={}))
+    with LocalClient.open(tiny_snapshot, check="sizes") as client:
+        print_info(replace(client.info(), snapshot=scalars(silent)))
+    assert re.search(r"\nforward_pass +unknown\n", capsys.readouterr().out)
 
 
 def test_info_prints_profiles_of_both_kinds_and_the_fidelity(run, calibrated_snapshot):

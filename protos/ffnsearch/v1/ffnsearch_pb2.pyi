@@ -431,7 +431,7 @@ class FidelitySummary(_message.Message):
     def __init__(self, protocol: _Optional[str] = ..., prompts: _Optional[int] = ..., profile_name: _Optional[str] = ..., hellinger_mean: _Optional[float] = ..., hellinger_ci95_low: _Optional[float] = ..., hellinger_ci95_high: _Optional[float] = ..., hellinger_max: _Optional[float] = ..., top1_agreement: _Optional[float] = ..., no_support_share: _Optional[float] = ..., noise_floor_hellinger_mean: _Optional[float] = ...) -> None: ...
 
 class SnapshotInfo(_message.Message):
-    __slots__ = ("id", "format_version", "corpus_name", "corpus_sha256", "corpus_characters", "split", "substrings", "window_tokens", "key_dtype")
+    __slots__ = ("id", "format_version", "corpus_name", "corpus_sha256", "corpus_characters", "split", "substrings", "window_tokens", "key_dtype", "forward_pass")
     ID_FIELD_NUMBER: _ClassVar[int]
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CORPUS_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -441,6 +441,7 @@ class SnapshotInfo(_message.Message):
     SUBSTRINGS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEY_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_PASS_FIELD_NUMBER: _ClassVar[int]
     id: str
     format_version: int
     corpus_name: str
@@ -450,7 +451,8 @@ class SnapshotInfo(_message.Message):
     substrings: int
     window_tokens: int
     key_dtype: str
-    def __init__(self, id: _Optional[str] = ..., format_version: _Optional[int] = ..., corpus_name: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., corpus_characters: _Optional[int] = ..., split: _Optional[str] = ..., substrings: _Optional[int] = ..., window_tokens: _Optional[int] = ..., key_dtype: _Optional[str] = ...) -> None: ...
+    forward_pass: str
+    def __init__(self, id: _Optional[str] = ..., format_version: _Optional[int] = ..., corpus_name: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., corpus_characters: _Optional[int] = ..., split: _Optional[str] = ..., substrings: _Optional[int] = ..., window_tokens: _Optional[int] = ..., key_dtype: _Optional[str] = ..., forward_pass: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("model_sha256", "tokenizer_sha256", "blocks", "d_model", "vocabulary_size", "context_tokens")

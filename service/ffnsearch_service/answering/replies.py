@@ -102,6 +102,7 @@ def snapshot_message(manifest: Manifest) -> pb.SnapshotInfo:
         substrings=manifest.substrings,
         window_tokens=manifest.window_tokens,
         key_dtype=manifest.key_dtype,
+        forward_pass=manifest.written_by.get("forward_pass", ""),
     )
 
 

@@ -12,7 +12,7 @@ from ffnsearch_service.show.tables import Table, print_table
 def print_info(info: Info) -> None:
     """Print what is served."""
     for title, values in (("snapshot", info.snapshot), ("model", info.model), ("limits", info.limits)):
-        print_table(Table((title, ""), [(name, _number(value)) for name, value in values.items()]))
+        print_table(Table((title, ""), [(name, _fact(value)) for name, value in values.items()]))
         print()
     print_table(_profile_table(info))
     print()
@@ -90,5 +90,5 @@ def _marked(name: str, default: str) -> str:
     return f"{name} (default)" if name == default else name
 
 
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _fact(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value) or "unknown"
