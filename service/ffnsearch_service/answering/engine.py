@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -24,6 +23,7 @@ from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.mailbox import Mailbox
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.answering.priority import step_back
+from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, RequestError
 
@@ -58,7 +58,7 @@ METHODS = {
 }
 
 
-class Engine:
+class Engine(Closing):
     """Answers the calls of the wire contract. Any thread may call it; close it once, at the end.
 
     batcher: what waits and what runs; to be looked at, not to be changed.
@@ -146,14 +146,6 @@ class Engine:
         self._readers.shutdown()
         if self._on_close is not None:
             self._on_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self, method: str, request: Any, call: Call | None) -> Message:
         """Answer a call, and wait for it on the caller's own thread."""
