@@ -102,6 +102,41 @@ def test_an_interrupted_calibration_is_taken_up_by_a_build_that_resumes(
     assert read_manifest(tmp_path / "out") == manifest
 
 
+@pytest.mark.parametrize(("split", "measured"), [("all", {"parity"}), ("train", {"leave_one_out", "held_out"})])
+def test_a_build_measures_its_default_profile_where_it_is_asked_to(
+    run: Run, corpus: Path, model: Path, tmp_path: Path, split: str, measured: set[str]
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--split", split, "--json")
+    assert run(*arguments)[0] == 0
+    before = read_manifest(tmp_path / "out")
+    assert not measured & before.fidelity.keys()
+    assert run(*arguments, "--resume", "--evaluation-prompts", 20)[0] == 0
+    after = read_manifest(tmp_path / "out")
+    assert after.fidelity.keys() == before.fidelity.keys() | measured
+    for key in measured:
+        document = after.fidelity[key]
+        assert (document["profile"], document["prompts"]) == (after.default_profile, 20)
+        assert document["profiles"].keys() == {after.default_profile}
+    assert run(*arguments, "--resume", "--evaluation-prompts", 30)[0] == 0  # nothing is left to do
+    assert read_manifest(tmp_path / "out") == after
+
+
+def test_a_measurement_that_is_interrupted_leaves_a_whole_snapshot_and_goes_on(
+    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--evaluation-prompts", 20)
+    with monkeypatch.context() as patched:
+        interrupt_at("parity", patched)
+        code, out, err = run(*arguments)
+    assert (code, out) == (130, "")
+    assert err.endswith(
+        f"stopped: {tmp_path / 'out'} is whole, but not measured: ffnsearch evaluate {tmp_path / 'out'}\n"
+    )
+    assert run("verify", tmp_path / "out")[0] == 0
+    assert run(*arguments, "--resume")[0] == 0
+    assert read_manifest(tmp_path / "out").fidelity["parity"]["prompts"] == 20
+
+
 def test_a_program_can_follow_a_build(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
     events = tmp_path / "events"
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--progress-json", events)

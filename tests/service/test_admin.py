@@ -16,6 +16,9 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_service.admin.administration import opener_of_built
+from ffnsearch_service.builds.record import BuildSpec
+from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
@@ -23,6 +26,7 @@ from ffnsearch_service.errors import (
     DeadlineExceededError,
     PermissionDeniedError,
     ServiceError,
+    StateError,
     UnauthenticatedError,
 )
 from ffnsearch_service.security.protection import Protection
@@ -215,11 +219,38 @@ def test_what_a_build_must_not_be_is_refused(client):
         ("split", "half"): ("INVALID_ARGUMENT", "UNKNOWN_SPLIT"),
         ("window_tokens", -1): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
         ("calibration_prompts", 20_001): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
+        ("evaluation_prompts", 20_001): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
         ("alias", "default"): ("INVALID_ARGUMENT", "ALIAS_WITHOUT_LOAD"),
+        ("gate", ("parity", 0.2)): ("INVALID_ARGUMENT", "GATE_WITHOUT_ALIAS"),
+        ("gate", ("nearness", 0.2)): ("INVALID_ARGUMENT", "UNKNOWN_PROTOCOL"),
+        ("gate", ("parity", 1.2)): ("INVALID_ARGUMENT", "BOUND_OUT_OF_RANGE"),
     }
     for (option, value), told in options.items():
         assert refusal(client.build, "built", "novel.txt", **{option: value}) == told
+    moving = {"load": True, "alias": "default", "gate": ("held_out", 0.2)}
+    assert refusal(client.build, "built", "novel.txt", **moving) == ("INVALID_ARGUMENT", "GATE_WITHOUT_ALIAS")
+    told = refusal(client.build, "built", "novel.txt", **moving, evaluation_prompts=100)
+    assert told == ("INVALID_ARGUMENT", "PROTOCOL_NOT_ALLOWED")  # the whole text is indexed
     assert list(client.operations()) == []
+
+
+@pytest.mark.parametrize(
+    ("protocol", "bound", "told"),
+    [("held_out", 0.3, None), ("held_out", 0.2, "FIDELITY_TOO_LOW"), ("parity", 0.3, "FIDELITY_NOT_MEASURED")],
+)
+def test_a_gate_lets_the_alias_of_a_build_move_or_not(two, protocol, bound, told):
+    catalog = datastore_catalog(two)
+    spec = BuildSpec("two", "novel.txt", "tiny", 10, "all", 0, True, "next", 100, FidelityGate(protocol, bound))
+    opened = opener_of_built(catalog, two.folders)
+    if told is None:
+        opened(spec)
+    else:
+        with pytest.raises(StateError) as caught:
+            opened(spec)
+        assert caught.value.reason == told
+    assert [(view.name, view.state) for view in catalog.snapshots()] == [("two", "OPEN")]
+    assert [view.name for view in catalog.aliases()] == ([] if told else ["next"])
+    catalog.close()
 
 
 def test_operations_refuse_what_they_cannot_do(client):
@@ -238,10 +269,12 @@ def test_operations_refuse_what_they_cannot_do(client):
 def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end(site):
     catalog = datastore_catalog(site)
     with administering(site, catalog) as (client, builds):
+        wanted = {"model": "tiny", "calibration_prompts": 0, "evaluation_prompts": 20, "load": True, "alias": "default"}
+        wanted["gate"] = ("parity", 1.0)
 
         def begin():
             """Begin or go on; gives the operation's name and its process."""
-            begun = client.build("built", "novel.txt", model="tiny", calibration_prompts=0, load=True, alias="default")
+            begun = client.build("built", "novel.txt", **wanted)
             id = begun.name.removeprefix("operations/")
             while (process := builds._builds[id].process) is None or process._process is None:
                 time.sleep(0.002)
@@ -263,6 +296,7 @@ def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end
         snapshot = client.snapshot("default")
         assert (snapshot.name, snapshot.info["id"]) == ("built", done.result.snapshot_id)
         assert done.result.substrings == snapshot.info["substrings"]
+        assert [(found.protocol, found.prompts) for found in snapshot.fidelity] == [("parity", 20)]
     catalog.close()
 
 

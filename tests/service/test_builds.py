@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import json
 import os
 import signal
 import time
@@ -17,7 +18,8 @@ from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds, _new_id
-from ffnsearch_service.builds.record import BuildSpec, read_records
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, RequestError, StateError
 
@@ -333,3 +335,16 @@ def test_a_line_without_paths_keeps_the_last_part(text, told):
 def test_ids_differ():
     ids = [_new_id() for _ in range(100)]
     assert all(len(left) == len(right) and left != right for left, right in itertools.pairwise(ids))
+
+
+def test_a_record_keeps_its_gate_and_one_of_an_earlier_release_has_none(tmp_path):
+    gated = spec(evaluation_prompts=100, load=True, alias="next", fidelity_gate=FidelityGate("parity", 0.25))
+    record = BuildRecord("1", gated, 5.0)
+    write_record(tmp_path, record)
+    assert read_records(tmp_path) == [record]
+    document = json.loads(record_file(tmp_path, "1").read_text())
+    for name in ("evaluation_prompts", "fidelity_gate"):
+        del document["spec"][name]
+    record_file(tmp_path, "1").write_text(json.dumps(document))
+    (read,) = read_records(tmp_path)
+    assert (read.spec.evaluation_prompts, read.spec.fidelity_gate) == (0, None)

@@ -44,8 +44,11 @@ def build(
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
     ] = 2000,
+    evaluation_prompts: Annotated[
+        int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
+    ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Where OUT is built already, only calibrate it, unless it is.")
+        bool, typer.Option("--resume", help="Where OUT is built already, only do what follows, unless it is done.")
     ] = False,
     self_sums: Annotated[
         bool,
@@ -59,8 +62,8 @@ def build(
 ) -> None:
     """Build a snapshot: run the model over every unique substring of a corpus, and index what its FFNs give.
 
-    Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` does so with more prompts. A
-    build that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
+    Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` takes more prompts. A build
+    that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
     from ffnsearch_indexer.additions import add_faiss
@@ -110,6 +113,8 @@ def build(
             manifest = add_faiss(out, kinds, progress=display)
     if self_sums:
         manifest = _add_self_sums(out, [], "tiles", progress_json)
+    if evaluation_prompts:
+        manifest = _evaluate_new(out, evaluation_prompts, device, progress_json)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -220,6 +225,30 @@ def _calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Pat
             run_calibration(Predictor(datastore, device=device), prompts=prompts, save=True, progress=display)
     except KeyboardInterrupt:
         typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    return read_manifest(snapshot)
+
+
+def _evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
+    """Measure the default profile of a snapshot in every way that it allows and was not measured in; its manifest."""
+    from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.fidelity import evaluate as evaluating
+    from ffnsearch_indexer.fidelity.protocols import choose_protocols
+    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    try:
+        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay(progress_json) as display:
+            manifest, predictor = datastore.manifest, Predictor(datastore, device=device)
+            profiles = evaluating.choose_profiles(manifest, [manifest.default_profile])
+            for protocol in choose_protocols(manifest.split, []):
+                if protocol.key not in (manifest.fidelity or {}):
+                    measurement = evaluating.prepare(predictor, protocol, profiles, prompts=prompts)
+                    with measurement.run(save=True, progress=display):
+                        pass
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {snapshot} is whole, but not measured: ffnsearch evaluate {snapshot}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     return read_manifest(snapshot)
 

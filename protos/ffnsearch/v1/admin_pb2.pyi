@@ -184,7 +184,7 @@ class DeleteAliasResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class BuildSnapshotRequest(_message.Message):
-    __slots__ = ("name", "corpus", "model", "window_tokens", "split", "calibration_prompts", "load", "alias")
+    __slots__ = ("name", "corpus", "model", "window_tokens", "split", "calibration_prompts", "load", "alias", "evaluation_prompts", "fidelity_gate")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,8 @@ class BuildSnapshotRequest(_message.Message):
     CALIBRATION_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_GATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     corpus: str
     model: str
@@ -201,7 +203,9 @@ class BuildSnapshotRequest(_message.Message):
     calibration_prompts: int
     load: bool
     alias: str
-    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., model: _Optional[str] = ..., window_tokens: _Optional[int] = ..., split: _Optional[str] = ..., calibration_prompts: _Optional[int] = ..., load: _Optional[bool] = ..., alias: _Optional[str] = ...) -> None: ...
+    evaluation_prompts: int
+    fidelity_gate: FidelityGate
+    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., model: _Optional[str] = ..., window_tokens: _Optional[int] = ..., split: _Optional[str] = ..., calibration_prompts: _Optional[int] = ..., load: _Optional[bool] = ..., alias: _Optional[str] = ..., evaluation_prompts: _Optional[int] = ..., fidelity_gate: _Optional[_Union[FidelityGate, _Mapping]] = ...) -> None: ...
 
 class BuildSnapshotMetadata(_message.Message):
     __slots__ = ("request", "create_time", "start_time", "end_time", "attempts", "stage", "fraction", "units_done", "units_total", "units_per_second", "seconds_left")

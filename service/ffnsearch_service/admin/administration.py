@@ -153,7 +153,7 @@ def opener_of_built(catalog: Catalog[Any], folders: Folders) -> Callable[[BuildS
         ]:
             _load(catalog, spec.name, folder)  # it may be open already: a restart does the last step again
         if spec.alias:
-            catalog.move_alias(spec.alias, spec.name, allow_missing=True)
+            catalog.move_alias(spec.alias, spec.name, allow_missing=True, gate=spec.fidelity_gate)
 
     return open_built
 

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.admin.confined import Folders, without_paths
-from ffnsearch_service.answering.fidelity import fidelity_messages
+from ffnsearch_service.answering.fidelity import PROTOCOLS, fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
 from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
@@ -22,7 +22,9 @@ OPERATIONS = "operations"
 """The collection of all operations; the name of one is `operations/ID`."""
 
 CALIBRATION_PROMPTS_DEFAULT = 2000
-CALIBRATION_PROMPTS_MAX = 20_000
+PROMPTS_MAX = 20_000
+"""Most prompts of a calibration, and of a measurement."""
+
 WINDOW_TOKENS_DEFAULT = 10
 
 _STATES = {
@@ -53,7 +55,7 @@ def alias_message(view: AliasView) -> pb.Alias:
     return pb.Alias(name=view.name, snapshot_name=view.snapshot_name, etag=view.etag)
 
 
-def gate_of(request: pb.MoveAliasRequest) -> FidelityGate | None:
+def gate_of(request: pb.MoveAliasRequest | pb.BuildSnapshotRequest) -> FidelityGate | None:
     """The gate of a request, None without one. Raises RequestError."""
     if not request.HasField("fidelity_gate"):
         return None
@@ -71,17 +73,41 @@ def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
             reason="ALIAS_WITHOUT_LOAD",
             field="alias",
         )
+    split = request.split or "all"
     prompts = request.calibration_prompts if request.HasField("calibration_prompts") else CALIBRATION_PROMPTS_DEFAULT
     return BuildSpec(
         name=require_name(request.name, "name"),
         corpus=request.corpus,
         model=request.model,
         window_tokens=_in_range(request.window_tokens, "window_tokens", 4096) or WINDOW_TOKENS_DEFAULT,
-        split=request.split or "all",
-        calibration_prompts=_in_range(prompts, "calibration_prompts", CALIBRATION_PROMPTS_MAX),
+        split=split,
+        calibration_prompts=_in_range(prompts, "calibration_prompts", PROMPTS_MAX),
         load=request.load,
         alias=require_name(request.alias, "alias") if request.alias else "",
+        evaluation_prompts=_in_range(request.evaluation_prompts, "evaluation_prompts", PROMPTS_MAX),
+        fidelity_gate=_gate_of_build(request, split),
     )
+
+
+def _gate_of_build(request: pb.BuildSnapshotRequest, split: str) -> FidelityGate | None:
+    """The gate of a build, which must be able to read what was measured: better now than after hours of building."""
+    gate = gate_of(request)
+    if gate is None:
+        return None
+    if not (request.alias and request.evaluation_prompts):
+        raise RequestError(
+            "fidelity_gate: it is for an alias, and reads what was measured: set alias and evaluation_prompts too",
+            reason="GATE_WITHOUT_ALIAS",
+            field="fidelity_gate",
+        )
+    if PROTOCOLS[gate.protocol] != split:
+        allowed = ", ".join(protocol for protocol, needed in PROTOCOLS.items() if needed == split)
+        raise RequestError(
+            f"fidelity_gate.protocol: with the split {split} {gate.protocol} is not measured: choose {allowed}",
+            reason="PROTOCOL_NOT_ALLOWED",
+            field="fidelity_gate.protocol",
+        )
+    return gate
 
 
 def operation_message(view: BuildView) -> operations_pb2.Operation:
@@ -144,7 +170,8 @@ def _metadata_message(view: BuildView) -> pb.BuildSnapshotMetadata:
 
 
 def _request_message(record: BuildRecord) -> pb.BuildSnapshotRequest:
-    return pb.BuildSnapshotRequest(**vars(record.spec))
+    gate = record.spec.fidelity_gate
+    return pb.BuildSnapshotRequest(**vars(record.spec) | {"fidelity_gate": gate and pb.FidelityGate(**vars(gate))})
 
 
 def _error_message(error: BuildError) -> status_pb2.Status:

@@ -5,7 +5,8 @@ from typing import Any
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 
-PROTOCOLS = ("parity", "leave_one_out", "held_out")
+PROTOCOLS = {"parity": "all", "leave_one_out": "train", "held_out": "train"}
+"""The split of the corpus that a snapshot has indexed, by what can be measured with it."""
 
 
 def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySummary]:

@@ -23,6 +23,7 @@ def build_command(spec: BuildSpec, folders: Folders, *, resume: bool) -> list[st
         *("--window-tokens", str(spec.window_tokens)),
         *("--split", spec.split),
         *("--calibration-prompts", str(spec.calibration_prompts)),
+        *("--evaluation-prompts", str(spec.evaluation_prompts)),
         *(["--resume"] if resume else []),
         "--json",
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch_indexer.files import write_whole
+from ffnsearch_service.catalog import FidelityGate
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
@@ -15,7 +16,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What to build. corpus, model: names below the allowed folders; model "" is the one that ffnsearch ships."""
+    """What to build. corpus, model: names below the allowed folders; model "" is the one that ffnsearch ships.
+
+    fidelity_gate: what the measured fidelity must be for the alias to move. Records of earlier releases have neither it
+    nor `evaluation_prompts`.
+    """
 
     name: str
     corpus: str
@@ -25,6 +30,8 @@ class BuildSpec:
     calibration_prompts: int
     load: bool
     alias: str
+    evaluation_prompts: int = 0
+    fidelity_gate: FidelityGate | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ def record_file(folder: Path, id: str) -> Path:
 
 def _record_of(document: dict[str, Any]) -> BuildRecord:
     spec, result, error = document.pop("spec"), document.pop("result"), document.pop("error")
+    gate = spec.pop("fidelity_gate", None)
     return BuildRecord(
-        spec=BuildSpec(**spec),
+        spec=BuildSpec(**spec, fidelity_gate=FidelityGate(**gate) if gate else None),
         result=BuildResult(**result) if result else None,
         error=BuildError(**error) if error else None,
         **document,

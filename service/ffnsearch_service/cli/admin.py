@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "127.0.0.1:50051 list",
     "127.0.0.1:50051 build next --corpus plays --load",
-    "127.0.0.1:50051 alias default next --gate held_out:0.2",
+    "127.0.0.1:50051 alias default next --gate parity:0.2",
     "127.0.0.1:50051 unload previous",
     "--ca-file ca.pem --token-file admin.token search.example:443 list",
 )
 
 Etag = Annotated[str, typer.Option(help="Refuse if it is no longer this one; `list` tells it.", metavar="ETAG")]
 Name = Annotated[str, typer.Argument(help="Name of a snapshot.", show_default=False)]
+Gate = Annotated[
+    str,
+    typer.Option(
+        help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example parity:0.2.",
+        metavar="PROTOCOL:MAX",
+    ),
+]
 OperationName = Annotated[str, typer.Argument(help="Name of an operation.", metavar="OPERATION", show_default=False)]
 
 
@@ -96,13 +103,7 @@ def alias(
     snapshot: Annotated[str, typer.Argument(help="The snapshot that it is to point to.", show_default=False)] = "",
     create: Annotated[bool, typer.Option("--create", help="Make the alias where there is none.")] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the alias.")] = False,
-    gate: Annotated[
-        str,
-        typer.Option(
-            help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example held_out:0.2.",
-            metavar="PROTOCOL:MAX",
-        ),
-    ] = "",
+    gate: Gate = "",
     etag: Etag = "",
     as_json: AsJson = False,
 ) -> None:
@@ -136,8 +137,12 @@ def build(
     window_tokens: Annotated[int, typer.Option(help="Length of a substring, in tokens.", min=1)] = 10,
     split: Annotated[str, typer.Option(help="Index `all` of the text, or `train`, its first nine tenths.")] = "all",
     calibration_prompts: Annotated[int, typer.Option(help="Prompts for a calibration; 0 for none.", min=0)] = 2000,
+    evaluation_prompts: Annotated[
+        int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
+    ] = 0,
     load: Annotated[bool, typer.Option("--load", help="Open the snapshot when it is built.")] = False,
     alias: Annotated[str, typer.Option(help="Then let this alias point to it; takes --load.")] = "",
+    gate: Gate = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -150,8 +155,10 @@ def build(
         window_tokens=window_tokens,
         split=split,
         calibration_prompts=calibration_prompts,
+        evaluation_prompts=evaluation_prompts,
         load=load,
         alias=alias,
+        gate=_gate(gate),
     )
     _print_build(_follow(client, begun) if wait else begun, as_json)
 
@@ -216,4 +223,4 @@ def _gate(text: str) -> tuple[str, float] | None:
     try:
         return protocol, float(bound)
     except ValueError:
-        raise RequestError(f"--gate {text}: write PROTOCOL:MAX, for example held_out:0.2") from None
+        raise RequestError(f"--gate {text}: write PROTOCOL:MAX, for example parity:0.2") from None

@@ -89,7 +89,7 @@ class AdminClient(Closing):
         """
         request = pb.MoveAliasRequest(name=name, snapshot_name=snapshot_name, etag=etag, allow_missing=allow_missing)
         if gate:
-            request.fidelity_gate.CopyFrom(pb.FidelityGate(protocol=gate[0], hellinger_mean_max=gate[1]))
+            request.fidelity_gate.CopyFrom(_gate_message(gate))
         return reading.alias(self._send(self._admin.MoveAlias, request).alias)
 
     def delete_alias(self, name: str, *, etag: str = "") -> None:
@@ -105,10 +105,15 @@ class AdminClient(Closing):
         window_tokens: int = 0,
         split: str = "all",
         calibration_prompts: int | None = None,
+        evaluation_prompts: int = 0,
         load: bool = False,
         alias: str = "",
+        gate: tuple[str, float] | None = None,
     ) -> BuildOperation:
-        """Begin to build a snapshot, or go on with one; `wait` tells how it goes. The defaults are the server's."""
+        """Begin to build a snapshot, or go on with one; `wait` tells how it goes. The defaults are the server's.
+
+        gate: as for `move_alias`; it takes `evaluation_prompts` and an alias, which does not move where it refuses.
+        """
         request = pb.BuildSnapshotRequest(
             name=name,
             corpus=corpus,
@@ -116,8 +121,10 @@ class AdminClient(Closing):
             window_tokens=window_tokens,
             split=split,
             calibration_prompts=calibration_prompts,
+            evaluation_prompts=evaluation_prompts,
             load=load,
             alias=alias,
+            fidelity_gate=gate and _gate_message(gate),
         )
         return reading.build_operation(self._send(self._admin.BuildSnapshot, request))
 
@@ -189,3 +196,8 @@ class AdminClient(Closing):
 
     def _send(self, method: Callable[..., Any], request: Any, timeout_s: float | None = None) -> Any:
         return self._caller.call(method, request, timeout_s)
+
+
+def _gate_message(gate: tuple[str, float]) -> pb.FidelityGate:
+    protocol, hellinger_mean_max = gate
+    return pb.FidelityGate(protocol=protocol, hellinger_mean_max=hellinger_mean_max)
