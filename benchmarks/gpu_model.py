@@ -120,7 +120,7 @@ def _time_calls(on_device: DeviceModel, windows: NDArray[np.uint16], prompts: in
             torch.cuda.synchronize()
         left.append(time.perf_counter() - started)
         started = time.perf_counter()
-        on_device.run_prompts(asked)
+        on_device.run_prompts(asked).fetch()
         fetched.append(time.perf_counter() - started)
     return {"on_device": _rate(left[1:], prompts), "to_host": _rate(fetched[1:], prompts)}
 

@@ -66,7 +66,7 @@ def test_tiles_are_skipped_and_added_whole() -> None:
 
 
 def _lists(index: FusedIndex, case: Case) -> tuple[fused.Lists, torch.Tensor]:
-    vectors, _ = index._prepared(case.queries)
+    vectors, _ = index._prepared(torch.from_numpy(case.queries))
     sums = torch.zeros((len(case.queries), len(case.thresholds), index._columns), dtype=torch.int64, device=DEVICE)
     opened: list[torch.Tensor] = []
     bound = index._bound

@@ -373,10 +373,31 @@ class DeviceInSmallTiles(DeviceIndex):
     values_max: ClassVar = 2048
 
 
-class TestExactOnDevice(IndexContract):
-    """On a CUDA device where there is one; else the same code on a CPU."""
+class OnDeviceContract(IndexContract):
+    """What an index keeps to that searches on a device of torch's."""
 
     device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def test_queries_that_are_on_the_device_are_taken_as_they_are(self) -> None:
+        case = clustered(keys=100)
+        there = torch.from_numpy(case.queries).to(self.device)
+        for index in (self.small(case), self.index(case)):
+            found, expected = (index.range_sum(queries, case.thresholds) for queries in (there, case.queries))
+            np.testing.assert_array_equal(found.freq, expected.freq)
+            np.testing.assert_array_equal(found.neighbors, expected.neighbors)
+
+    def test_queries_elsewhere_or_of_another_type_are_our_own_bug(self) -> None:
+        case = clustered(keys=50)
+        for wrong in (
+            torch.from_numpy(case.queries).float().to(self.device),
+            torch.empty_like(torch.from_numpy(case.queries), device="meta"),
+        ):
+            with pytest.raises(AssertionError, match="queries are"):
+                self.small(case).range_sum(wrong, [0.5])
+
+
+class TestExactOnDevice(OnDeviceContract):
+    """On a CUDA device where there is one; else the same code on a CPU."""
 
     def small(self, case: Case) -> Index:
         return DeviceInSmallTiles(case.keys, case.counts, device=self.device)
@@ -567,11 +588,10 @@ class FusedInLargeTiles(FusedIndex):
     )
 
 
-class TestFused(IndexContract):
+class TestFused(OnDeviceContract):
     in_small_tiles = FusedInSmallTiles
     as_shipped = FusedIndex if torch.cuda.is_available() else FusedInLargeTiles
     clustered_keys = 2000 if torch.cuda.is_available() else 400
-    device: ClassVar = "cuda" if torch.cuda.is_available() else "cpu"
 
     def small(self, case: Case) -> Index:
         return self.in_small_tiles(case.keys, case.counts, tiles_of(case.keys, case.counts), device=self.device)

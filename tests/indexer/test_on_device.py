@@ -58,7 +58,7 @@ def test_keys_are_those_of_the_compiled_pass(on_device: DeviceModel, count: int)
 
 def test_queries_and_logits_are_those_of_the_compiled_pass(on_device: DeviceModel) -> None:
     prompts = prompts_of([1, 2, 3, WINDOW, WINDOW + 5, 1, 40] * 5)
-    found, expected = on_device.run_prompts(prompts), run_prompts(packed(), prompts, WINDOW)
+    found, expected = on_device.run_prompts(prompts).fetch(), run_prompts(packed(), prompts, WINDOW)
     assert float16_steps(found.vectors, expected.vectors) <= 1
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_a_key_is_the_query_of_the_same_tokens_to_the_bit_in_any_company(on_devi
         pytest.skip("the library treats the rows of one product differently")
     keys = on_device.extract_keys(windows(50))
     for count in (1, 7, 50):
-        queries = on_device.run_prompts(list(windows(50)[:count][::-1])).vectors
+        queries = on_device.run_prompts(list(windows(50)[:count][::-1])).fetch().vectors
         assert queries.tobytes() == keys[:, :count][:, ::-1].tobytes()
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
+from ffnsearch_indexer.index.device import OnDeviceIndex
 from ffnsearch_indexer.index.gpu import device_errors
-from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.on_device import DeviceModel, OnDevice
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -211,13 +212,12 @@ class Predictor:
         queries, self_ids = self._run(prompts)
         modelled = time.perf_counter_ns()
         sums = self._range_sums(queries.vectors, self_ids, thresholds, checkpoint)
+        here = _fetched(queries)
         if exclude_self:
-            for index, vectors, of_block, block_sums in zip(
-                self._indexes, queries.vectors, thresholds, sums, strict=True
-            ):
+            for index, vectors, of_block, block_sums in zip(self._indexes, here.vectors, thresholds, sums, strict=True):
                 _subtract(index, vectors, of_block, self_ids, block_sums)
         search_ns = time.perf_counter_ns() - modelled
-        return Found(sums, queries.logits, self_ids, modelled - started, search_ns, self.backend)
+        return Found(sums, here.logits, self_ids, modelled - started, search_ns, self.backend)
 
     def neighbors(
         self,
@@ -238,7 +238,8 @@ class Predictor:
 
         def search() -> tuple[Neighbors, int | None]:
             queries, (self_id,) = self._run([prompt])
-            return self._indexes[block].range_search(queries.vectors[block], threshold, checkpoint=checkpoint), self_id
+            vectors = _fetched(queries).vectors[block]
+            return self._indexes[block].range_search(vectors, threshold, checkpoint=checkpoint), self_id
 
         found, self_id = self._or_on_cpu(search)
         ids, scores = found.ids, found.scores
@@ -275,16 +276,23 @@ class Predictor:
     def _model_on(self, device: str) -> DeviceModel:
         return DeviceModel(self.datastore.model, self.datastore.window_tokens, device=device)
 
-    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries, list[int | None]]:
-        """Run the model where the search is; for each prompt also the substring that it is, or None."""
+    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | OnDevice, list[int | None]]:
+        """Run the model where the search is; for each prompt also the substring that it is, or None.
+
+        Queries stay on the device where the indexes take them there.
+        """
         datastore, window_tokens = self.datastore, self.datastore.window_tokens
+        queries: Queries | OnDevice
         if self._device_model is not None:
             queries = self._device_model.run_prompts(prompts)
         else:
             queries = run_prompts(datastore.packed_model, prompts, window_tokens, cache=datastore.prefix_cache)
         self_ids = datastore.find_all([prompt[-window_tokens:] for prompt in prompts])
         if self._self_sums is not None:
+            queries = _fetched(queries)
             lookup.ask_with_keys(queries.vectors, datastore.keys, self_ids)
+        elif not isinstance(self._indexes[0], OnDeviceIndex):
+            queries = _fetched(queries)
         return queries, self_ids
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
@@ -308,13 +316,14 @@ class Predictor:
 
     def _range_sums(
         self,
-        vectors: NDArray[np.float16],
+        vectors: Any,
         self_ids: list[int | None],
         thresholds: Sequence[Sequence[float]],
         checkpoint: Checkpoint,
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
+        vectors: [K, B, D] float16, an array, or a tensor on the device of the indexes.
         The one that took longest the last time begins, so that none is left to run alone at the end.
         """
         threads = torch.get_num_threads()
@@ -335,6 +344,10 @@ class Predictor:
                 return [found[block] for block in range(len(self._indexes))]
         finally:
             torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
+
+
+def _fetched(queries: Queries | OnDevice) -> Queries:
+    return queries.fetch() if isinstance(queries, OnDevice) else queries
 
 
 def _subtract(

@@ -74,9 +74,9 @@ class Index(ABC):
         self.keys = keys
         self.counts = counts
 
-    def begin(self, queries: Float16, thresholds: Sequence[float], checkpoint: Checkpoint) -> None:
-        """Begin a search: queries [B, D] are float16 with the keys' D, thresholds numbers, and somebody waits."""
-        assert queries.dtype == np.float16, "queries are float16"
+    def begin(self, queries: Any, thresholds: Sequence[float], checkpoint: Checkpoint) -> None:
+        """Begin a search: queries [B, D], an array or a tensor, are float16 with the keys' D, thresholds numbers."""
+        assert str(queries.dtype).removeprefix("torch.") == "float16", "queries are float16"
         assert queries.shape[1:] == self.keys.shape[1:], "queries are [B, D], with the keys' D"
         assert not np.isnan(thresholds).any(), "thresholds are numbers"
         checkpoint()

@@ -1,16 +1,48 @@
-"""What the backends that search on a GPU share: how far its scores are off, what room it has, how arrays get there.
+"""What the backends that search on a GPU share: queries that are there, how far its scores are off, what room it has.
 
-Shapes: D d_model.
+Shapes: B queries, D d_model.
 """
+
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ffnsearch_indexer.index.base import Float32, Float64
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.index.base import Checkpoint, Float16, Float32, Float64, Index, RangeSums, nobody_waits
+from ffnsearch_indexer.index.gpu import choose_device, device_errors
 
 PRODUCTS_MAX = 32
 """Most products that a tensor core adds in one step: 4 on Volta, 16 on Hopper and Blackwell."""
+
+
+class OnDeviceIndex(Index):
+    """An index that searches on a device of torch's. What a device fails with is a DeviceError.
+
+    device: `cpu` is for tests. Raises BackendError for `cuda` where it cannot be used.
+    """
+
+    def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str) -> None:
+        super().__init__(keys, counts)
+        self.device = torch.device(choose_device(device))
+        self._error = device_score_error(keys.shape[1])
+
+    def range_sum(
+        self, queries: Float16 | Tensor, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
+    ) -> RangeSums:
+        """Sum on the device; the contract is the base's. Queries may be a tensor [B, D] float16 on it too."""
+        with device_errors():
+            vectors = queries if isinstance(queries, Tensor) else on_device(queries, self.device)
+            assert vectors.device.type == self.device.type, "queries are on the device of the index, or on none"
+            self.begin(vectors, thresholds, checkpoint)
+            return self._range_sum(vectors, thresholds, checkpoint)
+
+    @abstractmethod
+    def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
+        """Sum for queries [B, D] on the device."""
 
 
 def device_score_error(d_model: int) -> float:
@@ -44,6 +76,6 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def on_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """An array, which may be a read-only map, on a device; on a CPU a copy."""
     return torch.from_numpy(np.array(array)).to(device)

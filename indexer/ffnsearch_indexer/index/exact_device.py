@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
     Float64,
-    Index,
     Int64,
     Neighbors,
     RangeSums,
@@ -27,12 +25,12 @@ from ffnsearch_indexer.index.base import (
     parts_of,
 )
 from ffnsearch_indexer.index.device import (
-    device_score_error,
+    OnDeviceIndex,
     free_bytes,
     limits_around,
     on_device,
 )
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.sums import SumAccumulator
 
@@ -50,7 +48,7 @@ class _Pairs(NamedTuple):
     scores: Tensor
 
 
-class DeviceIndex(Index):
+class DeviceIndex(OnDeviceIndex):
     """Scores by matrix products of tiles, decided, and their counts summed, on a device.
 
     The keys stay there from the first search on, 2 N D bytes, where they take at most half of what is free; else each
@@ -66,23 +64,14 @@ class DeviceIndex(Index):
     """Most values of vectors that are gathered at once, and entries of counts, for pairs that are decided or added."""
     sums_bytes_max: ClassVar[int] = 1 << 30
 
-    def __init__(self, keys: Float16, counts: NextTokenCounts, *, device: str) -> None:
-        super().__init__(keys, counts)
-        self.device = torch.device(choose_device(device))
-        self._error = device_score_error(keys.shape[1])
-
-    def range_sum(
-        self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
-    ) -> RangeSums:
-        """Sum tile by tile on the device; the contract is the base's."""
-        self.begin(queries, thresholds, checkpoint)
+    def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
+        """Sum tile by tile."""
         _require_precision()
         result = SumAccumulator(len(queries), thresholds, self.counts)
         rows_max = max(1, min(self.queries_max, self.sums_bytes_max // (8 + result.freq[:1].nbytes)))
-        with device_errors():
-            for rows in parts_of(len(queries) if len(thresholds) else 0, rows_max):
-                attempt = partial(self._summed, queries[rows], result.thresholds, checkpoint)
-                result.add_sums(rows, self._in_smaller_tiles(attempt))
+        for rows in parts_of(len(queries) if len(thresholds) else 0, rows_max):
+            attempt = partial(self._summed, queries[rows], result.thresholds, checkpoint)
+            result.add_sums(rows, self._in_smaller_tiles(attempt))
         return result.sums()
 
     def range_search(
@@ -113,10 +102,10 @@ class DeviceIndex(Index):
                 scores = max(self.scores_min, scores // 2)
                 torch.cuda.empty_cache()
 
-    def _summed(self, queries: Float16, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
+    def _summed(self, vectors: Tensor, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
         """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""
-        vectors, limits = on_device(queries, self.device), on_device(thresholds, self.device)
-        shape = len(queries), len(thresholds), self.counts.vocabulary_size + 1
+        limits = on_device(thresholds, self.device)
+        shape = len(vectors), len(thresholds), self.counts.vocabulary_size + 1
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
             for part in parts_of(len(pairs.ids), max(1, self.values_max // keys.shape[1])):

@@ -27,7 +27,6 @@ from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
     Float64,
-    Index,
     Int64,
     Neighbors,
     RangeSums,
@@ -35,13 +34,13 @@ from ffnsearch_indexer.index.base import (
     parts_of,
 )
 from ffnsearch_indexer.index.device import (
-    device_score_error,
+    OnDeviceIndex,
     free_bytes,
     limits_around,
     on_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
 
@@ -109,7 +108,7 @@ class Lists(NamedTuple):
     tiling: Tiling
 
 
-class FusedIndex(Index):
+class FusedIndex(OnDeviceIndex):
     """Range sums in Triton kernels, with the keys resident: 2 N D bytes of the device, and 12 of each count.
 
     tiles: of the snapshot; without them no tile is skipped. skips: whether tiles may be. A search takes the lists
@@ -140,22 +139,17 @@ class FusedIndex(Index):
         device: str = "cuda",
         skips: bool = True,
     ) -> None:
-        super().__init__(keys, counts)
+        super().__init__(keys, counts, device=device)
         assert tiles is None or len(tiles.order) == len(keys), "the tiles are those of the keys"
-        self.device = torch.device(choose_device(device))
         self.skips = skips and tiles is not None
         self._order = None if tiles is None else tiles.order
         self._room = self.settings.room
-        self._error = device_score_error(keys.shape[1])
 
-    def range_sum(
-        self, queries: Float16, thresholds: Sequence[float], *, checkpoint: Checkpoint = nobody_waits
-    ) -> RangeSums:
-        """Sum on the device; the contract is the base's."""
-        self.begin(queries, thresholds, checkpoint)
+    def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
+        """Sum so many queries with so many keys at a time as there is room for."""
         if len(thresholds) > LEVELS_MAX:
             parts = (thresholds[part] for part in parts_of(len(thresholds), LEVELS_MAX))
-            found = [self.range_sum(queries, part, checkpoint=checkpoint) for part in parts]
+            found = [self._range_sum(queries, part, checkpoint) for part in parts]
             freq, neighbors = (np.concatenate(of_parts, axis=1) for of_parts in zip(*found, strict=True))
             return RangeSums(freq, neighbors)
         result = SumAccumulator(len(queries), thresholds, self.counts)
@@ -164,10 +158,9 @@ class FusedIndex(Index):
         def attempt(rows: range, part: range) -> Int64:
             return self._summed(queries[rows.start : rows.stop], result.thresholds, part)
 
-        with device_errors():
-            queries_to_sum, everything = len(queries) if len(thresholds) else 0, range(len(self.keys))
-            for rows, sums in self._pieces(queries_to_sum, rows_max, everything, attempt, checkpoint):
-                result.add_sums(slice(rows.start, rows.stop), sums)
+        queries_to_sum, everything = len(queries) if len(thresholds) else 0, range(len(self.keys))
+        for rows, sums in self._pieces(queries_to_sum, rows_max, everything, attempt, checkpoint):
+            result.add_sums(slice(rows.start, rows.stop), sums)
         return result.sums()
 
     def range_search(
@@ -180,10 +173,12 @@ class FusedIndex(Index):
         counts = np.zeros(len(queries), np.int64)
         found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0)]
 
-        def attempt(rows: range, part: range) -> tuple[Int64, Int64, Float64]:
-            return self._neighbors(queries[rows.start : rows.stop], limits, part)
-
         with device_errors():
+            vectors = on_device(queries, self.device)
+
+            def attempt(rows: range, part: range) -> tuple[Int64, Int64, Float64]:
+                return self._neighbors(vectors[rows.start : rows.stop], limits, part)
+
             for rows, (row, id_, score) in self._pieces(len(queries), self.queries_max, searched, attempt, checkpoint):
                 counts[rows.start : rows.stop] += np.bincount(row, minlength=len(rows))
                 found_ids.append(id_)
@@ -232,7 +227,7 @@ class FusedIndex(Index):
     def _lists_bytes_max(self) -> int:
         return free_bytes(self.device) // 4
 
-    def _summed(self, queries: Float16, thresholds: Float64, ids: range) -> Int64:
+    def _summed(self, queries: Tensor, thresholds: Float64, ids: range) -> Int64:
         """The sums [b, S, V + 1] of queries at the highest threshold that each pair with an id exceeds."""
         vectors, order = self._prepared(queries)
         S = len(thresholds)
@@ -255,7 +250,7 @@ class FusedIndex(Index):
         found[order] = sums.cpu().numpy()
         return found
 
-    def _neighbors(self, queries: Float16, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
+    def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""
         vectors, order = self._prepared(queries)
         lists = self._list(vectors, len(queries), thresholds, ids, None)
@@ -278,13 +273,13 @@ class FusedIndex(Index):
         place = torch.argsort(row * len(self.keys) + id_)
         return row[place].cpu().numpy(), id_[place].cpu().numpy(), score[place].cpu().numpy()
 
-    def _prepared(self, queries: Float16) -> tuple[Tensor, Int64]:
+    def _prepared(self, queries: Tensor) -> tuple[Tensor, Int64]:
         """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
         tiling = self._tiling(len(queries))
         (B, D), width = queries.shape, self._layout.keys.shape[1]
-        padded = np.zeros((-(-B // tiling.queries) * tiling.queries, width), np.float16)
-        padded[:B, :D] = queries
-        vectors = torch.from_numpy(padded).to(self.device)
+        rows = -(-B // tiling.queries) * tiling.queries
+        vectors = torch.zeros((rows, width), dtype=torch.float16, device=self.device)
+        vectors[:B, :D] = queries
         if not self.skips or tiling.queries >= B:
             return vectors, np.arange(B)
         nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)

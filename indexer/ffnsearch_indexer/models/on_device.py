@@ -37,13 +37,17 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class OnDevice(NamedTuple):
-    """What the model says of n windows, left on its device: an index there can take the vectors as they are.
+    """What the model says of n windows, left on its device: an index there takes the vectors as they are.
 
     vectors: [K, n, D] float16, unit. logits: [n, V] float32.
     """
 
     vectors: Tensor
     logits: Tensor
+
+    def fetch(self) -> Queries:
+        """The same in the memory of this machine."""
+        return Queries(self.vectors.cpu().numpy(), self.logits.cpu().numpy())
 
 
 class _Batch(NamedTuple):
@@ -89,15 +93,14 @@ class DeviceModel:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"torch {self.precision} on {name}, {self.rows} rows"
 
-    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> Queries:
+    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> OnDevice:
         """Run the last L tokens of each prompt; raises PromptError for an empty one, as `queries.run_prompts` does."""
-        found = self.run(*pad(prompts, self.window_tokens))
-        return Queries(found.vectors.cpu().numpy(), found.logits.cpu().numpy())
+        return self.run(*pad(prompts, self.window_tokens))
 
     def extract_keys(self, windows: NDArray[np.uint16]) -> NDArray[np.float16]:
         """The canonical keys [K, n, D] of windows [n, L], each run whole: no prefix is shared."""
         lengths = np.full(len(windows), self.window_tokens, dtype=np.int64)
-        return cast(NDArray[np.float16], self.run(windows, lengths).vectors.cpu().numpy())
+        return self.run(windows, lengths).fetch().vectors
 
     @torch.inference_mode()
     def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> OnDevice:
