@@ -42,6 +42,7 @@ def _demonstrate(snapshot: Path) -> None:
         _say(f"Using the snapshot in {snapshot}.")
     else:
         _build(snapshot)
+    _say("Starting a server; the first one after an installation compiles the search, which takes half a minute.")
     started = time.perf_counter()
     with _served(snapshot) as address, Client(address) as client:
         _say(f"Serving it at {address}, in a process of its own, ready after {time.perf_counter() - started:.1f} s.")
