@@ -41,10 +41,11 @@ def _build() -> str:
             f"{result['seconds'] / 60:.1f} min",
             f"{result['memory_peak_gb']:.1f} GB",
             f"{result['keys_gb']:.2f} GB",
+            f"{result['snapshot_gb']:.2f} GB",
         )
         for result in results
     ]
-    headings = ("corpus, split", "substrings", "prefixes run", "time", "peak memory", "keys")
+    headings = ("corpus, split", "substrings", "prefixes run", "time", "peak memory", "keys", "whole snapshot")
     machine = results[0]["machine"]
     return _table(headings, rows) + f"\nOn {machine['cores']} cores of an {machine['processor']}, float32.\n"
 
