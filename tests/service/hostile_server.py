@@ -26,8 +26,8 @@ from ffnsearch_service.security.token_edits import add_token
 from ffnsearch_service.security.tokens import new_secret, new_token
 from tiny import make_model, save_model
 
-START_S = 60.0
-CALM_S = 20.0
+START_S = 120.0
+CALM_S = 60.0
 """How long a server may take to clear away what callers have left."""
 CORPUS_CHARACTERS = 4000
 LOADABLE = "second.ffn"

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @contextmanager

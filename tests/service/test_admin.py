@@ -176,7 +176,7 @@ def test_two_who_move_an_alias_at_a_time_do_not_overwrite_each_other(client):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert "ETAG_MISMATCH" in outcomes
     assert client.alias("default").snapshot_name in outcomes
 
@@ -196,7 +196,7 @@ def test_a_build_is_an_operation_that_is_listed_cancelled_and_deleted(client, tw
     client.delete_operation(queued.name)
     shown = []
     two.let_go()
-    done = client.wait(begun.name, timeout_s=20, on_progress=shown.append)
+    done = client.wait(begun.name, timeout_s=60, on_progress=shown.append)
     assert (done.done, done.error, done.result.snapshot_id) == (True, None, "abc")
     assert shown[-1] == done
     assert refusal(client.operation, queued.name) == ("NOT_FOUND", "OPERATION_NOT_FOUND")
@@ -361,7 +361,7 @@ def test_the_commands_of_an_administrator(client, two, run):
     assert "operations/" in admin("build", "later", "--corpus", "plays", "--no-wait")
     (_, later) = json.loads(admin("operations", "--json"))
     admin("cancel", later["name"])
-    client.wait(later["name"], timeout_s=20)
+    client.wait(later["name"], timeout_s=60)
     assert "built" in admin("operations")
     admin("operations", "--delete", later["name"])
     assert len(json.loads(admin("operations", "--json"))) == 1

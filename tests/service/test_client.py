@@ -151,11 +151,11 @@ def test_a_deadline_that_passes_is_told(slow_engine):
         started = time.monotonic()
         with pytest.raises(DeadlineExceededError):
             client.predict("the people", timeout_s=0.3)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < WAIT_S
 
 
 def test_a_local_deadline_stops_the_work(slow, slow_engine, monkeypatch):
-    for timeout_s in (0.1, 1, WAIT_S):  # a busy machine may not begin before the first has passed
+    for timeout_s in (0.1, 1, WAIT_S / 2):  # a busy machine may not begin before the first has passed
         with pytest.raises(FfnSearchError) as caught:
             LocalClient(slow_engine).predict("the people", timeout_s=timeout_s)
         assert caught.value.reason == "DEADLINE_EXCEEDED"

@@ -40,13 +40,13 @@ async def asked(ask, *, is_closed):
 
 def call(address):
     with grpc.insecure_channel(address, [("grpc.enable_retries", 0)]) as channel:
-        return channel.unary_unary(ECHO)(b"hello", timeout=5)
+        return channel.unary_unary(ECHO)(b"hello", timeout=60)
 
 
 def health_of(address):
     with grpc.insecure_channel(address) as channel:
         request = health_pb2.HealthCheckRequest()
-        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=60).status
 
 
 def headers_of(address):

@@ -255,7 +255,7 @@ def stub(channel):
 def refusal(call, request):
     """The code, ErrorInfo and BadRequest of a call that must fail."""
     with pytest.raises(grpc.RpcError) as caught:
-        call(request, timeout=20)
+        call(request, timeout=60)
     status = rpc_status.from_call(caught.value)
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
@@ -336,7 +336,7 @@ def test_where_no_prompt_can_be_answered_the_call_fails_with_the_first_error(stu
 
 def test_a_request_beyond_the_message_limit_is_refused(stub):
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Predict(predict(*[pb.Prompt(text="a" * 1_000_000)] * 5), timeout=20)
+        stub.Predict(predict(*[pb.Prompt(text="a" * 1_000_000)] * 5), timeout=60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "4194304" in caught.value.details()
 

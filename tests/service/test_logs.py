@@ -75,7 +75,7 @@ def test_a_failed_call_has_its_request_id_too_and_nothing_of_the_prompt_is_told(
 def test_calls_that_were_left_are_told_with_their_code(slow, slow_engine, lines, leave, code):
     with serving(slow_engine) as address, grpc.insecure_channel(address) as channel:
         stub = pb_grpc.PredictionServiceStub(channel)
-        call = stub.Predict.future(pb.PredictRequest(prompts=[pb.Prompt(text="a")]), timeout=0.5)
+        call = stub.Predict.future(pb.PredictRequest(prompts=[pb.Prompt(text="a")]), timeout=3)
         assert slow.running.wait(WAIT_S)
         leave(call)
         assert slow.stopped.wait(WAIT_S)

@@ -42,7 +42,7 @@ def node_folder(pytestconfig):
 def run_node(folder: Path, address: str) -> Any:
     """What the client tells of the server."""
     command = ["node", "client.js", *map(str, FILES), address]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=180)
     return json.loads(done.stdout)
 
 
