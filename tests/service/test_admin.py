@@ -12,6 +12,7 @@ import pytest
 from admin_serving import administering, datastore_catalog, make_site
 from certificates import Authority
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from vitals import hurry
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
@@ -278,6 +279,7 @@ def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end
             id = begun.name.removeprefix("operations/")
             while (process := builds._builds[id].process) is None or process._process is None:
                 time.sleep(0.002)
+            hurry(process._process.pid)
             return begun.name, process._process.pid
 
         name, pid = begin()

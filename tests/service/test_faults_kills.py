@@ -1,7 +1,5 @@
 """SIGKILL at any moment, and a full disk: what was told holds after a restart, and nothing is left half done."""
 
-import contextlib
-import os
 import random
 import shutil
 import subprocess
@@ -15,9 +13,8 @@ import pytest
 from admin_serving import make_site
 from processes import content, request, stub_of, wait_for
 from serving import WAIT_S
-from vitals import free_port, is_running
+from vitals import free_port, hurry, is_running
 
-from ffnsearch_service.builds.child import NICENESS
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.errors import UnavailableError
 
@@ -121,10 +118,7 @@ def hurried_builds(server):
     wait_for(lambda: children(server.pid))
     processes = children(server.pid)
     for pid in processes:
-        wait_for(lambda pid=pid: os.getpriority(os.PRIO_PROCESS, pid) == NICENESS)
-        with contextlib.suppress(OSError):  # root alone may
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+        hurry(pid)
     return processes
 
 
