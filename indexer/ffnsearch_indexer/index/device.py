@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.index.base import Checkpoint, Float16, Float32, Float64, Index, RangeSums, nobody_waits
+from ffnsearch_indexer.index.base import (
+    Checkpoint,
+    Float16,
+    Float32,
+    Float64,
+    Index,
+    Neighbors,
+    RangeSums,
+    nobody_waits,
+)
 from ffnsearch_indexer.index.gpu import choose_device, device_errors
 
 PRODUCTS_MAX = 32
@@ -35,14 +44,36 @@ class OnDeviceIndex(Index):
     ) -> RangeSums:
         """Sum on the device; the contract is the base's. Queries may be a tensor [B, D] float16 on it too."""
         with device_errors():
-            vectors = queries if isinstance(queries, Tensor) else on_device(queries, self.device)
-            assert vectors.device.type == self.device.type, "queries are on the device of the index, or on none"
-            self.begin(vectors, thresholds, checkpoint)
+            vectors = self._begun(queries, thresholds, checkpoint)
             return self._range_sum(vectors, thresholds, checkpoint)
+
+    def range_search(
+        self,
+        queries: Float16 | Tensor,
+        threshold: float,
+        *,
+        ids: range | None = None,
+        checkpoint: Checkpoint = nobody_waits,
+    ) -> Neighbors:
+        """List neighbors on the device; the contract is the base's. Queries may be a tensor, as in `range_sum`."""
+        with device_errors():
+            vectors = self._begun(queries, [threshold], checkpoint)
+            return self._range_search(vectors, np.array([threshold], np.float64), self.require_ids(ids), checkpoint)
+
+    def _begun(self, queries: Float16 | Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> Tensor:
+        """Begin a search; the queries, which are on the device then."""
+        vectors = queries if isinstance(queries, Tensor) else on_device(queries, self.device)
+        assert vectors.device.type == self.device.type, "queries are on the device of the index, or on none"
+        self.begin(vectors, thresholds, checkpoint)
+        return vectors
 
     @abstractmethod
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
         """Sum for queries [B, D] on the device."""
+
+    @abstractmethod
+    def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
+        """List the neighbors of queries [B, D] on the device above a limit [1], of those with some ids."""
 
 
 def device_score_error(d_model: int) -> float:

@@ -15,13 +15,11 @@ from torch import Tensor
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.base import (
     Checkpoint,
-    Float16,
     Float64,
     Int64,
     Neighbors,
     RangeSums,
     join_neighbors,
-    nobody_waits,
     parts_of,
 )
 from ffnsearch_indexer.index.device import (
@@ -30,7 +28,6 @@ from ffnsearch_indexer.index.device import (
     limits_around,
     on_device,
 )
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.sums import SumAccumulator
 
@@ -68,26 +65,19 @@ class DeviceIndex(OnDeviceIndex):
         """Sum tile by tile."""
         _require_precision()
         result = SumAccumulator(len(queries), thresholds, self.counts)
-        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // (8 + result.freq[:1].nbytes)))
+        rows_max = min(self.queries_max, result.rows_within(self.sums_bytes_max))
         for rows in parts_of(len(queries) if len(thresholds) else 0, rows_max):
             attempt = partial(self._summed, queries[rows], result.thresholds, checkpoint)
             result.add_sums(rows, self._in_smaller_tiles(attempt))
         return result.sums()
 
-    def range_search(
-        self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
-    ) -> Neighbors:
-        """Compute the exact score of every pair that may be above the threshold; the contract is the base's."""
-        self.begin(queries, [threshold], checkpoint)
-        searched = self.require_ids(ids)
+    def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
+        """Compute the exact score of every pair that may be above the limit, tile by tile."""
         _require_precision()
-        limit = np.array([threshold], np.float64)
         found = []
-        with device_errors():
-            for part in parts_of(len(queries), self.queries_max):
-                attempt = partial(self._neighbors, queries[part], limit, searched, checkpoint)
-                of_part = self._in_smaller_tiles(attempt)
-                found += [(rows + part.start, key_ids, scores) for rows, key_ids, scores in of_part]
+        for part in parts_of(len(queries), self.queries_max):
+            of_part = self._in_smaller_tiles(partial(self._neighbors, queries[part], limit, ids, checkpoint))
+            found += [(rows + part.start, key_ids, scores) for rows, key_ids, scores in of_part]
         return join_neighbors(found, len(queries))
 
     def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
@@ -115,11 +105,10 @@ class DeviceIndex(OnDeviceIndex):
         return sums.cpu().numpy()
 
     def _neighbors(
-        self, queries: Float16, limit: Float64, ids: range, checkpoint: Checkpoint, scores: int
+        self, vectors: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint, scores: int
     ) -> list[tuple[Int64, Int64, Float64]]:
         """Rows, ids and exact scores of neighbors, tile by tile."""
         found = []
-        vectors = on_device(queries, self.device)
         for pairs, first, keys in self._pairs(vectors, limit, ids, scores, checkpoint):
             for part in parts_of(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
                 rows, places = pairs.rows[part], pairs.ids[part]

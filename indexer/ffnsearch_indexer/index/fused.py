@@ -30,7 +30,6 @@ from ffnsearch_indexer.index.base import (
     Int64,
     Neighbors,
     RangeSums,
-    nobody_waits,
     parts_of,
 )
 from ffnsearch_indexer.index.device import (
@@ -40,7 +39,6 @@ from ffnsearch_indexer.index.device import (
     on_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
 
@@ -153,7 +151,7 @@ class FusedIndex(OnDeviceIndex):
             freq, neighbors = (np.concatenate(of_parts, axis=1) for of_parts in zip(*found, strict=True))
             return RangeSums(freq, neighbors)
         result = SumAccumulator(len(queries), thresholds, self.counts)
-        rows_max = max(1, min(self.queries_max, self.sums_bytes_max // (8 + result.freq[:1].nbytes)))
+        rows_max = min(self.queries_max, result.rows_within(self.sums_bytes_max))
 
         def attempt(rows: range, part: range) -> Int64:
             return self._summed(queries[rows.start : rows.stop], result.thresholds, part)
@@ -163,26 +161,18 @@ class FusedIndex(OnDeviceIndex):
             result.add_sums(slice(rows.start, rows.stop), sums)
         return result.sums()
 
-    def range_search(
-        self, queries: Float16, threshold: float, *, ids: range | None = None, checkpoint: Checkpoint = nobody_waits
-    ) -> Neighbors:
-        """List pairs on the device, count by count until the lists hold them; the contract is the base's."""
-        self.begin(queries, [threshold], checkpoint)
-        searched = self.require_ids(ids)
-        limits = np.array([threshold], np.float64)
+    def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
+        """List pairs, count by count until the lists hold them."""
         counts = np.zeros(len(queries), np.int64)
         found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0)]
 
-        with device_errors():
-            vectors = on_device(queries, self.device)
+        def attempt(rows: range, part: range) -> tuple[Int64, Int64, Float64]:
+            return self._neighbors(queries[rows.start : rows.stop], limit, part)
 
-            def attempt(rows: range, part: range) -> tuple[Int64, Int64, Float64]:
-                return self._neighbors(vectors[rows.start : rows.stop], limits, part)
-
-            for rows, (row, id_, score) in self._pieces(len(queries), self.queries_max, searched, attempt, checkpoint):
-                counts[rows.start : rows.stop] += np.bincount(row, minlength=len(rows))
-                found_ids.append(id_)
-                found_scores.append(score)
+        for rows, (row, id_, score) in self._pieces(len(queries), self.queries_max, ids, attempt, checkpoint):
+            counts[rows.start : rows.stop] += np.bincount(row, minlength=len(rows))
+            found_ids.append(id_)
+            found_scores.append(score)
         return Neighbors(np.append(0, np.cumsum(counts)), np.concatenate(found_ids), np.concatenate(found_scores))
 
     def _pieces(

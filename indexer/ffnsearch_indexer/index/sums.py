@@ -26,6 +26,11 @@ class SumAccumulator:
         self.neighbors = np.zeros((queries, len(wanted)), dtype=np.int64)
         self.thresholds = wanted[self.order]
 
+    def rows_within(self, size_bytes: int) -> int:
+        """How many queries' sums fit in so many bytes; at least one."""
+        levels, vocabulary_size = self.freq.shape[1:]
+        return max(1, size_bytes // max(1, levels * (vocabulary_size + 1) * self.freq.itemsize))
+
     def add(self, rows: Int64, ids: Int64, levels: Int64) -> None:
         """Add pairs [M] by level: how many thresholds a pair exceeds; those of level 0 exceed none."""
         counts = self._counts
