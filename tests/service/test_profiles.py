@@ -14,8 +14,10 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.prediction import PROBABILITY_MIN, combine, contributions, support
 from ffnsearch_indexer.answer.profile import Expectation, Profile, one_step
 from ffnsearch_indexer.errors import ProfileError
+from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.explanation import expected_hellinger
+from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.client import Client
 from ffnsearch_service.client.results import plain
 from ffnsearch_service.config import Limits
@@ -176,6 +178,10 @@ def test_without_an_expectation_or_support_no_distance_is_expected(client):
 def test_a_bad_prompt_has_no_support(client):
     bad = client.predict(["the people", "caf\u00e9"]).results[1]
     assert bad.support is bad.expected_hellinger is None
+
+
+def test_the_service_knows_the_protocols_that_the_indexer_measures():
+    assert {protocol.key: protocol.indexed_split for protocol in Protocol} == PROTOCOLS
 
 
 def test_info_tells_profiles_and_fidelity(client):

@@ -323,8 +323,8 @@ class Predictor:
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
-        vectors: [K, B, D] float16, an array, or a tensor on the device of the indexes.
-        The one that took longest the last time begins, so that none is left to run alone at the end.
+        The one that took longest the last time begins, so that none is left to run alone at the end. vectors: [K, B, D]
+        float16, an array, or a tensor on the device of the indexes.
         """
         threads = torch.get_num_threads()
         workers = min(threads, len(self._indexes))

@@ -3,12 +3,12 @@
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from ffnsearch_indexer.cli.finishing import add_self_sums, calibrate_new, evaluate_new, profiles_of, self_sums_lines
 from ffnsearch_indexer.cli.options import (
-    EXIT_INTERRUPTED,
     AsJson,
     Backend,
     Corpus,
@@ -18,10 +18,6 @@ from ffnsearch_indexer.cli.options import (
     print_result,
     resumable,
 )
-
-if TYPE_CHECKING:
-    from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_indexer.store.snapshot import Manifest
 
 
 class SplitName(StrEnum):
@@ -107,14 +103,14 @@ def build(
     is_calibrated = "calibration" in (manifest.fidelity or {})
     enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
     if enough and not is_calibrated:
-        manifest = _calibrate_new(out, calibration_prompts, device, progress_json)
+        manifest = calibrate_new(out, calibration_prompts, device, progress_json)
     if kinds:
         with resumable(out), ProgressDisplay(progress_json) as display:
             manifest = add_faiss(out, kinds, progress=display)
     if self_sums:
-        manifest = _add_self_sums(out, [], "tiles", progress_json)
+        manifest = add_self_sums(out, [], "tiles", progress_json)
     if evaluation_prompts:
-        manifest = _evaluate_new(out, evaluation_prompts, device, progress_json)
+        manifest = evaluate_new(out, evaluation_prompts, device, progress_json)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(out),
@@ -165,8 +161,8 @@ def index(
     started, kinds = time.monotonic(), kinds_of(faiss)
     if estimate:
         with resumable():
-            plan = self_join.estimate_self_sums(snapshot, _profiles(snapshot, profile), backend=backend)
-        return print_result(as_json, vars(plan), _self_sums_lines(plan))
+            plan = self_join.estimate_self_sums(snapshot, profiles_of(snapshot, profile), backend=backend)
+        return print_result(as_json, vars(plan), self_sums_lines(plan))
     folders = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
     with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
         if kinds:
@@ -174,7 +170,7 @@ def index(
         else:
             manifest = add_tiles(snapshot, progress=display)
     if self_sums:
-        manifest = _add_self_sums(snapshot, profile or [], backend)
+        manifest = add_self_sums(snapshot, profile or [], backend)
     elif self_sums is False:
         manifest = self_join.drop_self_sums(snapshot)
     seconds = time.monotonic() - started
@@ -210,89 +206,6 @@ def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
     }
     line = f"{snapshot} is whole: {len(manifest.files)} files, {manifest.total_bytes():,} bytes, {seconds:.1f} s"
     print_result(as_json, result, [line, f"snapshot id {manifest.snapshot_id}"])
-
-
-def _calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
-    """Calibrate a snapshot that was just built, and return its new manifest; stopped, it is whole all the same."""
-    from ffnsearch_indexer.answer.predictor import Predictor
-    from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.fidelity.calibrate import calibrate as run_calibration
-    from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
-
-    try:
-        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay(progress_json) as display:
-            run_calibration(Predictor(datastore, device=device), prompts=prompts, save=True, progress=display)
-    except KeyboardInterrupt:
-        typer.echo(f"stopped: {snapshot} is whole, but not calibrated: ffnsearch calibrate {snapshot}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    return read_manifest(snapshot)
-
-
-def _evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
-    """Measure the default profile of a snapshot in every way that it allows and was not measured in; its manifest."""
-    from ffnsearch_indexer.answer.predictor import Predictor
-    from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.fidelity import evaluate as evaluating
-    from ffnsearch_indexer.fidelity.protocols import choose_protocols
-    from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
-
-    try:
-        with Datastore.open(snapshot, check="sizes") as datastore, ProgressDisplay(progress_json) as display:
-            manifest, predictor = datastore.manifest, Predictor(datastore, device=device)
-            profiles = evaluating.choose_profiles(manifest, [manifest.default_profile])
-            for protocol in choose_protocols(manifest.split, []):
-                if protocol.key not in (manifest.fidelity or {}):
-                    measurement = evaluating.prepare(predictor, protocol, profiles, prompts=prompts)
-                    with measurement.run(save=True, progress=display):
-                        pass
-    except KeyboardInterrupt:
-        typer.echo(f"stopped: {snapshot} is whole, but not measured: ffnsearch evaluate {snapshot}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    return read_manifest(snapshot)
-
-
-def _add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_json: Path | None = None) -> "Manifest":
-    """Give a snapshot its self-sums, and return its new manifest; stopped, it is whole all the same."""
-    from ffnsearch_indexer.answer import self_join
-    from ffnsearch_indexer.console import ProgressDisplay
-
-    chosen = _profiles(snapshot, profiles)
-    try:
-        with ProgressDisplay(progress_json) as display:
-            return self_join.add_self_sums(
-                snapshot,
-                chosen,
-                backend=backend,
-                announce=lambda plan: display.say("\n".join(_self_sums_lines(plan))),
-                progress=display,
-            )
-    except KeyboardInterrupt:
-        options = "".join(f" --profile {name}" for name in profiles)
-        typer.echo(
-            f"stopped: {snapshot} is whole; ffnsearch index {snapshot} --self-sums{options} continues its self-sums",
-            err=True,
-        )
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _profiles(snapshot: Path, names: list[str] | None) -> "list[Profile]":
-    """The profiles of these names, or the snapshot's default."""
-    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
-    from ffnsearch_indexer.store.snapshot import read_manifest
-
-    manifest = read_manifest(snapshot)
-    return choose_profiles(manifest, names or [manifest.default_profile])
-
-
-def _self_sums_lines(plan: Any) -> list[str]:
-    resumed = f", {plan.pieces_done} of {plan.pieces} pieces are there already" if plan.pieces_done else ""
-    return [
-        f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
-        f"about {plan.seconds / 60:.1f} minutes, {plan.disk_bytes / 1e9:.2f} GB of disk while they are made, "
-        f"{plan.bytes / 1e9:.2f} GB in the end, as a sample has it",
-    ]
 
 
 def _plan_lines(plan: Any) -> list[str]:

@@ -1,0 +1,102 @@
+"""What `build` and `index` do to a snapshot that is there: stopped by its user, each leaves it whole, and says so."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from ffnsearch_indexer.answer.profile import Profile
+    from ffnsearch_indexer.store.snapshot import Manifest
+
+
+@contextmanager
+def leaves_whole(snapshot: Path, rest: str) -> Iterator[None]:
+    """Say, when the user stops the work, that the snapshot is whole, and what is not done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {snapshot} is whole{rest}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
+    """Calibrate a snapshot that was just built; its new manifest."""
+    from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.fidelity.calibrate import calibrate
+    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    with (
+        leaves_whole(snapshot, f", but not calibrated: ffnsearch calibrate {snapshot}"),
+        Datastore.open(snapshot, check="sizes") as datastore,
+        ProgressDisplay(progress_json) as display,
+    ):
+        calibrate(Predictor(datastore, device=device), prompts=prompts, save=True, progress=display)
+    return read_manifest(snapshot)
+
+
+def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
+    """Measure the default profile of a snapshot in every way that it allows and was not measured in; its manifest."""
+    from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.fidelity import evaluate as evaluating
+    from ffnsearch_indexer.fidelity.protocols import choose_protocols
+    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    with (
+        leaves_whole(snapshot, f", but not measured: ffnsearch evaluate {snapshot}"),
+        Datastore.open(snapshot, check="sizes") as datastore,
+        ProgressDisplay(progress_json) as display,
+    ):
+        manifest, predictor = datastore.manifest, Predictor(datastore, device=device)
+        profiles = evaluating.choose_profiles(manifest, [manifest.default_profile])
+        for protocol in choose_protocols(manifest.split, []):
+            if protocol.key not in (manifest.fidelity or {}):
+                measurement = evaluating.prepare(predictor, protocol, profiles, prompts=prompts)
+                with measurement.run(save=True, progress=display):
+                    pass
+    return read_manifest(snapshot)
+
+
+def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_json: Path | None = None) -> "Manifest":
+    """Give a snapshot the self-sums of some profiles, of its default where none is named; its new manifest."""
+    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.console import ProgressDisplay
+
+    chosen = profiles_of(snapshot, profiles)
+    options = "".join(f" --profile {name}" for name in profiles)
+    rest = f"; ffnsearch index {snapshot} --self-sums{options} continues its self-sums"
+    with leaves_whole(snapshot, rest), ProgressDisplay(progress_json) as display:
+        return self_join.add_self_sums(
+            snapshot,
+            chosen,
+            backend=backend,
+            announce=lambda plan: display.say("\n".join(self_sums_lines(plan))),
+            progress=display,
+        )
+
+
+def profiles_of(snapshot: Path, names: list[str] | None) -> "list[Profile]":
+    """The profiles of these names, or the snapshot's default."""
+    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
+    from ffnsearch_indexer.store.snapshot import read_manifest
+
+    manifest = read_manifest(snapshot)
+    return choose_profiles(manifest, names or [manifest.default_profile])
+
+
+def self_sums_lines(plan: Any) -> list[str]:
+    """What self-sums will take, for a person."""
+    resumed = f", {plan.pieces_done} of {plan.pieces} pieces are there already" if plan.pieces_done else ""
+    return [
+        f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
+        f"about {plan.seconds / 60:.1f} minutes, {plan.disk_bytes / 1e9:.2f} GB of disk while they are made, "
+        f"{plan.bytes / 1e9:.2f} GB in the end, as a sample has it",
+    ]
