@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.models.activations import extract_keys
-from ffnsearch_indexer.models.on_device import ROWS, DeviceModel, Precision
+from ffnsearch_indexer.models.on_device import ROWS, DeviceModel
 from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.transformer import Transformer
 
@@ -67,7 +67,7 @@ def measure(
     windows: NDArray[np.uint16],
     *,
     device: str,
-    precision: Precision = "float32",
+    precision: str = "float32",
     rows: int = ROWS,
     calls: tuple[int, ...] = CALLS,
     keys: int = 100_000,

@@ -9,6 +9,7 @@ import torch
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
+from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
 
@@ -21,6 +22,11 @@ def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
         if parameter.dim() > 1:
             parameter.mul_(scale)
     return model
+
+
+def model_on_cpu(model: Transformer, window_tokens: int, *, device: str, **options: str) -> DeviceModel:
+    """What stands in for `DeviceModel` where there is no GPU: the same on a CPU, whatever device is asked for."""
+    return DeviceModel(model, window_tokens, device="cpu", **options)
 
 
 def save_model(folder: Path, model: Transformer, characters: str = TINY_SHAKESPEARE) -> Path:

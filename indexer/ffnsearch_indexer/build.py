@@ -26,12 +26,12 @@ from ffnsearch_indexer.answer.profile import default_profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
-from ffnsearch_indexer.errors import ModelError, OutputError
+from ffnsearch_indexer.errors import BackendError, ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.index.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.models import activations
-from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
 from ffnsearch_indexer.models.products import ROWS, multiply, pack
@@ -80,6 +80,7 @@ class _Source:
     windows: NDArray[np.uint16]  # [N, L] by id
     order: NDArray[np.int64]  # [N] ids, in ascending order of windows
     device: str  # cpu or cuda
+    precision: str  # of the model on a GPU
 
     @cached_property
     def packed_model(self) -> PackedModel:
@@ -89,7 +90,9 @@ class _Source:
     @cached_property
     def device_model(self) -> DeviceModel | None:
         """The model as windows are run with it on a GPU; None on the CPU."""
-        return None if self.device == "cpu" else DeviceModel(self.model, self.windows.shape[1], device=self.device)
+        if self.device == "cpu":
+            return None
+        return DeviceModel(self.model, self.windows.shape[1], device=self.device, precision=self.precision)
 
     @property
     def forward(self) -> str:
@@ -126,20 +129,22 @@ def build(
     window_tokens: int = 10,
     split: Split = "all",
     device: str = "auto",
+    precision: str = "float32",
     faiss: Sequence[FaissKind] = (),
     announce: Callable[[Plan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
     """Build the snapshot `out` of a corpus with the model in `model_folder` and return its manifest.
 
-    device: where the model runs, `auto`, `cpu` or `cuda`. faiss: what `additions.add_faiss` will be called for: its
-    room is asked for, too, here and in the plan. announce: called once with what the work will take, before it starts.
-    Raises OutputError where `out` exists or the disk has no room, CorpusError, TokenError and ModelError for input that
-    does not fit, BackendError for a device that is not there, and DeviceError for one that fails. What a failed or
-    killed build leaves is `OUT.partial`; the same call continues it, on the same kind of device.
+    device: where the model runs, `auto`, `cpu` or `cuda`. precision: of the model on a GPU, one of PRECISIONS. faiss:
+    what `additions.add_faiss` will be called for: its room is asked for, too, here and in the plan. announce: called
+    once with what the work will take, before it starts. Raises OutputError where `out` exists or the disk has no room,
+    CorpusError, TokenError and ModelError for input that does not fit, BackendError for a device that is not there or
+    lacks the precision, and DeviceError for one that fails. What a failed or killed build leaves is `OUT.partial`; the
+    same call continues it, on the same kind of device.
     """
     _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, device, progress)
+    source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
     work = work_folder(out)
     with (
         disk_errors("make room or choose another place; what is done is kept, the same command continues it"),
@@ -172,12 +177,13 @@ def estimate(
     window_tokens: int = 10,
     split: Split = "all",
     device: str = "auto",
+    precision: str = "float32",
     faiss: Sequence[FaissKind] = (),
     progress: Progress = silent,
 ) -> Plan:
     """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
     _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, device, progress)
+    source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
     with disk_errors("choose another place"), device_errors():
         return _plan(source, work_folder(out), faiss)
 
@@ -188,9 +194,22 @@ def _require_new(out: Path) -> None:
 
 
 def _read(
-    corpus: Corpus, model_folder: Path, window_tokens: int, split: Split, device: str, progress: Progress
+    corpus: Corpus,
+    model_folder: Path,
+    window_tokens: int,
+    split: Split,
+    device: str,
+    precision: str,
+    progress: Progress,
 ) -> _Source:
     chosen = choose_device(device)
+    require_precision(precision)
+    if chosen == "cpu" and precision != "float32":
+        raise BackendError(
+            f"a model has the precision {precision} on a GPU alone: leave --precision out, or choose --device cuda",
+            reason="PRECISION_NEEDS_GPU",
+            precision=precision,
+        )
     model, tokenizer = Transformer.load(model_folder), Tokenizer.load(model_folder / TOKENIZER_FILE)
     if tokenizer.vocabulary_size != model.config.vocabulary_size:
         raise ModelError(
@@ -205,7 +224,7 @@ def _read(
     substrings = find_substrings(indexed, window_tokens, tokenizer.vocabulary_size, progress=progress)
     windows = substrings.tokens_of(indexed)
     order = sort_windows(pack_windows(windows, tokenizer.vocabulary_size))
-    return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order, chosen)
+    return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order, chosen, precision)
 
 
 def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
@@ -332,7 +351,7 @@ def _manifest(source: _Source, plan: Plan) -> Manifest:
         profiles={profile.name: profile.to_json()},
         default_profile=profile.name,
         files={},
-        written_by={**_libraries(), "forward_pass": source.forward},
+        written_by={**_libraries(), "forward_pass": source.forward, "precision": source.precision},
     )
 
 

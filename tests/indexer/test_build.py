@@ -362,8 +362,9 @@ def test_the_manifest_says_what_went_in(tiny_corpus: Corpus, tiny_model: Path, t
     assert manifest["tokenizer_sha256"] == Tokenizer(TINY_SHAKESPEARE).sha256
     assert (manifest["window_tokens"], manifest["blocks"], manifest["d_model"]) == (10, 2, 32)
     libraries = {"python", "ffnsearch", "torch", "numpy", "numba", "lmdb"}
-    assert set(manifest["written_by"]) == {*libraries, "forward_pass"}
+    assert set(manifest["written_by"]) == {*libraries, "forward_pass", "precision"}
     assert manifest["written_by"]["forward_pass"] == "compiled, on a CPU"
+    assert manifest["written_by"]["precision"] == "float32"
     windows = {tiny_corpus.text[first : first + 10] for first in range(len(tiny_corpus.text) - 9)}
     assert manifest["substrings"] == len(windows)
     assert manifest["distinct_prefixes"] == len({window[:end] for window in windows for end in range(1, 11)})

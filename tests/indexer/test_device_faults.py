@@ -17,8 +17,8 @@ from ffnsearch_indexer.errors import DEVICE_FAILED, DEVICE_MEMORY, BackendError,
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.gpu import device_errors
-from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.store.datastore import Datastore
+from tiny import model_on_cpu
 
 THRESHOLDS = [[0.9, 0.5], [0.99]]
 FAILURES = {
@@ -85,11 +85,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     }
     monkeypatch.setattr(backends, "BACKENDS", table)
     monkeypatch.setattr(backends, "cuda_problem", lambda: None)
-    monkeypatch.setattr(
-        predicting,
-        "DeviceModel",
-        lambda model, window_tokens, *, device: DeviceModel(model, window_tokens, device="cpu"),
-    )
+    monkeypatch.setattr(predicting, "DeviceModel", model_on_cpu)
     return found
 
 

@@ -11,15 +11,22 @@ import pytest
 import torch
 
 from ffnsearch_indexer import build as building
+from ffnsearch_indexer.answer import backends
+from ffnsearch_indexer.answer import predictor as predicting
+from ffnsearch_indexer.answer.backends import Backend
+from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.build import build, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
-from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, OutputError, PromptError
+from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, ModelError, OutputError, PromptError
+from ffnsearch_indexer.index.base import Index
+from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.models.activations import extract_keys
-from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest
-from tiny import files_of, float16_steps, make_model, random_text, save_model
+from tiny import files_of, float16_steps, make_model, model_on_cpu, random_text, save_model
 
 WINDOW, ALPHABET = 6, "abc\n"
 DEVICES = [
@@ -89,6 +96,13 @@ def test_half_precision_is_near(precision: str, most: float) -> None:
     assert precision in model.describe
 
 
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(ModelError) as caught:
+        DeviceModel(make_model(), WINDOW, device="cpu", precision="int8")
+    assert caught.value.reason == "UNKNOWN_PRECISION"
+    assert caught.value.message == "'int8' is no precision of a model: choose one of float32, float16, bfloat16"
+
+
 def test_reduced_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     with pytest.raises(BackendError, match="full float32"):
@@ -124,9 +138,7 @@ def model(tmp_path: Path) -> Path:
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build takes the device's way, on the CPU."""
     monkeypatch.setattr(building, "choose_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
-    monkeypatch.setattr(
-        building, "DeviceModel", lambda model, window_tokens, *, device: DeviceModel(model, window_tokens, device="cpu")
-    )
+    monkeypatch.setattr(building, "DeviceModel", model_on_cpu)
     monkeypatch.setattr(building.keys, "SHARD_WINDOWS", 100)
 
 
@@ -145,6 +157,42 @@ def test_a_build_on_a_device_differs_in_its_keys_alone(model: Path, tmp_path: Pa
         assert float16_steps(*arrays) <= 1
     passes = [read_manifest(tmp_path / name).written_by["forward_pass"] for name in ("cpu", "gpu")]
     assert passes == ["compiled, on a CPU", "torch float32 on CPU, 64 rows"]
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_a_gpu_asks_with_the_precision_that_the_keys_were_made_with(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exact(datastore: Datastore, device: str) -> list[Index]:
+        return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
+
+    monkeypatch.setattr(backends, "BACKENDS", {"kernel": Backend(exact, devices=("cuda",))})
+    monkeypatch.setattr(backends, "cuda_problem", lambda: None)
+    monkeypatch.setattr(predicting, "DeviceModel", model_on_cpu)
+    for precision in PRECISIONS:
+        out = tmp_path / precision
+        build(CORPUS, model, out, window_tokens=5, device="cuda", precision=precision)
+        with Datastore.open(out, check="sizes") as datastore:
+            assert datastore.manifest.precision == precision
+            assert datastore.manifest.written_by["forward_pass"] == f"torch {precision} on CPU, 64 rows"
+            prompts = [datastore.substring(id_) for id_ in range(40)]
+            found = Predictor(datastore, device="cuda").search(prompts, [[0.999], [0.999]])
+            there = DeviceModel(datastore.model, 5, device="cpu", precision=precision).run_prompts(prompts).fetch()
+            keys = np.stack([block[:40] for block in datastore.keys])
+        np.testing.assert_array_equal(found.logits, there.logits)
+        assert float16_steps(keys, there.vectors) <= 1
+        assert all((sums.neighbors >= 1).all() for sums in found.sums), "each prompt finds itself"
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(model: Path, tmp_path: Path) -> None:
+    for call in (build, estimate):
+        with pytest.raises(BackendError) as caught:
+            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16")
+        assert caught.value.reason == "PRECISION_NEEDS_GPU"
+        with pytest.raises(ModelError, match="no precision"):
+            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")

@@ -35,7 +35,7 @@ def predictors(datastore: Datastore, monkeypatch: pytest.MonkeyPatch) -> dict[st
     monkeypatch.setattr(
         predicting,
         "DeviceModel",
-        lambda model, window_tokens, *, device: DeviceModel(model, window_tokens, device=DEVICE),
+        lambda model, window_tokens, *, device, **options: DeviceModel(model, window_tokens, device=DEVICE, **options),
     )
     return {name: Predictor(datastore, backend=name, device="cuda") for name in table}
 

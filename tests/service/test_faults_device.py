@@ -14,12 +14,12 @@ from ffnsearch_indexer.answer import backends
 from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import BACKENDS, Backend
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import MetricsSettings, ServerConfig
 from ffnsearch_service.operations.observer import CatalogObserver
 from ffnsearch_service.servicer import SERVICE
+from tiny import model_on_cpu
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -43,9 +43,6 @@ def _gpu(monkeypatch):
 
     def open_kernel(datastore, device):
         return [FaultyIndex(keys, datastore.counts) for keys in datastore.keys]
-
-    def model_on_cpu(model, window_tokens, *, device):
-        return DeviceModel(model, window_tokens, device="cpu")
 
     monkeypatch.setattr(backends, "BACKENDS", {"kernel": Backend(open_kernel, devices=("cuda",)), **BACKENDS})
     monkeypatch.setattr(backends, "cuda_problem", lambda: None)

@@ -274,7 +274,10 @@ class Predictor:
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def _model_on(self, device: str) -> DeviceModel:
-        return DeviceModel(self.datastore.model, self.datastore.window_tokens, device=device)
+        """The model as it made the keys, if it was on a GPU."""
+        datastore = self.datastore
+        precision = datastore.manifest.precision
+        return DeviceModel(datastore.model, datastore.window_tokens, device=device, precision=precision)
 
     def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | OnDevice, list[int | None]]:
         """Run the model where the search is; for each prompt also the substring that it is, or None.

@@ -27,6 +27,14 @@ class SplitName(StrEnum):
     TRAIN = "train"
 
 
+class PrecisionName(StrEnum):
+    """What the weights and products of a model on a GPU are."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 def build(
     corpus: Corpus,
     out: Out,
@@ -36,6 +44,9 @@ def build(
     split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
     window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, or cuda.")] = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the model, where it runs on a GPU: for keys, and for prompts later.")
+    ] = PrecisionName.FLOAT32,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
@@ -82,6 +93,7 @@ def build(
                 window_tokens=window_tokens,
                 split=split.value,
                 device=device,
+                precision=precision.value,
                 faiss=kinds,
                 progress=display,
             )
@@ -96,6 +108,7 @@ def build(
                 window_tokens=window_tokens,
                 split=split.value,
                 device=device,
+                precision=precision.value,
                 faiss=kinds,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
                 progress=display,

@@ -14,7 +14,7 @@ Shapes: n windows, R rows of a batch, L window, K block, D d_model, V vocabulary
 import copy
 import time
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.errors import FfnSearchError, ModelError
 from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.models.queries import Queries, pad
 from ffnsearch_indexer.models.transformer import Block, Transformer
@@ -33,7 +33,17 @@ ROWS = 64
 WARM_UPS = 3
 """Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
 
-Precision = Literal["float32", "float16", "bfloat16"]
+PRECISIONS = ("float32", "float16", "bfloat16")
+"""What weights and products may be; float32 is full float32, never TF32."""
+
+
+def require_precision(precision: str) -> None:
+    """Refuse (ModelError) what is none of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ModelError(
+            f"{precision[:40]!r} is no precision of a model: choose one of {', '.join(PRECISIONS)}",
+            reason="UNKNOWN_PRECISION",
+        )
 
 
 class OnDevice(NamedTuple):
@@ -61,8 +71,8 @@ class _Batch(NamedTuple):
 class DeviceModel:
     """A transformer on a device. One thread at a time may call it.
 
-    It holds its own copy of the weights. precision: of weights and products; float32 is full float32, never TF32. On a
-    CPU everything is the same but the graph: there is none.
+    It holds its own copy of the weights. precision: one of PRECISIONS. On a CPU everything is the same but the graph:
+    there is none. Raises ModelError for another precision.
     """
 
     def __init__(
@@ -71,10 +81,11 @@ class DeviceModel:
         window_tokens: int,
         *,
         device: str = "cuda",
-        precision: Precision = "float32",
+        precision: str = "float32",
         rows: int = ROWS,
     ) -> None:
         require_full_precision("the model")
+        require_precision(precision)
         self.device, self.precision, self.window_tokens = torch.device(device), precision, window_tokens
         self._model = copy.deepcopy(model).eval().to(self.device, getattr(torch, precision))
         self._tokens = torch.zeros((rows, window_tokens), dtype=torch.int64, device=self.device)
@@ -123,7 +134,9 @@ class DeviceModel:
             is_finite &= batch.is_finite
         if not is_finite:
             raise FfnSearchError(
-                "the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE"
+                f"the model gave an FFN output that is not finite: its weights are damaged, or too large for "
+                f"{self.precision}",
+                reason="NOT_FINITE",
             )
         return OnDevice(vectors, logits)
 

@@ -132,6 +132,11 @@ class Manifest:
         """Which of PARTS the snapshot has."""
         return frozenset(name.split("/")[0] for name in self.files) & PARTS.keys()
 
+    @property
+    def precision(self) -> str:
+        """The precision of the model that made the keys; a GPU runs it likewise for queries."""
+        return self.written_by.get("precision", "float32")
+
     def total_bytes(self) -> int:
         """Size of all files but the manifest."""
         return sum(entry.bytes for entry in self.files.values())
