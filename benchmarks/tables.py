@@ -70,7 +70,7 @@ def _demo() -> str:
     output = _load("demo")["output"]
     output = re.sub(r'\n"hing tremb".*?(?=\nsnapshot )', "\n…\n", output, flags=re.DOTALL)
     output = re.sub(r'\nWhy "hing tremb".*?(?=\nThe server)', "\n…\n", output, flags=re.DOTALL)
-    output = re.sub(r"in /tmp/\S+\.", "in a temporary folder.", output)
+    output = re.sub(r"\n{3,}", "\n\n", re.sub(r"in /tmp/\S+\.", "in a temporary folder.", output))
     return f"```text\n{output.strip()}\n```\n"
 
 
