@@ -44,7 +44,7 @@ AHEAD = 4
 """How many tiles before they are looked at their keys' prefixes are fetched."""
 
 FEW = 2
-"""Queries of a tile for which widening its keys would take longer than what it saves."""
+"""Queries for which widening a tile's centre, or its keys, would take longer than what it saves."""
 
 PAIRS = 1 << 10
 """Pairs whose keys are fetched ahead."""
@@ -304,6 +304,14 @@ def _lanes(keys: Integer) -> np.uint32:
     return _ALL if keys >= TILE_KEYS else np.uint32((1 << keys) - 1)
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _add_tile(tile: Integer, tiles: Tiles, row: Integer, step: Integer, freq: Int64, neighbors: Int64) -> None:
+    """Add a whole tile to what a query has found above a threshold."""
+    neighbors[row, step] += min(TILE_KEYS, len(tiles.order) - tile * TILE_KEYS)
+    for entry in range(tiles.offsets[tile], tiles.offsets[tile + 1]):
+        freq[row, step, tiles.tokens[entry]] += tiles.counts[entry]
+
+
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
 def _open_tiles(
     first: Integer,
@@ -322,18 +330,102 @@ def _open_tiles(
 
     A query that is decided is added to freq and neighbors; without `accepts` only what exceeds no threshold is decided.
     """
+    room.lengths[: last - first] = 0
+    if len(queries.vectors) <= FEW:
+        for row in range(len(queries.vectors)):
+            _open_for_one(first, last, queries, row, tiles, limits, accepts, order, freq, neighbors, room)
+    else:
+        _open_for_many(first, last, queries, tiles, limits, accepts, order, freq, neighbors, room, in_hardware)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _open_for_one(
+    first: Integer,
+    last: Integer,
+    queries: Queries,
+    row: Integer,
+    tiles: Tiles,
+    limits: Float32,
+    accepts: bool,
+    order: Int64,
+    freq: Int64,
+    neighbors: Int64,
+    room: Room,
+) -> None:
+    """As `_open_tiles` for one query: centres stay as they are, and 32 tiles are compared at once."""
+    centres, bounds, slack_ = tiles.centres, tiles.bounds, queries.slack
+    rows, lengths, centre_products = room.rows, room.lengths, room.centre_products
+    square, error = queries.squares[row], queries.errors[row]
+    here, lines = last - first, -(-(last - first) // COLUMNS)
+    vector, products = np.empty(centres.shape[1], np.float32), np.empty(here, np.float32)
+    upper, lower = np.empty((lines, COLUMNS), np.float32), np.empty((lines, COLUMNS), np.float32)
+    uppers, lowers = upper.reshape(upper.size), lower.reshape(lower.size)
+    sure = np.empty(len(limits) + 1, np.uint32)
+    use_widest_vectors()
+    for d in range(len(vector)):
+        half = queries.prefixes[row, d] if d < PREFIX else queries.details[row, d - PREFIX]
+        vector[d] = as_float32(np.uint32(half) << np.uint32(16))
+    for place in range(here):
+        product = np.float32(0)
+        for d in range(len(vector)):
+            product += vector[d] * np.float32(centres[first + place, d])
+        products[place] = product
+    for place in range(here):
+        tile = first + place
+        cone = bounds[0, tile], bounds[1, tile], bounds[2, tile], bounds[3, tile], bounds[4, tile]
+        products[place] *= bounds[5, tile]
+        lowers[place], uppers[place] = _between(products[place], square, error, slack_, cone)
+    for line in range(lines):
+        before = first + line * COLUMNS
+        lanes = _lanes(last - before)
+        undecided, levels = _NONE, 0
+        while levels < len(limits):
+            maybe = above(upper, line, limits[levels]) & lanes
+            if not maybe:
+                break
+            sure[levels] = above(lower, line, limits[levels]) & lanes
+            undecided |= maybe & ~sure[levels]
+            levels += 1
+        sure[levels] = _NONE
+        if accepts:
+            for level in range(levels):
+                decided = sure[level] & ~sure[level + 1] & ~undecided
+                while decided:
+                    _add_tile(before + lowest_bit(decided), tiles, row, order[level], freq, neighbors)
+                    decided &= decided - np.uint32(1)
+        elif levels:
+            undecided |= sure[0]
+        while undecided:
+            place = before - first + lowest_bit(undecided)
+            rows[place, lengths[place]], centre_products[place, lengths[place]] = row, products[place]
+            lengths[place] += 1
+            undecided &= undecided - np.uint32(1)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _open_for_many(
+    first: Integer,
+    last: Integer,
+    queries: Queries,
+    tiles: Tiles,
+    limits: Float32,
+    accepts: bool,
+    order: Int64,
+    freq: Int64,
+    neighbors: Int64,
+    room: Room,
+    in_hardware: bool,
+) -> None:
+    """As `_open_tiles`: 16 centres are multiplied with 32 queries at once, which are then compared at once."""
     centres, bounds, panels, slack_ = tiles.centres, tiles.bounds, queries.panels, queries.slack
     squares, errors, queries_here = queries.squares, queries.errors, len(queries.vectors)
     wide, products = room.centres, room.products
     lengths, rows, centre_products = room.lengths, room.rows, room.centre_products
-    offsets, tokens, counts = tiles.offsets, tiles.tokens, tiles.counts
     upper, lower = np.empty((1, COLUMNS), np.float32), np.empty((1, COLUMNS), np.float32)
     sure = np.empty(len(limits) + 1, np.uint32)
     padded_last = min(len(centres), first + len(wide))
     use_widest_vectors()
     _widen(centres, first, padded_last, wide)
-    for place in range(last - first):
-        lengths[place] = 0
     for panel in range(len(panels)):
         first_row = panel * COLUMNS
         lanes = _lanes(queries_here - first_row)
@@ -341,19 +433,11 @@ def _open_tiles(
         for group in range(first, last, GROUP_TILES):
             multiply(wide, group - first, panels, panel, products, columns, in_hardware)
             for tile in range(group, min(last, group + GROUP_TILES)):
-                place, line = tile - first, tile - group
-                lowest, highest, inverse_square = bounds[0, tile], bounds[1, tile], bounds[2, tile]
-                spread, length, scale = bounds[3, tile], bounds[4, tile], bounds[5, tile]
-                longest = max(abs(lowest), abs(highest))
+                place, line, scale = tile - first, tile - group, bounds[5, tile]
+                cone = bounds[0, tile], bounds[1, tile], bounds[2, tile], bounds[3, tile], bounds[4, tile]
                 for lane in range(columns):
                     row, product = first_row + lane, scale * products[line, lane]
-                    off = errors[row] * length
-                    least = max(abs(product) - off, np.float32(0))  # of the query along the centre, so the most across
-                    across = np.sqrt(max(squares[row] - least * least * inverse_square, np.float32(0)))
-                    one, other = product * lowest, product * highest
-                    reach = across * spread + off * longest + slack_
-                    upper[0, lane] = max(one, other) + reach
-                    lower[0, lane] = min(one, other) - reach
+                    lower[0, lane], upper[0, lane] = _between(product, squares[row], errors[row], slack_, cone)
                 undecided, levels = _NONE, 0
                 while levels < len(limits):
                     maybe = above(upper, 0, limits[levels]) & lanes
@@ -368,9 +452,7 @@ def _open_tiles(
                         decided = sure[level] & ~sure[level + 1] & ~undecided
                         while decided:
                             row = first_row + lowest_bit(decided)
-                            neighbors[row, order[level]] += min(TILE_KEYS, len(tiles.order) - tile * TILE_KEYS)
-                            for entry in range(offsets[tile], offsets[tile + 1]):
-                                freq[row, order[level], tokens[entry]] += counts[entry]
+                            _add_tile(tile, tiles, row, order[level], freq, neighbors)
                             decided &= decided - np.uint32(1)
                 elif levels:
                     undecided |= sure[0]
@@ -380,6 +462,27 @@ def _open_tiles(
                     centre_products[place, lengths[place]] = scale * products[line, lane]
                     lengths[place] += 1
                     undecided &= undecided - np.uint32(1)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy", inline="always")
+def _between(
+    product: np.float32,
+    square: np.float32,
+    error: np.float32,
+    slack_: np.float32,
+    cone: tuple[np.float32, np.float32, np.float32, np.float32, np.float32],
+) -> tuple[np.float32, np.float32]:
+    """Between which two numbers the scores of a query and all keys of a tile lie.
+
+    product: of the query and the centre. square: |q|^2. cone: the first five rows of the tile's `bounds`.
+    """
+    lowest, highest, inverse_square, spread, length = cone
+    off = error * length
+    least = max(abs(product) - off, np.float32(0))  # of the query along the centre, so the most across
+    across = np.sqrt(max(square - least * least * inverse_square, np.float32(0)))
+    one, other = product * lowest, product * highest
+    reach = across * spread + off * max(abs(lowest), abs(highest)) + slack_
+    return min(one, other) - reach, max(one, other) + reach
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
