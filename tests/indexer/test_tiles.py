@@ -24,10 +24,20 @@ from ffnsearch_indexer.index import machine, tile_search, tiled, tiles
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.machine import MATRICES
-from ffnsearch_indexer.index.tile_search import FEW, PAIRS, STEP_TILES_MAX, Queries
+from ffnsearch_indexer.index.tile_search import (
+    FEW,
+    IN_BFLOAT16,
+    IN_WHOLES,
+    PAIRS,
+    STEP_TILES_MAX,
+    WHOLE_MAX,
+    WHOLE_ROUNDINGS,
+    Queries,
+)
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import (
     CENTRE_NORM_MIN,
+    NORM_MAX,
     PREFIX,
     TILE_KEYS,
     Tiles,
@@ -50,7 +60,8 @@ DROPPED, OPEN, ACCEPTED = range(3)
 Bounds = tuple[np.ndarray, np.ndarray]
 """The least and the most [B, N] that scores may be, in the order of the tiles."""
 
-with_either_multiplication = pytest.mark.parametrize("multiplication", ["hardware", "loops"], indirect=True)
+in_every_way = pytest.mark.parametrize("way", machine.WAYS, ids=lambda way: f"way {way}", indirect=True)
+"""All ways to multiply that there are here; the tests of `machine` say which are missing."""
 
 
 class InSmallSteps(TiledIndex):
@@ -60,12 +71,9 @@ class InSmallSteps(TiledIndex):
 
 
 @pytest.fixture
-def multiplication(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processor multiply bfloat16 in its own instructions, or in loops."""
-    in_hardware = request.param == "hardware"
-    if in_hardware and not machine.IN_HARDWARE:
-        pytest.skip("this processor has no instructions for products of bfloat16")
-    monkeypatch.setattr(tiled, "IN_HARDWARE", in_hardware)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let matrices be multiplied in one way."""
+    monkeypatch.setattr(tiled, "WAYS", (request.param,))
 
 
 @pytest.fixture
@@ -183,10 +191,19 @@ class Products(NamedTuple):
     details: np.ndarray
 
 
-def products_of(made: Tiles, queries: Queries) -> Products:
+def rounded_queries(queries: Queries, kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prefixes and details of rotated queries as they were rounded, to bfloat16 or to whole numbers of their steps."""
+    if kind == IN_BFLOAT16:
+        return float64_of(queries.prefixes), float64_of(queries.details)
+    steps = queries.steps[:, None].astype(np.float64)
+    np.testing.assert_array_equal(queries.wholes, np.hstack([queries.whole_prefixes, queries.whole_details]))
+    return queries.whole_prefixes * steps, queries.whole_details * steps
+
+
+def products_of(made: Tiles, queries: Queries, kind: int) -> Products:
     """What compiled code multiplies, here in float64."""
     N, n = len(made.order), len(made.offsets) - 1
-    first, others = float64_of(queries.prefixes), float64_of(queries.details)
+    first, others = rounded_queries(queries, kind)
     both, centres = np.hstack([first, others]), made.centres[:n] * made.bounds[5, :, None].astype(np.float64)
     tile = np.arange(N) // TILE_KEYS
     scale, detail_scale = made.bounds[[6, 9]].astype(np.float64)[:, tile]
@@ -195,11 +212,13 @@ def products_of(made: Tiles, queries: Queries) -> Products:
     return Products(both @ centres.T, abs(both) @ abs(centres).T, *products)
 
 
-def plain_tile_bounds(made: Tiles, products: np.ndarray, queries: Queries, dtype: type = np.float64) -> Bounds:
+def plain_tile_bounds(
+    made: Tiles, products: np.ndarray, queries: Queries, kind: int, dtype: type = np.float64
+) -> Bounds:
     """The bounds of whole tiles by their formulas, from products [B, n] with centres, in float64 or float32."""
     lowest, highest, inverse_square, spread, length = made.bounds[:5].astype(dtype)
     v = products.astype(dtype)
-    squares, errors = (norms[: len(v), None].astype(dtype) for norms in (queries.squares, queries.errors))
+    squares, errors = (norms[: len(v), None].astype(dtype) for norms in (queries.squares, queries.errors[kind]))
     off = errors * length
     least = np.maximum(abs(v) - off, dtype(0))
     across = np.sqrt(np.maximum(squares - least**2 * inverse_square, dtype(0)))
@@ -209,19 +228,19 @@ def plain_tile_bounds(made: Tiles, products: np.ndarray, queries: Queries, dtype
     return low[:, tile], high[:, tile]
 
 
-def plain_bounds(made: Tiles, queries: Queries) -> dict[str, Bounds]:
+def plain_bounds(made: Tiles, queries: Queries, kind: int) -> dict[str, Bounds]:
     """The bounds of each stage, by their formulas, in float64."""
     N, B = len(made.order), len(queries.vectors)
     tile = np.arange(N) // TILE_KEYS
-    products = products_of(made, queries)
+    products = products_of(made, queries, kind)
     length, _, rounding, prefix_length, _, detail_rounding, detail_length = made.bounds[[4, 6, 7, 8, 9, 10, 11]].astype(
         np.float64
     )[:, tile]
     errors, prefix_norms, detail_norms, prefix_errors, detail_errors = (
         np.asarray(norms[:B, None], np.float64)
         for norms in (
-            *(queries.errors, queries.prefix_norms, queries.detail_norms),
-            *(queries.prefix_errors, queries.detail_errors),
+            *(queries.errors[kind], queries.prefix_norms, queries.detail_norms),
+            *(queries.prefix_errors[kind], queries.detail_errors[kind]),
         )
     )
     estimate = products.centres[:, tile] + products.prefixes
@@ -230,20 +249,20 @@ def plain_bounds(made: Tiles, queries: Queries) -> dict[str, Bounds]:
     closer = estimate + products.details
     closer_reach = reach + detail_norms * detail_rounding + detail_errors * detail_length
     return {
-        "tile": plain_tile_bounds(made, products.centres, queries),
+        "tile": plain_tile_bounds(made, products.centres, queries, kind),
         "prefix": (estimate - with_remainder, estimate + with_remainder),
         "detail": (closer - closer_reach, closer + closer_reach),
     }
 
 
 @numba.njit
-def begin(in_hardware: bool) -> None:
-    machine.begin(MATRICES, in_hardware)
+def begin(way: int) -> None:
+    machine.begin(MATRICES, way)
 
 
 @numba.njit
-def end(in_hardware: bool) -> None:
-    machine.end(in_hardware)
+def end(way: int) -> None:
+    machine.end(way)
 
 
 NOTHING = np.zeros(1, np.int64), np.empty((0, 0, 0), np.int64), np.empty((0, 0), np.int64)
@@ -252,15 +271,15 @@ NOTHING = np.zeros(1, np.int64), np.empty((0, 0, 0), np.int64), np.empty((0, 0),
 
 def every_estimate(index: TiledIndex, queries: Queries) -> tuple[np.ndarray, ...]:
     """What compiled code finds of all pairs: tiles, rows, then estimates and reaches, without details and with them."""
-    made, in_hardware, limits = index.tiles, index._in_hardware, np.float32([-2])
+    made, way, limits = index.tiles, index._way, np.float32([-2])
     tiles_here = 0, len(made.offsets) - 1
     room = tile_search._room(len(made.centres), len(queries.vectors), queries.panels.shape[1] * 2)
-    begin(in_hardware)
-    tile_search._open_tiles(*tiles_here, queries, made, limits, False, *NOTHING, room, in_hardware)
-    found = tile_search._find_near(*tiles_here, queries, made, limits[0], room, in_hardware)
+    begin(way)
+    tile_search._open_tiles(*tiles_here, queries, made, limits, False, *NOTHING, room, way)
+    found = tile_search._find_near(*tiles_here, queries, made, limits[0], room, way)
     estimates, reaches = room.estimates[:found].copy(), room.reaches[:found].copy()
-    tile_search._refine(found, queries, made, room, in_hardware)
-    end(in_hardware)
+    tile_search._refine(found, queries, made, room, way)
+    end(way)
     of_pairs = room.near_tiles, room.near_rows, estimates, reaches, room.estimates, room.reaches
     return tuple(values[:found] for values in of_pairs)
 
@@ -272,15 +291,15 @@ def every_decision(index: TiledIndex, queries: Queries, limits: np.ndarray) -> n
     made = Tiles(*(tiled._fixed(array) for array in index.tiles._replace(**counted)))
     room = tile_search._room(len(made.centres), B, queries.panels.shape[1] * 2)
     decisions = np.zeros((len(limits), B, n), np.int64)
-    begin(index._in_hardware)
+    begin(index._way)
     for limit, decided in zip(limits, decisions, strict=True):
         freq, neighbors = np.zeros((B, 1, n), np.int64), np.zeros((B, 1), np.int64)
         sums = NOTHING[0], freq, neighbors
-        tile_search._open_tiles(0, n, queries, made, limit[None], True, *sums, room, index._in_hardware)
+        tile_search._open_tiles(0, n, queries, made, limit[None], True, *sums, room, index._way)
         decided[:] = freq[:, 0] * ACCEPTED
         for tile, waiters in enumerate(room.lengths[:n]):
             decided[room.rows[tile, :waiters], tile] += OPEN
-    end(index._in_hardware)
+    end(index._way)
     return decisions
 
 
@@ -323,16 +342,18 @@ def require_bounded(index: TiledIndex, queries: np.ndarray) -> None:
     made, of_queries = index.tiles, index._prepared(queries)
     D = queries.shape[1]
     scores = oracle_scores(Case(index.keys, queries, [], index.counts))[:, made.order]
-    for bounds in plain_bounds(made, of_queries).values():
-        require_within(scores, bounds)
-    products = products_of(made, of_queries)
-    for wrong in (-1, 1):  # as wrong as sums of float32 may be
-        v = products.centres + wrong * D * UNIT_ROUNDING * products.magnitudes
-        for dtype in (np.float64, np.float32):
-            require_within(scores, plain_tile_bounds(made, v, of_queries, dtype))
+    for kind, roundings in ((IN_BFLOAT16, D), (IN_WHOLES, WHOLE_ROUNDINGS)):
+        for bounds in plain_bounds(made, of_queries, kind).values():
+            require_within(scores, bounds)
+        products = products_of(made, of_queries, kind)
+        for wrong in (-1, 1):  # as wrong as float32 may be
+            v = products.centres + wrong * roundings * UNIT_ROUNDING * products.magnitudes
+            for dtype in (np.float64, np.float32):
+                require_within(scores, plain_tile_bounds(made, v, of_queries, kind, dtype))
     require_decided_rightly(index, of_queries, scores)
     for some in (slice(None), slice(1), slice(1, 2 + FEW)):  # few are multiplied in another way
         require_estimated(index, queries[some], scores[some])
+    require_decided_rightly(index, index._prepared(queries[:FEW]), scores[:FEW])
 
 
 def require_estimated(index: TiledIndex, queries: np.ndarray, scores: np.ndarray) -> None:
@@ -355,18 +376,18 @@ def drawn(kind: str, D: int, seed: int) -> tuple[np.ndarray, np.ndarray, Tiles]:
         return keys, queries, tiles_of(keys, ones(keys))
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("D", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_score_is_within_its_bounds(kind: str, D: int, multiplication: None) -> None:
+def test_every_score_is_within_its_bounds(kind: str, D: int, way: None) -> None:
     for seed in range(4 if D < 100 else 2):
         keys, queries, made = drawn(kind, D, seed)
         require_bounded(TiledIndex(keys, ones(keys), made), queries)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("length", [0.0, 0.5, 0.99, 1.01, 2.0])
-def test_a_short_centre_is_no_direction(length: float, multiplication: None, as_given: None) -> None:
+def test_a_short_centre_is_no_direction(length: float, way: None, as_given: None) -> None:
     rng = np.random.default_rng(3)
     across = rng.standard_normal((16, 40))
     across[:, 0] = 0
@@ -381,9 +402,10 @@ def test_a_short_centre_is_no_direction(length: float, multiplication: None, as_
 def test_each_stage_is_closer_than_the_one_before() -> None:
     case = clustered(d_model=130)
     index = TiledIndex(case.keys, case.counts)
-    bounds = plain_bounds(index.tiles, index._prepared(case.queries))
-    tile, prefix, detail = (float((most - least).mean()) for least, most in bounds.values())
-    assert detail < 0.5 * prefix < 0.25 * tile
+    for kind in (IN_BFLOAT16, IN_WHOLES):
+        bounds = plain_bounds(index.tiles, index._prepared(case.queries), kind)
+        tile, prefix, detail = (float((most - least).mean()) for least, most in bounds.values())
+        assert detail < 0.5 * prefix < 0.25 * tile
 
 
 def beside_a_centre(rng: np.random.Generator, D: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -404,10 +426,10 @@ def beside_a_centre(rng: np.random.Generator, D: int, steps: int) -> tuple[np.nd
     return keys, query.astype(np.float16)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("D", [2, 3, 8, 32, 64, 130, 384])
 def test_a_query_along_a_centre_finds_what_is_beside_it(
-    D: int, multiplication: None, as_given: None, monkeypatch: pytest.MonkeyPatch
+    D: int, way: None, as_given: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What its product is too large by is most of what is left of it across."""
     monkeypatch.setattr(tiles, "_basis", lambda source: torch.eye(source.shape[1]))
@@ -416,8 +438,8 @@ def test_a_query_along_a_centre_finds_what_is_beside_it(
         index = TiledIndex(keys, ones(keys))
         queries = np.stack([query, -query, query])
         prepared = index._prepared(queries)
-        assert not prepared.prefix_errors.any()
-        assert not prepared.detail_errors.any()
+        assert not prepared.prefix_errors[IN_BFLOAT16].any()
+        assert not prepared.detail_errors[IN_BFLOAT16].any()
         require_bounded(index, queries)
         scores = oracle_scores(Case(keys, queries, [], index.counts))
         for below in (0, 1e-7, 1e-6, 1e-5, 1e-4):
@@ -439,14 +461,14 @@ def rounded_one_way(rng: np.random.Generator, D: int, part: str, side: str) -> t
     return np.stack([key, -key if centred else key] * (TILE_KEYS // 2)).astype(np.float16), query.astype(np.float16)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("D", [64, 130])
 @pytest.mark.parametrize(
     ("part", "side"),
     [("centre", "query"), ("prefix", "query"), ("detail", "query"), ("prefix", "keys"), ("detail", "keys")],
 )
 def test_bounds_hold_where_all_that_is_rounded_adds_up(
-    part: str, side: str, D: int, multiplication: None, as_given: None, monkeypatch: pytest.MonkeyPatch
+    part: str, side: str, D: int, way: None, as_given: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "_basis", lambda source: torch.eye(source.shape[1]))
     keys, query = rounded_one_way(np.random.default_rng(D), D, part, side)
@@ -456,6 +478,30 @@ def test_bounds_hold_where_all_that_is_rounded_adds_up(
     scores = oracle_scores(Case(keys, queries, [], index.counts))
     (*_, closer, reaches) = by_pair(every_estimate(index, index._prepared(queries)), index.tiles, len(queries))
     assert abs(closer - scores).max() > 0.8 * reaches.max(), "the case is not as hard as it should be"
+    for threshold in np.unique(scores):
+        for near in (threshold, np.nextafter(threshold, -2)):
+            require_exact(index, Case(keys, queries, [float(near)], index.counts))
+
+
+@pytest.mark.parametrize("D", [64, 130])
+@pytest.mark.parametrize("part", ["centre", "prefix", "detail"])
+def test_bounds_hold_where_whole_numbers_lose_most(
+    part: str, D: int, as_given: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query with one large dimension, and all others between two whole numbers; bfloat16 holds all of it."""
+    monkeypatch.setattr(tiles, "_basis", lambda source: torch.eye(source.shape[1]))
+    signs = np.random.default_rng(D).choice([-1, 1], D)
+    inside = {"centre": np.arange(D) > 0, "prefix": np.arange(D) % PREFIX > 0, "detail": np.arange(D) >= PREFIX}[part]
+    inside &= (np.arange(D) < PREFIX) | (part != "prefix")
+    large, in_bfloat16 = 0.875, np.arange(128, 256) * 2.0**-16
+    between = in_bfloat16[np.argmin(abs(in_bfloat16 * WHOLE_MAX / large % 1 - 0.5))]
+    key, query = 0.1 * signs * inside, between * signs * inside + large * (np.arange(D) == 0)
+    keys = np.stack([key, key if part == "centre" else -key] * (TILE_KEYS // 2)).astype(np.float16)
+    index, queries = TiledIndex(keys, ones(keys)), np.stack([query, -query]).astype(np.float16)
+    require_bounded(index, queries)
+    scores = oracle_scores(Case(keys, queries, [], index.counts))
+    (*_, closer, reaches) = by_pair(every_estimate(index, index._prepared(queries)), index.tiles, len(queries))
+    assert abs(closer - scores).max() > 0.3 * reaches.max(), "the case is not as hard as it should be"
     for threshold in np.unique(scores):
         for near in (threshold, np.nextafter(threshold, -2)):
             require_exact(index, Case(keys, queries, [float(near)], index.counts))
@@ -476,15 +522,43 @@ def test_queries_are_rounded_as_torch_rounds(as_given: None, monkeypatch: pytest
         np.testing.assert_array_equal(found, rounded[:35])
         pairs = prepared.panels.view(np.uint16).reshape(2, padded(D) // 2, 32, 2)
         np.testing.assert_array_equal(float64_of(pairs.transpose(0, 2, 1, 3).reshape(64, padded(D))), rounded)
-        lost, exact = wide - rounded, {"squares": np.square(wide).sum(axis=1)}
-        exact["errors"] = np.linalg.norm(lost, axis=1) + D * UNIT_ROUNDING
-        parts = {"prefix": slice(PREFIX), "detail": slice(PREFIX, None)}
-        exact |= {f"{name}_norms": np.linalg.norm(wide[:, part], axis=1) for name, part in parts.items()}
-        exact |= {f"{name}_errors": np.linalg.norm(lost[:, part], axis=1) for name, part in parts.items()}
-        for name, values in exact.items():
-            measured = getattr(prepared, name)[:35]
-            assert (values[:35] <= measured).all(), f"{name} are too small"
-            assert (measured <= values[:35] * (1 + 2.0**-8) + 1e-30).all(), f"{name} are too large"
+        require_measured(prepared, wide[:35], rounded[:35], IN_BFLOAT16)
+
+
+@pytest.mark.parametrize("D", [1, 31, 64, 130, 384, 600])
+def test_queries_are_rounded_to_whole_numbers(D: int, as_given: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "_basis", lambda source: torch.eye(source.shape[1]))
+    rng = np.random.default_rng(D)
+    queries = unit(rng.standard_normal((9, D))).astype(np.float64) * 10.0 ** -rng.integers(0, 5, D)
+    queries[1], queries[2] = 0, rng.choice([-1, 1], D) * D**-0.5  # the latter of as large a sum as there is
+    queries = queries.astype(np.float16)
+    keys = unit(rng.standard_normal((40, D)))
+    prepared = TiledIndex(keys, ones(keys))._prepared(queries)
+    wholes, wide = prepared.wholes.astype(np.int64), np.pad(queries.astype(np.float64), [(0, 0), (0, padded(D) - D)])
+    assert (abs(wholes).sum(axis=1) * 128 < 2**31).all(), "products with int8 numbers may overflow"
+    is_zero = ~wide.any(axis=1)
+    assert (abs(wholes).max(axis=1)[~is_zero] > (20_000 if D == 600 else 32_766)).all(), "bits are given away"
+    first, others = rounded_queries(prepared, IN_WHOLES)
+    rounded = np.hstack([first, others])
+    assert (abs(wide - rounded) <= prepared.steps[:, None] * (0.5 + 2.0**-20)).all()
+    require_measured(prepared, wide, rounded, IN_WHOLES)
+
+
+def require_measured(prepared: Queries, wide: np.ndarray, rounded: np.ndarray, kind: int) -> None:
+    """What is told of queries [B, E] that were rounded holds, and is not much larger than it need be."""
+    B, (D, *_), lost = len(wide), prepared.vectors.shape[1:], wide - rounded
+    exact, parts = {"squares": np.square(wide).sum(axis=1)}, {"prefix": slice(PREFIX), "detail": slice(PREFIX, None)}
+    exact["errors"] = np.linalg.norm(lost, axis=1)
+    exact |= {f"{name}_norms": np.linalg.norm(wide[:, part], axis=1) for name, part in parts.items()}
+    exact |= {f"{name}_errors": np.linalg.norm(lost[:, part], axis=1) for name, part in parts.items()}
+    for name, values in exact.items():
+        measured = getattr(prepared, name)
+        measured = (measured[kind] if measured.ndim == 2 else measured)[:B]
+        beside = D * UNIT_ROUNDING * NORM_MAX if name == "errors" else 0
+        assert (values <= measured).all(), f"{name} are too small"
+        assert (measured <= (values + beside) * (1 + 2.0**-8) + 1e-30).all(), f"{name} are too large"
+        if name == "errors":
+            assert (values + WHOLE_ROUNDINGS * UNIT_ROUNDING <= measured).all(), "what is scaled is rounded as well"
 
 
 @pytest.mark.parametrize("D", SIZES)
@@ -509,10 +583,10 @@ def test_the_slack_covers_a_basis_that_is_not_orthogonal(D: int, monkeypatch: py
     require_bounded(TiledIndex(keys, ones(keys)), queries)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("D", [1, 3, 40, 130])
 @pytest.mark.parametrize("kind", KINDS)
-def test_hard_cases_give_the_integers_of_the_oracle(kind: str, D: int, multiplication: None) -> None:
+def test_hard_cases_give_the_integers_of_the_oracle(kind: str, D: int, way: None) -> None:
     torch.set_num_threads(1)  # no time for starting others
     rng = np.random.default_rng([7, D])
     keys, queries = draw(kind, rng, D)
@@ -525,9 +599,9 @@ def test_hard_cases_give_the_integers_of_the_oracle(kind: str, D: int, multiplic
         require_same(found, RangeSums(expected.freq[:, step : step + 1], expected.neighbors[:, step : step + 1]))
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("kind", ["clusters", "opposites", "steps"])
-def test_results_do_not_depend_on_the_tiles(kind: str, multiplication: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_tiles(kind: str, way: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(11)
     keys, queries = draw(kind, rng, 48)
     case = Case(keys, queries, [], random_counts(rng, len(keys), 9))
@@ -540,9 +614,9 @@ def test_results_do_not_depend_on_the_tiles(kind: str, multiplication: None, mon
         require_exact(index, case)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("index", [TiledIndex, InSmallSteps])
-def test_batches_of_any_size(index: type[TiledIndex], multiplication: None) -> None:
+def test_batches_of_any_size(index: type[TiledIndex], way: None) -> None:
     """Around 16 and 32, the columns of a product, and 512, the queries of a step."""
     case = clustered(keys=600, d_model=40, vocabulary_size=5)
     rng = np.random.default_rng(0)
@@ -556,9 +630,9 @@ def test_batches_of_any_size(index: type[TiledIndex], multiplication: None) -> N
         np.testing.assert_array_equal(np.diff(listed.lims), expected.neighbors[:batch, 0])
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("tiles_more", [-1, 0, 1, 17])
-def test_numbers_of_tiles_around_those_that_are_looked_at_together(tiles_more: int, multiplication: None) -> None:
+def test_numbers_of_tiles_around_those_that_are_looked_at_together(tiles_more: int, way: None) -> None:
     rng = np.random.default_rng(tiles_more + 1)
     keys = unit(rng.standard_normal(((STEP_TILES_MAX + tiles_more) * TILE_KEYS - 5, 3)))
     case = Case(keys, unit(rng.standard_normal((2, 3))), [], random_counts(rng, len(keys), 3))
@@ -569,9 +643,9 @@ def test_numbers_of_tiles_around_those_that_are_looked_at_together(tiles_more: i
         require_exact(index, case)
 
 
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("keys_more", [-1, 0, 1, 31, 32, 33, 3000])
-def test_any_number_of_pairs_may_be_undecided(keys_more: int, multiplication: None) -> None:
+def test_any_number_of_pairs_may_be_undecided(keys_more: int, way: None) -> None:
     """All keys are the same, and a threshold is their score, or beside it."""
     rng = np.random.default_rng(0)
     keys = np.repeat(unit(rng.standard_normal((1, 40))), PAIRS + keys_more, axis=0)
@@ -581,8 +655,8 @@ def test_any_number_of_pairs_may_be_undecided(keys_more: int, multiplication: No
     require_exact(TiledIndex(keys, case.counts), case._replace(thresholds=thresholds))
 
 
-@with_either_multiplication
-def test_a_whole_tile_may_be_decided_by_its_keys(multiplication: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@in_every_way
+def test_a_whole_tile_may_be_decided_by_its_keys(way: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys far to all sides of a centre: their tile says little, their scores with a query are almost the same."""
     rng = np.random.default_rng(0)
     sides = rng.standard_normal((100, 384)) * (np.arange(384) > 1)
@@ -651,9 +725,9 @@ with_either_result = pytest.mark.parametrize("results", ["of each thread", "shar
 
 
 @with_either_result
-@with_either_multiplication
+@in_every_way
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_threads_share_the_work_and_change_nothing(threads: int, multiplication: None, results: None) -> None:
+def test_threads_share_the_work_and_change_nothing(threads: int, way: None, results: None) -> None:
     case = clustered(keys=1000)
     case, index = case._replace(queries=case.queries[:13]), InSmallSteps(case.keys, case.counts)
     expected = expected_sums(case)

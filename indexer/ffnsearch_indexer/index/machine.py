@@ -2,12 +2,15 @@
 
 `multiply` is a product of two small matrices of bfloat16 numbers. Processors with AMX have instructions for it
 (Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter 20), which answer a thousand products a
-cycle; on others it is compiled from loops.
+cycle; those with AVX512_BF16 have one that answers 32 (VDPBF16PS), two fused products of float32 vectors in one; on
+others it is compiled from loops. All of them are compiled that the processor has, and which one runs is an argument,
+for the system may withhold one.
 """
 
 import ctypes
 import platform
 from collections.abc import Callable
+from itertools import product
 from typing import Any, cast
 
 import llvmlite.binding
@@ -24,9 +27,27 @@ LINE_BYTES = 64
 ROWS, COLUMNS = 16, 32
 """The shape of what `multiply` writes, and COLUMNS is the number of values that `above` compares."""
 
+LOOPS, AVX512_BF16, AMX = range(3)
+"""The ways to `multiply`, each faster than those before it."""
+
+_VALUES = 16
+"""Numbers of four bytes in a vector of LINE_BYTES."""
+
 _Generate = Callable[[Any, ir.IRBuilder, Any, list[ir.Value]], ir.Value]
-_BYTE, _LONG = ir.IntType(8), ir.IntType(64)
+_BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _POINTER = _BYTE.as_pointer()
+_FLOATS, _INTS = (ir.VectorType(kind, _VALUES) for kind in (ir.FloatType(), _INT))
+_SHORTS, _BYTES = (ir.VectorType(kind, 2 * _VALUES) for kind in (_SHORT, _BYTE))
+
+
+class _BFloat16(ir.Type):
+    """A type of LLVM's that llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+_BFLOATS = ir.VectorType(_BFloat16(), 2 * _VALUES)
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:
@@ -63,7 +84,7 @@ def _as_float32(typing_context: Any, bits: Any) -> tuple[Any, _Generate]:
 
 def _as_bits(typing_context: Any, value: Any) -> tuple[Any, _Generate]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        return builder.bitcast(arguments[0], ir.IntType(32))
+        return builder.bitcast(arguments[0], _INT)
 
     return numba.uint32(numba.float32), generate
 
@@ -96,8 +117,8 @@ def _sum_above(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         read = _columns(context, builder, signature, arguments, 1, 2)
         other = _columns(context, builder, signature, arguments, 4, 5)
-        scaled = builder.fmul(_splat(builder, arguments[0]), read, flags=["contract"])
-        other_scaled = builder.fmul(_splat(builder, arguments[3]), other, flags=["contract"])
+        scaled = builder.fmul(_splat(builder, arguments[0], COLUMNS), read, flags=["contract"])
+        other_scaled = builder.fmul(_splat(builder, arguments[3], COLUMNS), other, flags=["contract"])
         return _exceeds(builder, builder.fadd(scaled, other_scaled, flags=["contract"]), arguments[6])
 
     number = numba.float32
@@ -108,7 +129,7 @@ def _copy_row(typing_context: Any, target: Any, row: Any, source: Any, from_row:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         to, stride = _row(context, builder, signature, arguments, 0, 1)
         source, _ = _row(context, builder, signature, arguments, 2, 3)
-        line = ir.VectorType(ir.IntType(32), LINE_BYTES // 4).as_pointer()
+        line = ir.VectorType(_INT, LINE_BYTES // 4).as_pointer()
         with cgutils.for_range_slice(builder, _LONG(0), stride, _LONG(LINE_BYTES), _LONG) as (at, _):
             read = builder.load(builder.inttoptr(builder.add(source, at), line), align=4)
             builder.store(read, builder.inttoptr(builder.add(to, at), line), align=4)
@@ -128,9 +149,9 @@ def _use_widest_vectors(typing_context: Any) -> tuple[Any, _Generate]:
 def _prefetch(typing_context: Any, array: Any, row: Any) -> tuple[Any, _Generate]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         first, stride = _row(context, builder, signature, arguments, 0, 1)
-        kind = ir.FunctionType(ir.VoidType(), [_POINTER, *[ir.IntType(32)] * 3])
+        kind = ir.FunctionType(ir.VoidType(), [_POINTER, *[_INT] * 3])
         fetch = builder.module.declare_intrinsic("llvm.prefetch", [_POINTER], kind)
-        settings = [ir.IntType(32)(value) for value in (0, 3, 1)]  # to be read, kept in every cache, data
+        settings = [_INT(value) for value in (0, 3, 1)]  # to be read, kept in every cache, data
         with cgutils.for_range_slice(builder, _LONG(0), stride, _LONG(LINE_BYTES), _LONG) as (at, _):
             builder.call(fetch, [builder.inttoptr(builder.add(first, at), _POINTER), *settings])
         return context.get_dummy_value()
@@ -139,23 +160,25 @@ def _prefetch(typing_context: Any, array: Any, row: Any) -> tuple[Any, _Generate
 
 
 def _multiply(
-    typing_context: Any, left: Any, first: Any, right: Any, panel: Any, out: Any, columns: Any, in_hardware: Any
+    typing_context: Any, left: Any, first: Any, right: Any, panel: Any, out: Any, columns: Any, way: Any
 ) -> tuple[Any, _Generate]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        loops = types.none(*signature.args[:5])  # they write all columns
-        if not IN_HARDWARE:
-            return context.compile_internal(builder, _in_loops, loops, arguments[:5])
-        with builder.if_else(arguments[6]) as (then, otherwise):
-            with then:
-                _in_hardware(context, builder, signature, arguments)
-            with otherwise:
-                context.compile_internal(builder, _in_loops, loops, arguments[:5])
+        made = [each for each in ((AMX, _with_amx), (AVX512_BF16, _with_avx512)) if each[0] in _COMPILED]
+        chosen = context.cast(builder, arguments[6], signature.args[6], types.intp)
+        done = builder.append_basic_block("multiplied")
+        for number, instruct in made:
+            with builder.if_then(builder.icmp_signed("==", chosen, _LONG(number))):
+                instruct(context, builder, signature, arguments)
+                builder.branch(done)
+        context.compile_internal(builder, _in_loops, types.none(*signature.args[:5]), arguments[:5])  # all columns
+        builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.none(left, first, right, panel, out, columns, in_hardware), generate
+    return types.none(left, first, right, panel, out, columns, way), generate
 
 
-def _in_hardware(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> None:
+def _with_amx(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> None:
     of_left, left_stride = _row(context, builder, signature, arguments, 0, 1)
     of_right, _ = _row(context, builder, signature, arguments, 2, 3)
     of_out = builder.ptrtoint(context.make_array(signature.args[4])(context, builder, arguments[4]).data, _LONG)
@@ -164,8 +187,7 @@ def _in_hardware(context: Any, builder: ir.IRBuilder, signature: Any, arguments:
         return builder.inttoptr(builder.add(address, offset), _POINTER)
 
     line, width, matrix = _LONG(LINE_BYTES), _LONG(4 * COLUMNS), _LONG(4 * COLUMNS * ROWS)
-    columns = context.cast(builder, arguments[5], signature.args[5], types.intp)
-    both_halves = builder.icmp_signed(">", columns, _LONG(COLUMNS // 2))
+    both_halves = _are_both_halves(context, builder, signature, arguments)
     _instruct(builder, "tilezero", _BYTE(0))
     _instruct(builder, "tilezero", _BYTE(1))
     with cgutils.for_range(builder, builder.udiv(left_stride, line), intp=_LONG) as loop:
@@ -181,6 +203,49 @@ def _in_hardware(context: Any, builder: ir.IRBuilder, signature: Any, arguments:
         _instruct(builder, "tilestored64", _BYTE(1), at(of_out, line), width)
 
 
+def _with_avx512(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> None:
+    """Sums of so many rows and vectors of columns that they stay in registers, pair after pair of numbers."""
+    of_left, left_stride = _row(context, builder, signature, arguments, 0, 1)
+    of_right, _ = _row(context, builder, signature, arguments, 2, 3)
+    of_out = builder.ptrtoint(context.make_array(signature.args[4])(context, builder, arguments[4]).data, _LONG)
+    pairs = builder.udiv(left_stride, _LONG(4))
+
+    def sum_rows(rows: range, vectors: range) -> None:
+        sums = {place: _alloca(builder, _FLOATS) for place in product(rows, vectors)}
+        with cgutils.for_range(builder, pairs, intp=_LONG) as loop:
+            of_pair = builder.add(of_right, builder.mul(loop.index, _LONG(4 * COLUMNS)))
+            factors = [_load(builder, builder.add(of_pair, _LONG(LINE_BYTES * each)), _INTS) for each in vectors]
+            for row in rows:
+                at = builder.add(of_left, builder.mul(left_stride, _LONG(row)))
+                both = _load(builder, builder.add(at, builder.mul(loop.index, _LONG(4))), _INT)
+                for vector in vectors:
+                    _add_pairs(builder, sums[row, vector], _splat(builder, both), factors[vector])
+        for (row, vector), total in sums.items():
+            at = builder.add(of_out, _LONG(4 * COLUMNS * row + LINE_BYTES * vector))
+            _store(builder, builder.load(total), at)
+
+    with builder.if_else(_are_both_halves(context, builder, signature, arguments)) as (both_halves, one_half):
+        with both_halves:
+            for first in range(0, ROWS, ROWS // 2):
+                sum_rows(range(first, first + ROWS // 2), range(2))
+        with one_half:
+            sum_rows(range(ROWS), range(1))
+
+
+def _add_pairs(builder: ir.IRBuilder, total: ir.Value, left: ir.Value, right: ir.Value) -> None:
+    """Add two products of bfloat16 numbers to each of 16 sums."""
+    kind = ir.FunctionType(_FLOATS, [_FLOATS, _BFLOATS, _BFLOATS])
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+    factors = (builder.bitcast(each, _BFLOATS) for each in (left, right))
+    builder.store(builder.call(function, [builder.load(total), *factors]), total)
+
+
+def _are_both_halves(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+    columns = context.cast(builder, arguments[5], signature.args[5], types.intp)
+    return builder.icmp_signed(">", columns, _LONG(COLUMNS // 2))
+
+
 def _multiply_row(
     typing_context: Any, left: Any, row: Any, right: Any, panel: Any, out: Any, line: Any
 ) -> tuple[Any, _Generate]:
@@ -188,44 +253,74 @@ def _multiply_row(
         of_left, left_bytes = _row(context, builder, signature, arguments, 0, 1)
         of_right, _ = _row(context, builder, signature, arguments, 2, 3)
         of_out, _ = _row(context, builder, signature, arguments, 4, 5)
-        sums, pairs = (ir.VectorType(kind, COLUMNS) for kind in (ir.FloatType(), ir.IntType(16)))
-        eight, any_order = ir.Constant(pairs, [8] * COLUMNS), ["contract", "reassoc"]
-        total = cgutils.alloca_once_value(builder, ir.Constant(sums, None))  # type: ignore[no-untyped-call]
+        vectors = range(COLUMNS // _VALUES)
+        sums = [_alloca(builder, _INTS) for _ in vectors]
         with cgutils.for_range(builder, builder.udiv(left_bytes, _LONG(4)), intp=_LONG) as loop:
-            at = builder.add(of_left, builder.mul(loop.index, _LONG(4)))
-            both = builder.load(builder.inttoptr(at, ir.IntType(32).as_pointer()), align=4)
-            at = builder.add(of_right, builder.mul(loop.index, _LONG(2 * COLUMNS)))
-            values = builder.load(builder.inttoptr(at, pairs.as_pointer()), align=1)
-            low = builder.ashr(builder.shl(values, eight), eight)
-            for factor, part in ((builder.shl(both, both.type(16)), low), (both, builder.ashr(values, eight))):
-                upper = builder.bitcast(builder.and_(factor, factor.type(0xFFFF0000)), ir.FloatType())
-                scaled = builder.fmul(_splat(builder, upper), builder.sitofp(part, sums), flags=any_order)
-                builder.store(builder.fadd(builder.load(total), scaled, flags=any_order), total)
-        builder.store(builder.load(total), builder.inttoptr(of_out, sums.as_pointer()), align=4)
+            both = _load(builder, builder.add(of_left, builder.mul(loop.index, _LONG(4))), _INT)
+            factors = builder.bitcast(_splat(builder, both), _SHORTS)
+            of_pair = builder.add(of_right, builder.mul(loop.index, _LONG(2 * COLUMNS)))
+            for vector in vectors:
+                values = _load(builder, builder.add(of_pair, _LONG(2 * _VALUES * vector)), _BYTES)
+                _add_whole_pairs(builder, sums[vector], factors, values)
+        for vector in vectors:
+            rounded = builder.sitofp(builder.load(sums[vector]), _FLOATS)
+            _store(builder, rounded, builder.add(of_out, _LONG(LINE_BYTES * vector)))
         return context.get_dummy_value()
 
     return types.none(left, row, right, panel, out, line), generate
 
 
-def _begin(typing_context: Any, shapes: Any, in_hardware: Any) -> tuple[Any, _Generate]:
+def _dot(typing_context: Any, left: Any, row: Any, right: Any, right_row: Any) -> tuple[Any, _Generate]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        if IN_HARDWARE:
+        of_left, _ = _row(context, builder, signature, arguments, 0, 1)
+        of_right, width = _row(context, builder, signature, arguments, 2, 3)
+        total = _alloca(builder, _INTS)
+        step = _LONG(2 * _VALUES)
+        with cgutils.for_range_slice(builder, _LONG(0), width, step, _LONG) as (at, _):
+            factors = _load(builder, builder.add(of_left, builder.mul(at, _LONG(2))), _SHORTS)
+            _add_whole_pairs(builder, total, factors, _load(builder, builder.add(of_right, at), _BYTES))
+        kind, name = ir.FunctionType(_INT, [_INTS]), f"llvm.vector.reduce.add.v{_VALUES}i32"
+        reduce = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+        return builder.sitofp(builder.call(reduce, [builder.load(total)]), ir.FloatType())
+
+    return numba.float32(left, row, right, right_row), generate
+
+
+def _add_whole_pairs(builder: ir.IRBuilder, total: ir.Value, left: ir.Value, right: ir.Value) -> None:
+    """Add two products of int16 and int8 numbers to each of 16 sums: LLVM knows the instruction where there is one."""
+    wide = ir.VectorType(_INT, 2 * _VALUES)
+    products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
+    none = ir.Constant(wide, ir.Undefined)
+    even, odd = (
+        builder.shuffle_vector(products, none, ir.Constant(_INTS, list(range(first, 2 * _VALUES, 2))))
+        for first in (0, 1)
+    )
+    builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
+
+
+def _begin(typing_context: Any, shapes: Any, way: Any) -> tuple[Any, _Generate]:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        if AMX in _COMPILED:
             source = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            with builder.if_then(arguments[1]):
+            with builder.if_then(_is_amx(context, builder, signature.args[1], arguments[1])):
                 _instruct(builder, "ldtilecfg", builder.bitcast(source, _POINTER))
         return context.get_dummy_value()
 
-    return types.none(shapes, in_hardware), generate
+    return types.none(shapes, way), generate
 
 
-def _end(typing_context: Any, in_hardware: Any) -> tuple[Any, _Generate]:
+def _end(typing_context: Any, way: Any) -> tuple[Any, _Generate]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        if IN_HARDWARE:
-            with builder.if_then(arguments[0]):
+        if AMX in _COMPILED:
+            with builder.if_then(_is_amx(context, builder, signature.args[0], arguments[0])):
                 _instruct(builder, "tilerelease")
         return context.get_dummy_value()
 
-    return types.none(in_hardware), generate
+    return types.none(way), generate
+
+
+def _is_amx(context: Any, builder: ir.IRBuilder, kind: Any, way: ir.Value) -> ir.Value:
+    return builder.icmp_signed("==", context.cast(builder, way, kind, types.intp), _LONG(AMX))
 
 
 def _instruct(builder: ir.IRBuilder, name: str, *operands: ir.Value) -> None:
@@ -240,20 +335,32 @@ def _columns(
 ) -> ir.Value:
     """The COLUMNS values in a row of a float32 array, as a vector."""
     address, _ = _row(context, builder, signature, arguments, array, row)
-    vector = ir.VectorType(ir.FloatType(), COLUMNS)
-    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=4)
+    return _load(builder, address, ir.VectorType(ir.FloatType(), COLUMNS))
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """A vector of COLUMNS times the same float32."""
-    none = ir.Constant(ir.VectorType(ir.FloatType(), COLUMNS), ir.Undefined)
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), COLUMNS), None)
-    return builder.shuffle_vector(builder.insert_element(none, value, ir.IntType(32)(0)), none, zeros)
+def _splat(builder: ir.IRBuilder, value: ir.Value, times: int = _VALUES) -> ir.Value:
+    """A vector of so many times the same value."""
+    none = ir.Constant(ir.VectorType(value.type, times), ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(_INT, times), None)
+    return builder.shuffle_vector(builder.insert_element(none, value, _INT(0)), none, zeros)
+
+
+def _alloca(builder: ir.IRBuilder, kind: ir.Type) -> ir.Value:
+    """Room for a sum that begins with zeros: a register, once it is compiled."""
+    return cgutils.alloca_once_value(builder, ir.Constant(kind, None))  # type: ignore[no-untyped-call]
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+
+
+def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
 
 
 def _exceeds(builder: ir.IRBuilder, values: ir.Value, limit: ir.Value) -> ir.Value:
     """A bit for each value that exceeds a limit."""
-    return builder.bitcast(builder.fcmp_ordered(">", values, _splat(builder, limit)), ir.IntType(COLUMNS))
+    return builder.bitcast(builder.fcmp_ordered(">", values, _splat(builder, limit, COLUMNS)), ir.IntType(COLUMNS))
 
 
 def _row(
@@ -268,19 +375,28 @@ def _row(
     return builder.add(builder.ptrtoint(source.data, _LONG), builder.mul(number, size)), size
 
 
-def _may_multiply_in_hardware() -> bool:
-    """Whether the processor has AMX for bfloat16, numba compiles for it, and Linux lets this process use it."""
-    told = [getattr(numba.config, name) for name in ("CPU_NAME", "CPU_FEATURES")]
-    if platform.system() != "Linux" or any(told):
-        return False
-    if not llvmlite.binding.get_host_cpu_features().get("amx-bf16", False):
-        return False
-    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
+def _compiled_ways() -> frozenset[int]:
+    """The ways for which the processor has instructions, where numba compiles for it."""
+    if any(getattr(numba.config, name) for name in ("CPU_NAME", "CPU_FEATURES")):
+        return frozenset({LOOPS})
+    features = llvmlite.binding.get_host_cpu_features()
+    needed = {AVX512_BF16: "avx512bf16", AMX: "amx-bf16"}
+    return frozenset({LOOPS, *(way for way, feature in needed.items() if features.get(feature, False))})
 
 
-IN_HARDWARE = _may_multiply_in_hardware()
-"""Whether this processor has instructions for `multiply`."""
+def _ways() -> tuple[int, ...]:
+    """Those of them that this process may use, the fastest last: Linux is to be asked for AMX."""
+    may_use_amx = AMX in _COMPILED and platform.system() == "Linux"
+    if may_use_amx:
+        arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+        may_use_amx = ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    return tuple(way for way in sorted(_COMPILED) if way != AMX or may_use_amx)
+
+
+_COMPILED = _compiled_ways()
+
+WAYS = _ways()
+"""The ways to `multiply` that there are here, the fastest last."""
 
 widened = cast("Callable[[Any], np.float32]", intrinsic(_widened))
 """The float32 value of a float16 that is given by its bits (uint16): exact, and one instruction for a whole vector."""
@@ -313,25 +429,30 @@ prefetch = cast("Callable[[Any, Any], None]", intrinsic(_prefetch))
 """Let the processor fetch a row of an array in C order into its cache, while something else is computed."""
 
 multiply = cast("Callable[..., None]", intrinsic(_multiply))
-"""Write left[first : first + 16] times right[panel] to out: left, first, right, panel, out, columns, in_hardware.
+"""Write left[first : first + 16] times right[panel] to out: left, first, right, panel, out, columns, way.
 
 left: [M, K] uint16, bits of bfloat16, K a multiple of 32. right: [n, K/2, 32] uint32, two of them in each, that of the
 even row in the lower half. out: [16, 32] float32; only the first columns, 16 or 32, are wanted. All begin at a multiple
 of LINE_BYTES, and are in C order. Products are exact, and sums are those of float32 in some order, of numbers that are
-not subnormal. To be called between `begin` and `end`; in_hardware is the same in all of them, False unless IN_HARDWARE.
+not subnormal. To be called between `begin` and `end`; way, one of WAYS, is the same in all of them.
 """
 
 multiply_row = cast("Callable[..., None]", intrinsic(_multiply_row))
-"""Write left[row] times right[panel] to out[line]: left, row, right, panel, out, line. On any processor.
+"""Write left[row] times right[panel] to out[line]: left, row, right, panel, out, line.
 
-As for `multiply`, but right: [n, 32 K] int8, two whole numbers of each column, then the next two.
+left: [M, K] int16, K even. right: [n, 32 K] int8, two numbers of each of 32 columns, then the next two. out: [m, 32]
+float32, and all in C order. Sums are exact where they fit in 32 bits, and then rounded once.
 """
 
+dot = cast("Callable[..., np.float32]", intrinsic(_dot))
+"""The product of left[row] and right[right_row]: left, row, right, right_row. [M, K] int16 and [n, K] int8, K a multiple
+of 32. Sums are as in `multiply_row`."""
+
 begin = cast("Callable[[Any, Any], None]", intrinsic(_begin))
-"""Make this thread ready for `multiply`, until `end`: MATRICES, in_hardware. Nothing else may use AMX between them."""
+"""Make this thread ready for `multiply`, until `end`: MATRICES, way. Nothing else may use AMX between them."""
 
 end = cast("Callable[[Any], None]", intrinsic(_end))
-"""Give back what `begin` took. Takes in_hardware."""
+"""Give back what `begin` took. Takes the way."""
 
 MATRICES = np.zeros(64, np.uint8)
 """What AMX is to be told (ldtilecfg): palette 1, eight matrices of ROWS rows of LINE_BYTES."""

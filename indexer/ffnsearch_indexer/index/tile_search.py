@@ -24,6 +24,7 @@ from ffnsearch_indexer.index.machine import (
     as_float32,
     bits_set,
     copy_row,
+    dot,
     lowest_bit,
     multiply,
     multiply_row,
@@ -46,6 +47,17 @@ AHEAD = 4
 FEW = 2
 """Queries for which widening a tile's centre, or its keys, would take longer than what it saves."""
 
+WHOLE_MAX = 2**15 - 1
+"""The largest of the whole numbers that queries are rounded to."""
+
+WHOLES_MAX = 2**24
+"""Their magnitudes add up to less, so that their products with int8 numbers add up to less than 2^31."""
+
+WHOLE_ROUNDINGS = 4
+"""How often a product of them is rounded in float32: as a sum that was exact, and when it is scaled."""
+
+IN_BFLOAT16, IN_WHOLES = 0, 1
+
 PAIRS = 1 << 10
 """Pairs whose keys are fetched ahead."""
 
@@ -55,6 +67,7 @@ _ANY_ORDER = {"contract", "reassoc", "nsz"}
 _NONE, _ALL = np.uint32(0), np.uint32(0xFFFFFFFF)
 
 Uint16 = NDArray[np.uint16]
+Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
 Integer = int | np.integer[Any]
 
@@ -62,17 +75,24 @@ Integer = int | np.integer[Any]
 class Queries(NamedTuple):
     """What compiled code takes of B queries; B' is B rounded up to a multiple of 32.
 
-    vectors: [B, E], as they came, with zeros behind. panels: [B'/32, E/2, 32], the rotated ones in bfloat16, as
-    `multiply` takes them; prefixes: [B, 32] and details: [B, E - 32], the same by rows. squares: [B'], |q|^2. errors:
-    [B'], how far a product with a centre of length 1 is off at most. prefix_norms, detail_norms: [B], of the rotated
-    ones; prefix_errors, detail_errors: [B], of what rounding took from them. slack: of every bound. score_error: of a
-    float32 score.
+    Rotated, they are rounded twice. To bfloat16, for `multiply`: panels: [B'/32, E/2, 32]; prefixes: [B, 32] and
+    details: [B, E - 32], the same by rows. And to whole numbers of `steps`, [B], for few queries: wholes: [B, E],
+    whole_prefixes and whole_details, the same in two parts. Of errors, prefix_errors and detail_errors, [2, B'], the
+    first row is of bfloat16.
+
+    vectors: [B, E], as they came, with zeros behind. squares: [B'], |q|^2. errors: how far a product with a centre of
+    length 1 is off at most. prefix_norms, detail_norms: [B'], of the rotated ones; prefix_errors, detail_errors: of
+    what rounding took from them. slack: of every bound. score_error: of a float32 score.
     """
 
     vectors: Float32
     panels: NDArray[np.uint32]
     prefixes: Uint16
     details: Uint16
+    wholes: Int16
+    whole_prefixes: Int16
+    whole_details: Int16
+    steps: Float32
     squares: Float32
     errors: Float32
     prefix_norms: Float32
@@ -137,19 +157,20 @@ def _aligned(size: Integer) -> NDArray[np.uint8]:
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
 def rounded(
     vectors: Float32, basis: Float32, panels: Uint16, error: float
-) -> tuple[Uint16, Uint16, Float32, Float32, Float32, Float32, Float32, Float32]:
-    """Rotate vectors [B, E], round them to bfloat16, into panels too, and measure what comes of it.
+) -> tuple[Uint16, Uint16, Int16, Int16, Int16, Float32, Float32, Float32, Float32, Float32, Float32, Float32]:
+    """Rotate vectors [B, E], round them to bfloat16, into panels too, and to whole numbers, and measure what is lost.
 
-    Returns from prefixes to detail_errors what `Queries` has but panels. error: what a product is off by besides.
-    Lengths are larger than they are, by more than float32 rounds off later.
+    Returns from prefixes to detail_errors what `Queries` has. error: what a product is off by besides. Lengths are
+    larger than they are, by more than float32 rounds off later.
     """
     use_widest_vectors()
     B, width = vectors.shape
     prefix = PREFIX
     prefixes, details = np.empty((B, prefix), np.uint16), np.empty((B, width - prefix), np.uint16)
-    lengths, longer = np.zeros((6, len(panels) * COLUMNS), np.float32), 1 + 2.0**-20
+    wholes, steps = np.empty((B, width), np.int16), np.empty(B, np.float32)
+    lengths, longer = np.zeros((9, len(panels) * COLUMNS), np.float32), 1 + 2.0**-20
     rotated, part = np.empty((4, width)), np.empty((4, width), np.float32)
-    bits, exact, lost = np.empty(width, np.uint32), np.empty(width), np.empty(width)
+    bits, exact, lost = np.empty(width, np.uint32), np.empty(width), np.empty((2, width))
     for first in range(0, B, 4):
         q, r, s, t = first, min(first + 1, B - 1), min(first + 2, B - 1), min(first + 3, B - 1)
         rotated[:] = 0
@@ -175,17 +196,29 @@ def rounded(
                 to_even = np.uint32(0x7FFF) + (value >> np.uint32(16) & np.uint32(1))
                 bits[d] = (value + to_even) >> np.uint32(16)
                 exact[d] = rotated[row - first, d]
-                lost[d] = exact[d] - np.float64(as_float32(bits[d] << np.uint32(16)))
+                lost[IN_BFLOAT16, d] = exact[d] - np.float64(as_float32(bits[d] << np.uint32(16)))
             for d in range(width):
                 panels[row // COLUMNS, d // 2, row % COLUMNS, d % 2] = bits[d]
             prefixes[row], details[row] = bits[:prefix], bits[prefix:]
+            most, sizes = np.float64(0), np.float64(0)
+            for d in range(width):
+                most, sizes = max(most, abs(exact[d])), sizes + abs(exact[d])
+            step = np.float32(max(most / WHOLE_MAX, sizes / (WHOLES_MAX - width)))
+            steps[row] = step if step > 0 else np.float32(1)
+            for d in range(width):
+                whole = np.rint(exact[d] / np.float64(steps[row]))
+                wholes[row, d] = whole
+                lost[IN_WHOLES, d] = exact[d] - whole * np.float64(steps[row])
             of_prefix, of_detail = (exact[:prefix] ** 2).sum(), (exact[prefix:] ** 2).sum()
-            lost_of_prefix, lost_of_detail = (lost[:prefix] ** 2).sum(), (lost[prefix:] ** 2).sum()
             lengths[0, row] = (of_prefix + of_detail) * longer
-            lengths[1, row] = (np.sqrt(lost_of_prefix + lost_of_detail) + error) * longer
-            lengths[2, row], lengths[3, row] = np.sqrt(of_prefix) * longer, np.sqrt(of_detail) * longer
-            lengths[4, row], lengths[5, row] = np.sqrt(lost_of_prefix) * longer, np.sqrt(lost_of_detail) * longer
-    return prefixes, details, lengths[0], lengths[1], lengths[2], lengths[3], lengths[4], lengths[5]
+            lengths[1, row], lengths[2, row] = np.sqrt(of_prefix) * longer, np.sqrt(of_detail) * longer
+            for kind in range(2):
+                lost_of_prefix, lost_of_detail = (lost[kind, :prefix] ** 2).sum(), (lost[kind, prefix:] ** 2).sum()
+                lengths[3 + kind, row] = (np.sqrt(lost_of_prefix + lost_of_detail) + error) * longer
+                lengths[5 + kind, row] = np.sqrt(lost_of_prefix) * longer
+                lengths[7 + kind, row] = np.sqrt(lost_of_detail) * longer
+    parts = prefixes, details, wholes, wholes[:, :prefix].copy(), wholes[:, prefix:].copy()
+    return *parts, steps, lengths[0], lengths[3:5], lengths[1], lengths[2], lengths[5:7], lengths[7:9]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
@@ -200,7 +233,7 @@ def sum_tiles(
     order: Int64,
     freq: Int64,
     neighbors: Int64,
-    in_hardware: bool,
+    way: int,
 ) -> None:
     """Add what queries [B] find in tiles to freq [B, S, V] and neighbors [B, S], each pair at its highest level."""
     members, offsets, tokens, counts = tiles.order, tiles.offsets, tiles.tokens, tiles.counts
@@ -211,12 +244,12 @@ def sum_tiles(
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
     sure = np.empty(len(limits) + 1, np.uint32)
     pair_rows, pair_places = np.empty(PAIRS, np.int32), np.empty(PAIRS, np.int64)
-    machine.begin(MATRICES, in_hardware)
+    machine.begin(MATRICES, way)
     for first in range(first_tile, last_tile, step):
         last = min(first + step, last_tile)
-        _open_tiles(first, last, queries, tiles, limits, True, order, freq, neighbors, room, in_hardware)
-        found = _find_near(first, last, queries, tiles, limits[0], room, in_hardware)
-        _refine(found, queries, tiles, room, in_hardware)
+        _open_tiles(first, last, queries, tiles, limits, True, order, freq, neighbors, room, way)
+        found = _find_near(first, last, queries, tiles, limits[0], room, way)
+        _refine(found, queries, tiles, room, way)
         pairs = 0
         for number in range(found):
             tile, row, reach = near_tiles[number], near_rows[number], reaches[number]
@@ -258,12 +291,12 @@ def sum_tiles(
                         for entry in range(key_offsets[place], key_offsets[place + 1]):
                             freq[row, order[level - 1], key_tokens[entry]] += key_counts[entry]
                 pairs = 0
-    machine.end(in_hardware)
+    machine.end(way)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
 def candidates(
-    first_tile: Integer, last_tile: Integer, queries: Queries, tiles: Tiles, limits: Float32, in_hardware: bool
+    first_tile: Integer, last_tile: Integer, queries: Queries, tiles: Tiles, limits: Float32, way: int
 ) -> tuple[Int64, Int64]:
     """List the pairs of queries [B] and keys of tiles that may be above a single threshold: rows and ids."""
     members = tiles.order
@@ -272,12 +305,12 @@ def candidates(
     room = _room(step, len(queries.vectors), queries.panels.shape[1] * 2)
     rows_found, keys_found = np.empty(0, np.int64), np.empty(0, np.int64)
     count = 0
-    machine.begin(MATRICES, in_hardware)
+    machine.begin(MATRICES, way)
     for first in range(first_tile, last_tile, step):
         last = min(first + step, last_tile)
-        _open_tiles(first, last, queries, tiles, limits, False, order, no_freq, nothing, room, in_hardware)
-        found = _find_near(first, last, queries, tiles, limits[0], room, in_hardware)
-        _refine(found, queries, tiles, room, in_hardware)
+        _open_tiles(first, last, queries, tiles, limits, False, order, no_freq, nothing, room, way)
+        found = _find_near(first, last, queries, tiles, limits[0], room, way)
+        _refine(found, queries, tiles, room, way)
         if count + found * TILE_KEYS > len(rows_found):
             more = np.empty(len(rows_found) + found * TILE_KEYS, np.int64)
             rows_found, keys_found = np.concatenate((rows_found, more)), np.concatenate((keys_found, more))
@@ -288,7 +321,7 @@ def candidates(
                 rows_found[count], keys_found[count] = room.near_rows[number], members[first_key + lowest_bit(maybe)]
                 count += 1
                 maybe &= maybe - np.uint32(1)
-    machine.end(in_hardware)
+    machine.end(way)
     return rows_found[:count], keys_found[:count]
 
 
@@ -324,7 +357,7 @@ def _open_tiles(
     freq: Int64,
     neighbors: Int64,
     room: Room,
-    in_hardware: bool,
+    way: int,
 ) -> None:
     """Set `rows`, `lengths` and `centre_products`: for which queries tiles are left open.
 
@@ -335,7 +368,7 @@ def _open_tiles(
         for row in range(len(queries.vectors)):
             _open_for_one(first, last, queries, row, tiles, limits, accepts, order, freq, neighbors, room)
     else:
-        _open_for_many(first, last, queries, tiles, limits, accepts, order, freq, neighbors, room, in_hardware)
+        _open_for_many(first, last, queries, tiles, limits, accepts, order, freq, neighbors, room, way)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
@@ -355,21 +388,16 @@ def _open_for_one(
     """As `_open_tiles` for one query: centres stay as they are, and 32 tiles are compared at once."""
     centres, bounds, slack_ = tiles.centres, tiles.bounds, queries.slack
     rows, lengths, centre_products = room.rows, room.lengths, room.centre_products
-    square, error = queries.squares[row], queries.errors[row]
+    wholes, step = queries.wholes, queries.steps[row]
+    square, error = queries.squares[row], queries.errors[IN_WHOLES, row]
     here, lines = last - first, -(-(last - first) // COLUMNS)
-    vector, products = np.empty(centres.shape[1], np.float32), np.empty(here, np.float32)
+    products = np.empty(here, np.float32)
     upper, lower = np.empty((lines, COLUMNS), np.float32), np.empty((lines, COLUMNS), np.float32)
     uppers, lowers = upper.reshape(upper.size), lower.reshape(lower.size)
     sure = np.empty(len(limits) + 1, np.uint32)
     use_widest_vectors()
-    for d in range(len(vector)):
-        half = queries.prefixes[row, d] if d < PREFIX else queries.details[row, d - PREFIX]
-        vector[d] = as_float32(np.uint32(half) << np.uint32(16))
     for place in range(here):
-        product = np.float32(0)
-        for d in range(len(vector)):
-            product += vector[d] * np.float32(centres[first + place, d])
-        products[place] = product
+        products[place] = step * dot(wholes, row, centres, first + place)
     for place in range(here):
         tile = first + place
         cone = bounds[0, tile], bounds[1, tile], bounds[2, tile], bounds[3, tile], bounds[4, tile]
@@ -414,11 +442,11 @@ def _open_for_many(
     freq: Int64,
     neighbors: Int64,
     room: Room,
-    in_hardware: bool,
+    way: int,
 ) -> None:
     """As `_open_tiles`: 16 centres are multiplied with 32 queries at once, which are then compared at once."""
     centres, bounds, panels, slack_ = tiles.centres, tiles.bounds, queries.panels, queries.slack
-    squares, errors, queries_here = queries.squares, queries.errors, len(queries.vectors)
+    squares, errors, queries_here = queries.squares, queries.errors[IN_BFLOAT16], len(queries.vectors)
     wide, products = room.centres, room.products
     lengths, rows, centre_products = room.lengths, room.rows, room.centre_products
     upper, lower = np.empty((1, COLUMNS), np.float32), np.empty((1, COLUMNS), np.float32)
@@ -431,7 +459,7 @@ def _open_for_many(
         lanes = _lanes(queries_here - first_row)
         columns = COLUMNS if queries_here - first_row > COLUMNS // 2 else COLUMNS // 2
         for group in range(first, last, GROUP_TILES):
-            multiply(wide, group - first, panels, panel, products, columns, in_hardware)
+            multiply(wide, group - first, panels, panel, products, columns, way)
             for tile in range(group, min(last, group + GROUP_TILES)):
                 place, line, scale = tile - first, tile - group, bounds[5, tile]
                 cone = bounds[0, tile], bounds[1, tile], bounds[2, tile], bounds[3, tile], bounds[4, tile]
@@ -493,12 +521,14 @@ def _find_near(
     tiles: Tiles,
     limit: np.float32,
     room: Room,
-    in_hardware: bool,
+    way: int,
 ) -> int:
     """Set `near_tiles`, `near_rows`, `reaches` and `estimates`, from prefixes: where a score may be above a limit."""
     residuals, remainders, bounds = tiles.residuals, tiles.remainders, tiles.bounds
-    prefixes, errors, slack_ = queries.prefixes, queries.errors, queries.slack
+    prefixes, whole_prefixes, steps = queries.prefixes, queries.whole_prefixes, queries.steps
+    errors = queries.errors[IN_WHOLES if len(queries.vectors) <= FEW else IN_BFLOAT16]  # as the tiles were opened
     prefix_norms, prefix_errors, detail_norms = queries.prefix_norms, queries.prefix_errors, queries.detail_norms
+    slack_ = queries.slack
     plane, left, products = room.plane, room.left, room.products
     lengths, rows, centre_products = room.lengths, room.rows, room.centre_products
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
@@ -512,34 +542,37 @@ def _find_near(
             prefetch(residuals, first + open_places[number + AHEAD])
         length, scale, rounding, prefix_length = bounds[4, tile], bounds[6, tile], bounds[7, tile], bounds[8, tile]
         few = lengths[place] <= FEW
+        kind = IN_WHOLES if few else IN_BFLOAT16
         if not few:
             _widen(residuals, tile, tile + 1, plane_values)
         for some in range(0, lengths[place], ROWS):
             here = min(ROWS, lengths[place] - some)
             for line in range(here):
                 if few:
-                    multiply_row(prefixes, rows[place, some + line], residuals, tile, products, line)
+                    multiply_row(whole_prefixes, rows[place, some + line], residuals, tile, products, line)
                 else:
                     copy_row(left, line, prefixes, rows[place, some + line])
             if not few:
-                multiply(left, 0, plane, 0, products, TILE_KEYS, in_hardware)
+                multiply(left, 0, plane, 0, products, TILE_KEYS, way)
             for line in range(here):
                 row, product = rows[place, some + line], centre_products[place, some + line]
                 reach = errors[row] * length + prefix_norms[row] * rounding
-                reach += prefix_errors[row] * prefix_length + slack_
-                if sum_above(scale, products, line, detail_norms[row], remainders, tile, limit - product - reach):
+                reach += prefix_errors[kind, row] * prefix_length + slack_
+                factor = scale * steps[row] if few else scale
+                if sum_above(factor, products, line, detail_norms[row], remainders, tile, limit - product - reach):
                     near_tiles[found], near_rows[found], reaches[found] = tile, row, reach
                     for lane in range(products.shape[1]):
-                        estimates[found, lane] = product + scale * products[line, lane]
+                        estimates[found, lane] = product + factor * products[line, lane]
                     found += 1
     return found
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
-def _refine(found: Integer, queries: Queries, tiles: Tiles, room: Room, in_hardware: bool) -> None:
+def _refine(found: Integer, queries: Queries, tiles: Tiles, room: Room, way: int) -> None:
     """Add to the estimates what is behind the prefix, and to how far they reach."""
     details, bounds = tiles.details, tiles.bounds
-    query_details, detail_norms, detail_errors = queries.details, queries.detail_norms, queries.detail_errors
+    query_details, whole_details, steps = queries.details, queries.whole_details, queries.steps
+    detail_norms, detail_errors = queries.detail_norms, queries.detail_errors
     plane, left, products = room.detail_plane, room.detail_left, room.products
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
     plane_values = plane.reshape((1, plane.size)).view(np.uint16)
@@ -551,23 +584,25 @@ def _refine(found: Integer, queries: Queries, tiles: Tiles, room: Room, in_hardw
             here += 1
         scale, rounding, length = bounds[9, tile], bounds[10, tile], bounds[11, tile]
         few = here <= FEW and tile != widened_tile
+        kind = IN_WHOLES if few else IN_BFLOAT16
         for line in range(here):
             if few:
-                multiply_row(query_details, near_rows[some + line], details, tile, products, line)
+                multiply_row(whole_details, near_rows[some + line], details, tile, products, line)
             else:
                 copy_row(left, line, query_details, near_rows[some + line])
         if not few:
             if tile != widened_tile:
                 _widen(details, tile, tile + 1, plane_values)
                 widened_tile = tile
-            multiply(left, 0, plane, 0, products, TILE_KEYS, in_hardware)
+            multiply(left, 0, plane, 0, products, TILE_KEYS, way)
         if some + here < found:
             prefetch(details, near_tiles[some + here])
         for line in range(here):
             row = near_rows[some + line]
-            reaches[some + line] += detail_norms[row] * rounding + detail_errors[row] * length
+            reaches[some + line] += detail_norms[row] * rounding + detail_errors[kind, row] * length
+            factor = scale * steps[row] if few else scale
             for lane in range(products.shape[1]):
-                estimates[some + line, lane] += scale * products[line, lane]
+                estimates[some + line, lane] += factor * products[line, lane]
         some += here
 
 

@@ -39,9 +39,9 @@ from ffnsearch_indexer.index.base import (
     parts_of,
     score_error,
 )
-from ffnsearch_indexer.index.machine import COLUMNS, IN_HARDWARE, aligned, aligned_zeros
+from ffnsearch_indexer.index.machine import COLUMNS, WAYS, aligned, aligned_zeros
 from ffnsearch_indexer.index.sums import SumAccumulator
-from ffnsearch_indexer.index.tile_search import Queries, candidates, rounded, sum_tiles
+from ffnsearch_indexer.index.tile_search import WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
 from ffnsearch_indexer.index.tiles import GROUP_TILES, NORM_MAX, TILE_KEYS, Tiles, padded, slack, tiles_of
 
 QUERIES_MAX = 512
@@ -78,7 +78,7 @@ class TiledIndex(Index):
         made = tiles_of(keys, counts) if tiles is None else tiles
         assert len(made.order) == len(keys), "the tiles are those of the keys"
         self.tiles = Tiles(*(_fixed(array) for array in made))
-        self._in_hardware = IN_HARDWARE
+        self._way = WAYS[-1]
         self._pools: dict[int, ThreadPoolExecutor] = {}
         self._bits = _fixed(self.keys.view(np.uint16))
 
@@ -124,9 +124,7 @@ class TiledIndex(Index):
             prepared = self._prepared(queries[rows])
             step = _whole_groups(self.candidates_max // (len(prepared.vectors) * TILE_KEYS))
             for tiles in parts_of(self._tiles, step):
-                row, key = candidates(
-                    tiles.start, tiles.stop, prepared, self.tiles, _comparable(limits), self._in_hardware
-                )
+                row, key = candidates(tiles.start, tiles.stop, prepared, self.tiles, _comparable(limits), self._way)
                 inside = np.flatnonzero((key >= searched.start) & (key < searched.stop))
                 row, key = row[inside] + rows.start, key[inside]
                 scores = exact_scores(queries, self.keys, row, key)
@@ -158,7 +156,7 @@ class TiledIndex(Index):
                     result.order,
                     freq,
                     neighbors,
-                    self._in_hardware,
+                    self._way,
                 )
                 checkpoint()
 
@@ -176,7 +174,7 @@ class TiledIndex(Index):
         vectors = np.zeros((B, width), np.float32)
         vectors[:, :D] = queries
         panels = aligned_zeros((-(-B // COLUMNS), width // 2, COLUMNS, 2), np.uint16)
-        measured = rounded(vectors, self._basis, panels, D * 2.0**-24 * NORM_MAX)
+        measured = rounded(vectors, self._basis, panels, max(D, WHOLE_ROUNDINGS) * 2.0**-24 * NORM_MAX)
         return Queries(vectors, panels.view(np.uint32)[..., 0], *measured, self._slack, score_error(D))
 
     def _pool(self, threads: int) -> ThreadPoolExecutor:
