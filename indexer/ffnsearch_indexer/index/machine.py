@@ -40,7 +40,7 @@ _FLOATS, _INTS = (ir.VectorType(kind, _VALUES) for kind in (ir.FloatType(), _INT
 _SHORTS, _BYTES = (ir.VectorType(kind, 2 * _VALUES) for kind in (_SHORT, _BYTE))
 
 
-class _BFloat16(ir.Type):
+class _BFloat16(ir.Type):  # type: ignore[misc]
     """A type of LLVM's that llvmlite has no name for."""
 
     def _to_string(self) -> str:
@@ -445,8 +445,10 @@ float32, and all in C order. Sums are exact where they fit in 32 bits, and then 
 """
 
 dot = cast("Callable[..., np.float32]", intrinsic(_dot))
-"""The product of left[row] and right[right_row]: left, row, right, right_row. [M, K] int16 and [n, K] int8, K a multiple
-of 32. Sums are as in `multiply_row`."""
+"""The product of left[row] and right[right_row]: left, row, right, right_row.
+
+left: [M, K] int16, right: [n, K] int8, in C order, K a multiple of 32. Sums are as in `multiply_row`.
+"""
 
 begin = cast("Callable[[Any, Any], None]", intrinsic(_begin))
 """Make this thread ready for `multiply`, until `end`: MATRICES, way. Nothing else may use AMX between them."""

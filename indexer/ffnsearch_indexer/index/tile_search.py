@@ -57,6 +57,7 @@ WHOLE_ROUNDINGS = 4
 """How often a product of them is rounded in float32: as a sum that was exact, and when it is scaled."""
 
 IN_BFLOAT16, IN_WHOLES = 0, 1
+"""The rows of a query's errors."""
 
 PAIRS = 1 << 10
 """Pairs whose keys are fetched ahead."""
@@ -106,7 +107,7 @@ class Queries(NamedTuple):
 class Room(NamedTuple):
     """Where compiled code puts what it finds in T tiles for B queries, and what it multiplies: `multiply` says how.
 
-    centres: [T, E]. plane: [1, 16, 32], detail_plane: [1, (E - 32)/2, 32], of one tile. left: [16, 32], detail_left:
+    centres: [T, E], or none for few queries. plane: [1, 16, 32], detail_plane: [1, (E - 32)/2, 32], of one tile. left: [16, 32], detail_left:
     [16, E - 32], of some queries. products: [16, 32]. lengths: [T], how many queries each tile is left open for; rows
     and centre_products: [T, B], which these are, and their products with the centre. near_tiles, near_rows, reaches:
     [T B], estimates: [T B, 32], of queries and tiles in which a key is near.
@@ -129,9 +130,9 @@ class Room(NamedTuple):
 
 @numba.njit(nogil=True, cache=True)
 def _room(tiles: Integer, queries: Integer, width: Integer) -> Room:
-    detail = width - PREFIX
+    detail, wide = width - PREFIX, tiles if queries > FEW else 0
     return Room(
-        _aligned(tiles * width * 2).view(np.uint16).reshape((tiles, width)),
+        _aligned(wide * width * 2).view(np.uint16).reshape((wide, width)),
         _aligned(PREFIX * TILE_KEYS * 2).view(np.uint32).reshape((1, PREFIX // 2, TILE_KEYS)),
         _aligned(detail * TILE_KEYS * 2).view(np.uint32).reshape((1, detail // 2, TILE_KEYS)),
         _aligned(ROWS * PREFIX * 2).view(np.uint16).reshape((ROWS, PREFIX)),
