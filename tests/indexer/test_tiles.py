@@ -25,7 +25,6 @@ from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.machine import MATRICES
 from ffnsearch_indexer.index.tile_search import (
-    FEW,
     IN_BFLOAT16,
     IN_WHOLES,
     PAIRS,
@@ -52,6 +51,7 @@ KINDS = [
     *("random", "clusters", "duplicates", "steps", "opposites", "axes", "one is far", "zeros"),
     *("some are zero", "subnormal", "almost orthogonal"),
 ]
+FEW = 2
 FAR = ["same", "opposite", "zero", "orthogonal", "one step off", "random"]
 UNIT_ROUNDING = 2.0**-24
 HEADERS_BYTES = 128 * len(Tiles._fields)
@@ -72,8 +72,9 @@ class InSmallSteps(TiledIndex):
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let matrices be multiplied in one way."""
+    """Let matrices be multiplied in one way, and of two queries whole numbers."""
     monkeypatch.setattr(tiled, "WAYS", (request.param,))
+    monkeypatch.setattr(tiled, "FEW", (FEW,) * 3)
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ def every_estimate(index: TiledIndex, queries: Queries) -> tuple[np.ndarray, ...
     """What compiled code finds of all pairs: tiles, rows, then estimates and reaches, without details and with them."""
     made, way, limits = index.tiles, index._way, np.float32([-2])
     tiles_here = 0, len(made.offsets) - 1
-    room = tile_search._room(len(made.centres), len(queries.vectors), queries.panels.shape[1] * 2)
+    room = tile_search._room(len(made.centres), len(queries.vectors), queries.panels.shape[1] * 2, queries.few)
     begin(way)
     tile_search._open_tiles(*tiles_here, queries, made, limits, False, *NOTHING, room, way)
     found = tile_search._find_near(*tiles_here, queries, made, limits[0], room, way)
@@ -289,7 +290,7 @@ def every_decision(index: TiledIndex, queries: Queries, limits: np.ndarray) -> n
     B, n = len(queries.vectors), len(index.tiles.offsets) - 1
     counted = {"offsets": np.arange(n + 1), "tokens": np.arange(n, dtype=np.uint16), "counts": np.ones(n, np.int64)}
     made = Tiles(*(tiled._fixed(array) for array in index.tiles._replace(**counted)))
-    room = tile_search._room(len(made.centres), B, queries.panels.shape[1] * 2)
+    room = tile_search._room(len(made.centres), B, queries.panels.shape[1] * 2, queries.few)
     decisions = np.zeros((len(limits), B, n), np.int64)
     begin(index._way)
     for limit, decided in zip(limits, decisions, strict=True):
@@ -615,15 +616,17 @@ def test_results_do_not_depend_on_the_tiles(kind: str, way: None, monkeypatch: p
 
 
 @in_every_way
+@pytest.mark.parametrize("few", [0, FEW, 8, 16])
 @pytest.mark.parametrize("index", [TiledIndex, InSmallSteps])
-def test_batches_of_any_size(index: type[TiledIndex], way: None) -> None:
-    """Around 16 and 32, the columns of a product, and 512, the queries of a step."""
+def test_batches_of_any_size(index: type[TiledIndex], few: int, way: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around 8, of how many whole numbers are multiplied, 16 and 32, a product's columns, and 512, a step's queries."""
+    monkeypatch.setattr(tiled, "FEW", (few,) * 3)
     case = clustered(keys=600, d_model=40, vocabulary_size=5)
     rng = np.random.default_rng(0)
     queries = np.concatenate([case.queries, unit(rng.standard_normal((530, 40)) + case.queries[0])])
     case = case._replace(queries=queries, thresholds=[0.5, 0.1, 0.9])
     expected, searched = expected_sums(case), index(case.keys, case.counts)
-    for batch in (1, 4, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 511, 512, 513, 550):
+    for batch in (1, 4, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 511, 512, 513, 550):
         found = searched.range_sum(case.queries[:batch], case.thresholds)
         require_same(found, RangeSums(expected.freq[:batch], expected.neighbors[:batch]))
         listed = searched.range_search(case.queries[:batch], 0.5)

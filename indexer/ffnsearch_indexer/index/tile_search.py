@@ -44,8 +44,8 @@ STEP_PAIRS = 1 << 15
 AHEAD = 4
 """How many tiles before they are looked at their keys' prefixes are fetched."""
 
-FEW = 2
-"""Queries for which widening a tile's centre, or its keys, would take longer than what it saves."""
+FEW = (16, 8, 2)
+"""Queries for which widening a tile's centre, or its keys, takes longer than it saves, by the way to `multiply`."""
 
 WHOLE_MAX = 2**15 - 1
 """The largest of the whole numbers that queries are rounded to."""
@@ -83,7 +83,8 @@ class Queries(NamedTuple):
 
     vectors: [B, E], as they came, with zeros behind. squares: [B'], |q|^2. errors: how far a product with a centre of
     length 1 is off at most. prefix_norms, detail_norms: [B'], of the rotated ones; prefix_errors, detail_errors: of
-    what rounding took from them. slack: of every bound. score_error: of a float32 score.
+    what rounding took from them. slack: of every bound. score_error: of a float32 score. few: of how many queries
+    whole numbers are multiplied, at most ROWS.
     """
 
     vectors: Float32
@@ -102,15 +103,16 @@ class Queries(NamedTuple):
     detail_errors: Float32
     slack: np.float32
     score_error: float
+    few: int
 
 
 class Room(NamedTuple):
     """Where compiled code puts what it finds in T tiles for B queries, and what it multiplies: `multiply` says how.
 
-    centres: [T, E], or none for few queries. plane: [1, 16, 32], detail_plane: [1, (E - 32)/2, 32], of one tile. left: [16, 32], detail_left:
-    [16, E - 32], of some queries. products: [16, 32]. lengths: [T], how many queries each tile is left open for; rows
-    and centre_products: [T, B], which these are, and their products with the centre. near_tiles, near_rows, reaches:
-    [T B], estimates: [T B, 32], of queries and tiles in which a key is near.
+    centres: [T, E], or none for few queries. plane: [1, 16, 32], detail_plane: [1, (E - 32)/2, 32], of one tile. left:
+    [16, 32], detail_left: [16, E - 32], of some queries. products: [16, 32]. lengths: [T], how many queries each tile
+    is left open for; rows and centre_products: [T, B], which these are, and their products with the centre. near_tiles,
+    near_rows, reaches: [T B], estimates: [T B, 32], of queries and tiles in which a key is near.
     """
 
     centres: Uint16
@@ -129,8 +131,8 @@ class Room(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True)
-def _room(tiles: Integer, queries: Integer, width: Integer) -> Room:
-    detail, wide = width - PREFIX, tiles if queries > FEW else 0
+def _room(tiles: Integer, queries: Integer, width: Integer, few: Integer) -> Room:
+    detail, wide = width - PREFIX, tiles if queries > few else 0
     return Room(
         _aligned(wide * width * 2).view(np.uint16).reshape((wide, width)),
         _aligned(PREFIX * TILE_KEYS * 2).view(np.uint32).reshape((1, PREFIX // 2, TILE_KEYS)),
@@ -241,7 +243,7 @@ def sum_tiles(
     key_offsets, key_tokens, key_counts = tiles.key_offsets, tiles.key_tokens, tiles.key_counts
     vectors, error = queries.vectors, queries.score_error
     step = _step_tiles(len(vectors))
-    room = _room(step, len(vectors), queries.panels.shape[1] * 2)
+    room = _room(step, len(vectors), queries.panels.shape[1] * 2, queries.few)
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
     sure = np.empty(len(limits) + 1, np.uint32)
     pair_rows, pair_places = np.empty(PAIRS, np.int32), np.empty(PAIRS, np.int64)
@@ -303,7 +305,7 @@ def candidates(
     members = tiles.order
     no_freq, nothing, order = np.empty((0, 0, 0), np.int64), np.empty((0, 0), np.int64), np.zeros(1, np.int64)
     step = _step_tiles(len(queries.vectors))
-    room = _room(step, len(queries.vectors), queries.panels.shape[1] * 2)
+    room = _room(step, len(queries.vectors), queries.panels.shape[1] * 2, queries.few)
     rows_found, keys_found = np.empty(0, np.int64), np.empty(0, np.int64)
     count = 0
     machine.begin(MATRICES, way)
@@ -365,7 +367,7 @@ def _open_tiles(
     A query that is decided is added to freq and neighbors; without `accepts` only what exceeds no threshold is decided.
     """
     room.lengths[: last - first] = 0
-    if len(queries.vectors) <= FEW:
+    if len(queries.vectors) <= queries.few:
         for row in range(len(queries.vectors)):
             _open_for_one(first, last, queries, row, tiles, limits, accepts, order, freq, neighbors, room)
     else:
@@ -527,7 +529,9 @@ def _find_near(
     """Set `near_tiles`, `near_rows`, `reaches` and `estimates`, from prefixes: where a score may be above a limit."""
     residuals, remainders, bounds = tiles.residuals, tiles.remainders, tiles.bounds
     prefixes, whole_prefixes, steps = queries.prefixes, queries.whole_prefixes, queries.steps
-    errors = queries.errors[IN_WHOLES if len(queries.vectors) <= FEW else IN_BFLOAT16]  # as the tiles were opened
+    errors = queries.errors[
+        IN_WHOLES if len(queries.vectors) <= queries.few else IN_BFLOAT16
+    ]  # as the tiles were opened
     prefix_norms, prefix_errors, detail_norms = queries.prefix_norms, queries.prefix_errors, queries.detail_norms
     slack_ = queries.slack
     plane, left, products = room.plane, room.left, room.products
@@ -542,7 +546,7 @@ def _find_near(
         if number + AHEAD < len(open_places):
             prefetch(residuals, first + open_places[number + AHEAD])
         length, scale, rounding, prefix_length = bounds[4, tile], bounds[6, tile], bounds[7, tile], bounds[8, tile]
-        few = lengths[place] <= FEW
+        few = lengths[place] <= queries.few
         kind = IN_WHOLES if few else IN_BFLOAT16
         if not few:
             _widen(residuals, tile, tile + 1, plane_values)
@@ -584,7 +588,7 @@ def _refine(found: Integer, queries: Queries, tiles: Tiles, room: Room, way: int
         while here < ROWS and some + here < found and near_tiles[some + here] == tile:
             here += 1
         scale, rounding, length = bounds[9, tile], bounds[10, tile], bounds[11, tile]
-        few = here <= FEW and tile != widened_tile
+        few = here <= queries.few and tile != widened_tile
         kind = IN_WHOLES if few else IN_BFLOAT16
         for line in range(here):
             if few:

@@ -41,7 +41,7 @@ from ffnsearch_indexer.index.base import (
 )
 from ffnsearch_indexer.index.machine import COLUMNS, WAYS, aligned, aligned_zeros
 from ffnsearch_indexer.index.sums import SumAccumulator
-from ffnsearch_indexer.index.tile_search import WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
+from ffnsearch_indexer.index.tile_search import FEW, WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
 from ffnsearch_indexer.index.tiles import GROUP_TILES, NORM_MAX, TILE_KEYS, Tiles, padded, slack, tiles_of
 
 QUERIES_MAX = 512
@@ -175,7 +175,7 @@ class TiledIndex(Index):
         vectors[:, :D] = queries
         panels = aligned_zeros((-(-B // COLUMNS), width // 2, COLUMNS, 2), np.uint16)
         measured = rounded(vectors, self._basis, panels, max(D, WHOLE_ROUNDINGS) * 2.0**-24 * NORM_MAX)
-        return Queries(vectors, panels.view(np.uint32)[..., 0], *measured, self._slack, score_error(D))
+        return Queries(vectors, panels.view(np.uint32)[..., 0], *measured, self._slack, score_error(D), FEW[self._way])
 
     def _pool(self, threads: int) -> ThreadPoolExecutor:
         """Threads of this index, which stay: to start them would take longer than one query."""
