@@ -138,7 +138,11 @@ def _distance(measures: dict[str, Any]) -> str:
 
 
 def _range_sum() -> str:
-    result = _load("range-sum-tinyshakespeare")
+    """A table for each of RANGE_SUMS."""
+    return "\n".join(_range_sum_on(_load(name), processor) for name, processor in RANGE_SUMS.items())
+
+
+def _range_sum_on(result: dict[str, Any], processor: str) -> str:
     backends = result["measured"][result["profile"]][result["queries"]]["backends"]
     batches = list(backends["tiles"])
     rows = [
@@ -148,9 +152,16 @@ def _range_sum() -> str:
     rows.append(("`tiles` to the best of faiss", *(f"{result['ratio_to_best_faiss'][batch]:.1f}" for batch in batches)))
     return (
         _table(("queries a second", *(f"batch {int(batch):,}" for batch in batches)), rows)
-        + f"\n{result['answers_checked']:,} answers compared, {result['differing_integers']:,} integers differ; on "
-        f"{result['threads']} threads of the machine above.\n"
+        + f"\nOn {result['threads']} threads of {processor}: {result['answers_checked']:,} answers compared, "
+        f"{result['differing_integers']:,} integers differ.\n"
     )
+
+
+RANGE_SUMS = {
+    "range-sum-tinyshakespeare": "the machine above, which has AMX, one version earlier",
+    "range-sum-tinyshakespeare-epyc": "an AMD EPYC (Zen 4), which has AVX512_BF16 and no AMX",
+}
+"""The races, and on what they were run."""
 
 
 def _end_to_end() -> str:

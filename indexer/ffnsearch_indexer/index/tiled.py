@@ -9,8 +9,8 @@ Shapes: B queries, n tiles of 32 keys, D d_model, E = D rounded up to a multiple
 4. Only pairs that a threshold still lies between read the key itself: a float32 score, and where that is too close, the
    exact one.
 
-The products of the first three are bfloat16, in instructions made for them where the processor has some (`machine`).
-What the bounds are and why they hold is told in `tiles`.
+The products of the first three are of bfloat16 numbers, in instructions made for them where the processor has some
+(`machine`); where a tile has few queries, of whole numbers. What the bounds are and why they hold is told in `tiles`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -13,8 +13,8 @@ one key         q.x = q.c + q1.d1 + q2.d2. |d2| is in `remainders`: by Cauchy-Sc
 more closely    q.c + q1.d1 + q2.d2 is off by at most |q1| `prefix rounding` + |q2| `detail rounding`
 
 c is what was rounded, so q.c is not off. A rounding is how far d1 or d2 is at most from what is kept; and as q is
-rounded to bfloat16, by a vector that is known, its products are off by that vector's length times `|c|`, `prefix
-length` and `detail length`. All hold for any vectors; where a centre is too short to divide by, it is 0, and `spread`
+rounded, to bfloat16 or to whole numbers, by a vector that is known, its products are off by that vector's length times
+`|c|`, `prefix length` and `detail length`. All hold for any vectors; where a centre is too short to divide by, it is 0, and `spread`
 is the longest key. What float32 arithmetic adds is covered: norms are taken MARGIN longer than computed, and the rest
 is in `slack`.
 """
@@ -136,8 +136,9 @@ def slack(basis: Float32) -> float:
     - The basis W is not quite orthogonal: |q.x - (qW).(xW)| is at most the norm of W W^T - 1, which is computed here.
     - xW is computed in float64, and qW from float32 sums of ROTATED_TOGETHER products: each element is off by as many u
       times |q| and the length of a column, and these have the length sqrt(D) together.
-    - The sums of q1.d1 and q2.d2 are off by D u |q||d|, and |d| is at most twice as long as a key.
-    - 64 u more are for the few operations on numbers below 2 that a bound consists of.
+    - The sums of q1.d1 and q2.d2 are off by D u |q||d|, and |d| is at most twice as long as a key. Those of whole
+      numbers are exact, and rounded a few times when they are scaled.
+    - 64 u more are for these, and for the few operations on numbers below 2 that a bound consists of.
 
     What q.c is off by is in a query's `errors`.
     """
