@@ -14,9 +14,9 @@ more closely    q.c + q1.d1 + q2.d2 is off by at most |q1| `prefix rounding` + |
 
 c is what was rounded, so q.c is not off. A rounding is how far d1 or d2 is at most from what is kept; and as q is
 rounded, to bfloat16 or to whole numbers, by a vector that is known, its products are off by that vector's length times
-`|c|`, `prefix length` and `detail length`. All hold for any vectors; where a centre is too short to divide by, it is 0, and `spread`
-is the longest key. What float32 arithmetic adds is covered: norms are taken MARGIN longer than computed, and the rest
-is in `slack`.
+`|c|`, `prefix length` and `detail length`. All hold for any vectors; where a centre is too short to divide by, it is 0,
+and `spread` is the longest key. What float32 arithmetic adds is covered: norms are taken MARGIN longer than computed,
+and the rest is in `slack`.
 """
 
 from typing import Any, NamedTuple
