@@ -20,7 +20,7 @@ from ffnsearch_service.admin.administration import Administration, opener_of_bui
 from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.admin.servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.answering.opened import OpenSnapshot, software_version
+from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.state import Configured
@@ -34,6 +34,7 @@ from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import TlsFiles
 from ffnsearch_service.server import Server, serve
 from ffnsearch_service.servicer import SERVICE
+from ffnsearch_service.version import software_version
 
 STATE_FILE, BUILDS_FOLDER = "catalog.json", "builds"
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 
 from serving import WAIT_S
 
@@ -294,6 +295,12 @@ def test_help_lists_the_subcommands(run):
     code, out, _ = run("--help")
     assert code == 0
     assert {"train", "build", "verify", "info", "serve", "predict", "neighbors", "demo"} <= set(out.split())
+
+
+def test_the_version_is_told(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out == f"ffnsearch {metadata.version('ffnsearch')}\n"
 
 
 def test_help_shows_examples(run):

@@ -4,7 +4,6 @@ Each kind of call is a generator: it checks its request, yields the work that th
 what that work gave, and returns the response. Who drives it decides on which threads the two halves run.
 """
 
-import importlib.metadata
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -30,6 +29,7 @@ from ffnsearch_service.answering.replies import class_message, info_message, nei
 from ffnsearch_service.answering.requests import BlockSearch, ClassesJob, NeighborsJob, RequestReader
 from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import kind_number
+from ffnsearch_service.version import software_version
 
 HEAVY_PROMPTS = 32
 """Prompts from which on writing a response takes a millisecond or more: too long for an event loop."""
@@ -320,11 +320,3 @@ class _Usual(NamedTuple):
     response: pb.PredictResponse
     result: pb.PromptResult
     prompts_max: int
-
-
-def software_version() -> str:
-    """Version of the installed distribution, or `unknown` where it runs from a bare checkout."""
-    try:
-        return importlib.metadata.version("ffnsearch")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -16,6 +16,7 @@ from ffnsearch_service.cli.bench import bench
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
 from ffnsearch_service.cli.tokens import register_tokens
 from ffnsearch_service.errors import SettingsError
+from ffnsearch_service.version import software_version
 
 if TYPE_CHECKING:
     from ffnsearch_service.answering.engine import Engine
@@ -41,8 +42,8 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         no_args_is_help=True,
-        help="Search the FFN outputs of a transformer, and predict its next token from what is found.",
     )
+    app.callback()(common)
     register(app)
     add_command(app, info, "shakespeare.ffn", "127.0.0.1:50051 --json")
     add_command(
@@ -84,6 +85,20 @@ def make_app() -> typer.Typer:
     register_tokens(app)
     app.add_typer(make_admin_app(), name="admin")
     return app
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"ffnsearch {software_version()}")
+        raise typer.Exit
+
+
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and end.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Search the FFN outputs of a transformer, and predict its next token from what is found."""
 
 
 def serve(
