@@ -9,6 +9,7 @@ snapshot/     becomes OUT when it is whole
 """
 
 import platform
+import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -49,6 +50,9 @@ Split = Literal["all", "train"]
 SHARDS_FOLDER, SNAPSHOT_FOLDER = "shards", "snapshot"
 SECONDS_OF_TILES = 16e-6
 """Measured: what a core takes to put one key of 384 dimensions into a tile."""
+LATER_BYTES = 300 << 20
+"""What libraries and compiled code take beside a build's arrays once they are used."""
+
 LIBRARIES = ("ffnsearch", "torch", "numpy", "numba", "lmdb")
 
 
@@ -249,7 +253,8 @@ def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
         seconds=left * _seconds_of_model(source, prefixes)
         + key_bytes / 0.4e9
         + config.blocks * N * SECONDS_OF_TILES / torch.get_num_threads(),
-        memory_bytes=(500 << 20)
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of libraries above all, and so far
+        + LATER_BYTES
         + max(
             activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
             2 * N * config.d_model,
