@@ -67,7 +67,7 @@ def test_tiles_are_skipped_and_added_whole() -> None:
 
 def _lists(index: FusedIndex, case: Case) -> tuple[fused.Lists, torch.Tensor]:
     vectors, _ = index._prepared(torch.from_numpy(case.queries))
-    sums = torch.zeros((len(case.queries), len(case.thresholds), index._columns), dtype=torch.int64, device=DEVICE)
+    shape, limits = (len(case.queries), len(case.thresholds), index._columns), index._limits(np.array(case.thresholds))
     opened: list[torch.Tensor] = []
     bound = index._bound
 
@@ -76,7 +76,7 @@ def _lists(index: FusedIndex, case: Case) -> tuple[fused.Lists, torch.Tensor]:
         opened.append(others[3])
 
     index._bound = watching
-    lists = index._list(vectors, len(case.queries), np.array(case.thresholds), range(len(case.keys)), sums)
+    lists = index._list(vectors, shape, limits, range(len(case.keys)))
     del index._bound
     return lists, opened[0]
 
@@ -87,6 +87,27 @@ def _pairs_listed(index: FusedIndex, case: Case) -> int:
 
 def _tiles_opened(index: FusedIndex, case: Case) -> int:
     return int(_lists(index, case)[1].sum())
+
+
+def test_a_search_waits_once_and_uploads_thresholds_where_they_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, calls = small_case(), []
+    index = FusedInSmallTiles(case.keys, case.counts, tiles_of(case.keys, case.counts), device=DEVICE)
+    index.range_sum(case.queries[:1], case.thresholds)  # which puts the block on the device
+    for module, name in ((torch.Tensor, "cpu"), (fused, "on_device")):
+        method = getattr(module, name)
+        watched = lambda *arguments, name=name, method=method: (calls.append(name), method(*arguments))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, watched)
+    queries = torch.from_numpy(case.queries[:1]).to(DEVICE)
+    for thresholds, expected in (
+        (case.thresholds, ["cpu"]),
+        ([0.85, 0.2], ["on_device", "on_device", "cpu"]),
+        ([0.85, 0.2], ["cpu"]),
+        ([0.85], ["on_device", "on_device", "cpu"]),
+    ):
+        calls.clear()
+        index.range_sum(queries, thresholds)
+        assert calls == expected
+    assert sums_are_right(index, case)
 
 
 def test_lists_that_are_too_short_are_made_longer() -> None:
@@ -241,6 +262,8 @@ def compile_for_hopper(name, tiling, options):
     numbers = {name: (place,) for place, name in enumerate(kernel.arg_names)}
     constants = {name: value for name, value in (known | of_tiling).items() if name in numbers}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in numbers}
+    specialized = [each.name for each in kernel.params if signature[each.name] == "i32" and not each.do_not_specialize]
+    assert not specialized, f"{kernel} is compiled again for other values of {specialized}"
     aligned = {numbers[name]: [["tt.divisibility", 16]] for name in numbers if signature[name][0] == "*"}
     source = ASTSource(kernel, signature, {numbers[name]: value for name, value in constants.items()}, aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)

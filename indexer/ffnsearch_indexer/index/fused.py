@@ -12,6 +12,7 @@ A list that was too short is counted to its end all the same: then all of that p
 or in halves. Everything is integers, so any split of the work adds up to the same.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import ModuleType
@@ -96,14 +97,33 @@ class _ListTooShortError(Exception):
     """A program found more pairs than its list holds: so many."""
 
 
+class Limits(NamedTuple):
+    """Thresholds on the device. exact: [S] float64. rounded: [3, S] float32, `limits_around` and the plain ones."""
+
+    exact: Tensor
+    rounded: Tensor
+
+
 class Lists(NamedTuple):
-    """What `scan_tiles` listed. places, marks: [P, room] int32. found: [P] int32. splits: programs of a query tile."""
+    """What `scan_tiles` listed, and what will be copied back.
+
+    places, marks: [P, room] int32. found: [P] int32. sums: [b, S, V + 1] int64, of whole tiles; of none where neighbors
+    are listed. zeros: int64, sums and found in one. splits: programs of a query tile.
+    """
 
     places: Tensor
     marks: Tensor
     found: Tensor
+    sums: Tensor
+    zeros: Tensor
     splits: int
     tiling: Tiling
+
+    def fetch(self) -> tuple[Int64, int]:
+        """The sums, and how many pairs the program found that found most; waits for the device, once."""
+        here = self.zeros.cpu().numpy()
+        sums, counters = np.split(here, [self.sums.numel()])
+        return sums.reshape(self.sums.shape), int(counters.view(np.int32)[: len(self.found)].max())
 
 
 class FusedIndex(OnDeviceIndex):
@@ -142,6 +162,7 @@ class FusedIndex(OnDeviceIndex):
         self.skips = skips and tiles is not None
         self._order = None if tiles is None else tiles.order
         self._room = self.settings.room
+        self._last_limits: tuple[Float64, Limits] | None = None
 
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
         """Sum so many queries with so many keys at a time as there is room for."""
@@ -220,13 +241,13 @@ class FusedIndex(OnDeviceIndex):
     def _summed(self, queries: Tensor, thresholds: Float64, ids: range) -> Int64:
         """The sums [b, S, V + 1] of queries at the highest threshold that each pair with an id exceeds."""
         vectors, order = self._prepared(queries)
-        S = len(thresholds)
-        sums = torch.zeros((len(queries), S, self._columns), dtype=torch.int64, device=self.device)
-        lists = self._list(vectors, len(queries), thresholds, ids, sums)
+        limits = self._limits(thresholds)
+        lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
         layout, tiling = self._layout, lists.tiling
         self._kernels.add_pairs[len(lists.found), self.settings.sharers](
-            *(vectors, layout.keys, lists.places, lists.marks, lists.found, on_device(thresholds, self.device)),
-            *(layout.offsets, layout.tokens, layout.counts, sums, lists.places.shape[1], lists.splits, S),
+            *(vectors, layout.keys, lists.places, lists.marks, lists.found, limits.exact),
+            *(layout.offsets, layout.tokens, layout.counts, lists.sums),
+            *(lists.places.shape[1], lists.splits, len(thresholds)),
             **{"D": vectors.shape[1], "Y": self._columns, "TILE_QUERIES": tiling.queries},
             **{
                 "PAIRS": self.settings.pairs * ENTRIES // self._entries,
@@ -235,16 +256,18 @@ class FusedIndex(OnDeviceIndex):
                 "num_warps": 4,
             },
         )
-        self._require_room(lists)
-        found = np.empty(sums.shape, np.int64)
-        found[order] = sums.cpu().numpy()
+        sums, most = lists.fetch()
+        self._require_room(most, lists)
+        found = np.empty_like(sums)
+        found[order] = sums
         return found
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""
         vectors, order = self._prepared(queries)
-        lists = self._list(vectors, len(queries), thresholds, ids, None)
-        self._require_room(lists)
+        lists = self._list(vectors, (len(queries), 0, 0), self._limits(thresholds), ids)
+        _, most = lists.fetch()
+        self._require_room(most, lists)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
         self._kernels.score_pairs[len(lists.found), self.settings.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
@@ -277,28 +300,40 @@ class FusedIndex(OnDeviceIndex):
         vectors[:B] = vectors[order]
         return vectors, order.cpu().numpy()
 
-    def _list(self, vectors: Tensor, B: int, thresholds: Float64, ids: range, sums: Tensor | None) -> Lists:
-        """List the pairs of queries and ids that may be above the lowest threshold; whole tiles are added to sums."""
-        layout, tiling, settings = self._layout, self._tiling(B), self.settings
+    def _limits(self, thresholds: Float64) -> Limits:
+        """Thresholds on the device: those of the last search are there."""
+        if self._last_limits is None or not np.array_equal(self._last_limits[0], thresholds):
+            clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond; the slack covers what is rounded
+            rounded = np.vstack([limits_around(thresholds, self._error), clipped])
+            limits = Limits(*(on_device(array, self.device) for array in (thresholds, rounded)))
+            self._last_limits = thresholds.copy(), limits
+        return self._last_limits[1]
+
+    def _list(self, vectors: Tensor, shape: tuple[int, int, int], limits: Limits, ids: range) -> Lists:
+        """List the pairs of queries and ids that may be above the lowest threshold.
+
+        shape: of the sums, to which whole tiles are added; of none where these are to be listed too.
+        """
+        layout, tiling, settings, B = self._layout, self._tiling(shape[0]), self.settings, shape[0]
         query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // settings.keys)
         splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
-        programs, levels = query_tiles * splits, len(thresholds)
+        programs, size = query_tiles * splits, math.prod(shape)
+        zeros = torch.zeros(size + -(-(query_tiles + programs) // 2), dtype=torch.int64, device=self.device)
+        sums, counters = zeros[:size].view(shape), zeros[size:].view(torch.int32)
+        found, open_lengths = counters[:programs], counters[programs : programs + query_tiles]
         open_tiles = self._integers(query_tiles, tiles if self.skips else 1)
-        open_lengths, found = self._integers(query_tiles + programs).zero_().split((query_tiles, programs))
         places, marks = self._integers(2, programs, self._room)
-        clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond, and the slack covers what is rounded
-        limits = on_device(np.vstack([limits_around(thresholds, self._error), clipped]), self.device)
         if self.skips:
-            whole = sums if len(ids) == len(self.keys) else None
-            self._bound(vectors, B, limits[2], open_tiles, open_lengths, whole)
+            whole = sums if size and len(ids) == len(self.keys) else None
+            self._bound(vectors, B, limits.rounded[2], open_tiles, open_lengths, whole)
         self._kernels.scan_tiles[query_tiles, splits](
-            *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits, places, marks, found),
-            *(self._room, ids.start, ids.stop, B, tiles, levels),
+            *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits.rounded, places, marks, found),
+            *(self._room, ids.start, ids.stop, B, tiles, len(limits.exact)),
             **{"D": vectors.shape[1], "SKIPS": self.skips, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
             **{"DEPTH": tiling.depth, "RESIDENT": tiling.resident, "num_warps": tiling.warps},
             num_stages=tiling.stages,
         )
-        return Lists(places, marks, found, splits, tiling)
+        return Lists(places, marks, found, sums, zeros, splits, tiling)
 
     def _bound(
         self,
@@ -325,8 +360,7 @@ class FusedIndex(OnDeviceIndex):
     def _integers(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=self.device)
 
-    def _require_room(self, lists: Lists) -> None:
-        most = int(lists.found.cpu().numpy().max())
+    def _require_room(self, most: int, lists: Lists) -> None:
         if most > lists.places.shape[1]:
             raise _ListTooShortError(most)
 

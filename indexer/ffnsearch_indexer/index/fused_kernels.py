@@ -10,8 +10,16 @@ Results are integers alone, added with atomics: any order gives the same. `fused
 import triton
 import triton.language as tl
 
+_COUNTS = ("B", "C", "tiles", "levels", "room", "first_id", "last_id", "splits")
+"""Numbers of a call. Triton would compile a kernel again where one is 1, or a multiple of 16."""
 
-@triton.jit
+_PARTS = ("limits", "found", "open_lengths", "sums")
+"""Parts of larger tensors. It would compile again where one begins at a multiple of 16 bytes."""
+
+_kernel = triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=_PARTS)
+
+
+@_kernel
 def bound_tiles(
     queries,  # [B', D'] float16
     centres,  # [C', D'] float16: one for every GROUP keys
@@ -94,7 +102,7 @@ def bound_tiles(
     tl.store(open_tiles + target, numbers, is_open)
 
 
-@triton.jit
+@_kernel
 def scan_tiles(
     queries,  # [B', D'] float16
     keys,  # [N', D'] float16
@@ -188,7 +196,7 @@ def _listed_pairs(places, marks, room, splits, first, last, TILE_QUERIES: tl.con
     return start + numbers, is_pair, place, program // splits * TILE_QUERIES + mark // 256, mark % 256
 
 
-@triton.jit
+@_kernel
 def add_pairs(
     queries,
     keys,
@@ -231,7 +239,7 @@ def add_pairs(
             tl.atomic_add(target[:, None] + token, tl.load(counts + entries, is_entry, 0), is_entry, sem="relaxed")
 
 
-@triton.jit
+@_kernel
 def score_pairs(
     queries,
     keys,
