@@ -15,6 +15,10 @@ from looping import WAIT_S
 from ffnsearch_service.security.tls import TlsFiles
 
 DAY = timedelta(days=1)
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Authority:
     def __init__(self, name: str = "a test's authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self._sign(self._key, self._name, [x509.BasicConstraints(ca=True, path_length=None)])
+        signs = {**dict.fromkeys(USAGES, False), "key_cert_sign": True, "crl_sign": True}
+        is_authority = [x509.BasicConstraints(ca=True, path_length=None), x509.KeyUsage(**signs)]
+        self.certificate = self._sign(self._key, self._name, is_authority)
 
     def make(self, *, for_client=False, begins=-DAY, ends=DAY) -> Pair:
         """A pair for 127.0.0.1, valid from and to so long from now."""
@@ -62,8 +68,13 @@ class Authority:
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
         )
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=False)
+        identifiers = (
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+        )
+        for extension in (*extensions, *identifiers):  # with all that Python 3.13 wants of a certificate
+            is_critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+            builder = builder.add_extension(extension, critical=is_critical)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 

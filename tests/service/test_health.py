@@ -48,6 +48,19 @@ def test_nothing_is_serving_before_it_is_ready(health):
     assert health.is_ready
 
 
+async def test_an_end_that_comes_while_a_watcher_is_being_told_is_told_next(health):
+    """The watch waits for its first message to be sent, and the status changes meanwhile."""
+    health.ready()
+    watch = health.Watch(asked(ADMIN), None)
+    assert (await anext(watch)).status == SERVING
+    end = asyncio.create_task(health.drain())
+    await asyncio.sleep(0)
+    assert (await anext(watch)).status == NOT_SERVING
+    with pytest.raises(StopAsyncIteration):
+        await anext(watch)
+    await end
+
+
 def test_predictions_need_a_snapshot_and_the_rest_does_not(health):
     health.ready()
     assert (health.status(""), health.status(PREDICTION), health.status(ADMIN)) == (SERVING, NOT_SERVING, SERVING)

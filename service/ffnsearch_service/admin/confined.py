@@ -70,8 +70,9 @@ def _require_inside(folder: Path | None, path: Path, field: str) -> None:
     """Follow every link of a path, and refuse one that ends outside the folder."""
     assert folder is not None
     try:
-        is_inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle
+        end = path.resolve()
+        is_inside = end.is_relative_to(folder.resolve()) and not any(part.is_symlink() for part in (end, *end.parents))
+    except (OSError, RuntimeError, ValueError):  # links in a circle, which Python 3.13 leaves as they are
         is_inside = False
     if not is_inside:
         raise _not_allowed(field)

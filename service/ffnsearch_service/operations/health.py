@@ -127,12 +127,13 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
         try:
             while True:
                 changed.clear()
+                is_last = self._phase is Phase.DRAINING  # before the status: it may change while one is being told
                 status = self.status(request.service)
                 now = pb.HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
                 if now != told:
                     yield pb.HealthCheckResponse(status=now)
                     told = now
-                if self._phase is Phase.DRAINING:
+                if is_last:
                     return
                 await changed.wait()
         finally:
