@@ -1,4 +1,4 @@
-# What people and CI do with a checkout, from nothing but Python 3.11 and make. `make` lists it.
+# What people and CI do with a checkout, from nothing but Python (3.11 to 3.13) and make. `make` lists it.
 
 VENV := .venv
 BIN := $(VENV)/bin
