@@ -1,6 +1,7 @@
 """What compiled code asks of the processor gives what numpy gives, and writes nowhere else."""
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -49,6 +50,15 @@ def dot_all(left: np.ndarray, rows: np.ndarray, right: np.ndarray, right_rows: n
     for number in range(len(rows)):
         products[number] = machine.dot(left, rows[number], right, right_rows[number])
     return products
+
+
+@numba.njit(nogil=True)
+def take_all(counter: np.ndarray, step: int, last: int, taken: np.ndarray) -> None:
+    while True:
+        first = machine.take(counter, step)
+        if first >= last:
+            return
+        taken[first : first + step] += 1
 
 
 @numba.njit
@@ -274,6 +284,18 @@ class Kernel:
 
     def __init__(self, answer: int) -> None:
         self.syscall = lambda *_: answer
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_threads_take_is_all_and_nothing_twice(threads: int) -> None:
+    for step, last in ((1, 0), (1, 100_000), (7, 100_000), (512, 511)):
+        counter, taken = np.zeros(1, np.int64), np.zeros(100_600, np.int64)
+        with ThreadPoolExecutor(threads) as pool:
+            for future in [pool.submit(take_all, counter, step, last, taken) for _ in range(threads)]:
+                future.result()
+        assert (taken[:last] == 1).all()
+        assert taken.sum() == -(-last // step) * step
+        assert counter[0] == taken.sum() + threads * step
 
 
 def packed(is_above: np.ndarray) -> np.ndarray:

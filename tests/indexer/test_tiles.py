@@ -800,7 +800,7 @@ def test_a_prediction_that_was_cancelled_leaves_the_number_of_threads_as_it_was(
     predictor, prompts = Predictor(datastore), [datastore.substring(0)] * 3
     torch.set_num_threads(4)
     with pytest.raises(CancelledError):
-        predictor.search(prompts, [[0.5]] * 2, checkpoint=cancelling_after(4))
+        predictor.search(prompts, [[0.5]] * 2, checkpoint=cancelling_after(2))
     assert threads_here_and_in_a_new_thread() == [4, 4]
 
 

@@ -159,6 +159,15 @@ def _prefetch(typing_context: Any, array: Any, row: Any) -> tuple[Any, _Generate
     return types.none(array, row), generate
 
 
+def _take(typing_context: Any, counter: Any, step: Any) -> tuple[Any, _Generate]:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        source = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        added = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        return builder.atomic_rmw("add", source, added, "monotonic")
+
+    return types.int64(counter, step), generate
+
+
 def _multiply(
     typing_context: Any, left: Any, first: Any, right: Any, panel: Any, out: Any, columns: Any, way: Any
 ) -> tuple[Any, _Generate]:
@@ -427,6 +436,9 @@ use_widest_vectors = cast("Callable[[], None]", intrinsic(_use_widest_vectors))
 
 prefetch = cast("Callable[[Any, Any], None]", intrinsic(_prefetch))
 """Let the processor fetch a row of an array in C order into its cache, while something else is computed."""
+
+take = cast("Callable[[Any, Any], int]", intrinsic(_take))
+"""Add a step to the first number of an int64 array, and return what it was: no two threads are given the same."""
 
 multiply = cast("Callable[..., None]", intrinsic(_multiply))
 """Write left[first : first + 16] times right[panel] to out: left, first, right, panel, out, columns, way.

@@ -30,6 +30,7 @@ from ffnsearch_indexer.index.machine import (
     multiply_row,
     prefetch,
     sum_above,
+    take,
     use_widest_vectors,
     widened,
 )
@@ -226,8 +227,9 @@ def rounded(
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")
 def sum_tiles(
-    first_tile: Integer,
+    next_tile: Int64,
     last_tile: Integer,
+    tiles_max: Integer,
     queries: Queries,
     tiles: Tiles,
     bits: Uint16,
@@ -238,18 +240,26 @@ def sum_tiles(
     neighbors: Int64,
     way: int,
 ) -> None:
-    """Add what queries [B] find in tiles to freq [B, S, V] and neighbors [B, S], each pair at its highest level."""
+    """Add what queries [B] find in tiles to freq [B, S, V] and neighbors [B, S], each pair at its highest level.
+
+    next_tile: [1], the first tile that nobody has taken; a few at a time are, until there are no more, or `tiles_max`
+    were taken here, or a few more. Threads that are given the same one share out the tiles.
+    """
     members, offsets, tokens, counts = tiles.order, tiles.offsets, tiles.tokens, tiles.counts
     key_offsets, key_tokens, key_counts = tiles.key_offsets, tiles.key_tokens, tiles.key_counts
     vectors, error = queries.vectors, queries.score_error
-    step = _step_tiles(len(vectors))
+    step = min(_step_tiles(len(vectors)), tiles_max)
     room = _room(step, len(vectors), queries.panels.shape[1] * 2, queries.few)
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
     sure = np.empty(len(limits) + 1, np.uint32)
     pair_rows, pair_places = np.empty(PAIRS, np.int32), np.empty(PAIRS, np.int64)
     machine.begin(MATRICES, way)
-    for first in range(first_tile, last_tile, step):
-        last = min(first + step, last_tile)
+    taken, first = 0, 0
+    while taken < tiles_max:
+        first = take(next_tile, step)
+        if first >= last_tile:
+            break
+        last, taken = min(first + step, last_tile), taken + step
         _open_tiles(first, last, queries, tiles, limits, True, order, freq, neighbors, room, way)
         found = _find_near(first, last, queries, tiles, limits[0], room, way)
         _refine(found, queries, tiles, room, way)

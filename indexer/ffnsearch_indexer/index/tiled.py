@@ -13,11 +13,10 @@ The products of the first three are of bfloat16 numbers, in instructions made fo
 (`machine`); where a tile has few queries, of whole numbers. What the bounds are and why they hold is told in `tiles`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property, partial
-from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from ffnsearch_indexer.index.base import (
     Float32,
     Float64,
     Index,
+    Int64,
     Neighbors,
     RangeSums,
     exact_scores,
@@ -53,11 +53,16 @@ PAIRS_MAX = 1 << 21
 CANDIDATES_MAX = 1 << 20
 """Most pairs of queries and keys that are listed between two checkpoints."""
 
-SHARES = 2
-"""Parts that a thread's work is cut into, so that one who is late is helped."""
-
 COPIES_BYTES_MAX = 1 << 28
 """Where the sums of all threads would take more, threads share out the queries instead of the tiles."""
+
+
+class _Part(NamedTuple):
+    """Some of the queries of a search, and the first tile that they have not seen: [1]."""
+
+    rows: slice
+    queries: Queries
+    next_tile: Int64
 
 
 class TiledIndex(Index):
@@ -95,16 +100,17 @@ class TiledIndex(Index):
         if by_tile:
             results += [SumAccumulator(len(queries), thresholds, self.counts) for _ in range(threads - 1)]
         most = self.queries_max if by_tile else min(self.queries_max, -(-len(queries) // threads))
-        parts = [(rows, self._prepared(queries[rows])) for rows in parts_of(len(queries), most)]
-        step = self._step(min(len(queries), most), SHARES * threads if by_tile else 1)
-        steps = list(parts_of(self._tiles, step))
-        shares = [[tiles] for tiles in steps] if by_tile else [steps]  # else no two threads may have the same queries
-        work = iter(list(product(parts, shares)))  # shared: each thread takes the next when it is done
-        add = partial(self._add, work, checkpoint=checkpoint)
+        parts = [
+            _Part(rows, self._prepared(queries[rows]), np.zeros(1, np.int64)) for rows in parts_of(len(queries), most)
+        ]
+        unshared = iter(parts)  # no two threads may have the same queries, unless each has a result of its own
+        work = [parts if by_tile else unshared for _ in range(threads)]
+        add = partial(self._add, checkpoint=checkpoint)
         if threads == 1:
-            add(results[0])
+            add(parts, results[0])
         else:
-            futures = [self._pool(threads).submit(add, results[thread % len(results)]) for thread in range(threads)]
+            pool = self._pool(threads)
+            futures = [pool.submit(add, of_thread, results[n % len(results)]) for n, of_thread in enumerate(work)]
             wait(futures)  # all of them, so that nothing of a cancelled search goes on
             for future in futures:
                 future.result()
@@ -133,22 +139,17 @@ class TiledIndex(Index):
                 checkpoint()
         return join_neighbors(found, len(queries))
 
-    def _add(
-        self,
-        work: Iterator[tuple[tuple[slice, Queries], list[slice]]],
-        result: SumAccumulator,
-        *,
-        checkpoint: Checkpoint,
-    ) -> None:
-        """Add to a result what some queries find in some tiles, as long as there is work."""
+    def _add(self, parts: Iterable[_Part], result: SumAccumulator, *, checkpoint: Checkpoint) -> None:
+        """Add to a result what parts of the queries find in tiles, as long as there are some that nobody took."""
         limits = _comparable(result.thresholds)
-        for (rows, queries), steps in work:
-            freq, neighbors = result.rows(rows)
-            for tiles in steps:
+        for part in parts:
+            freq, neighbors = result.rows(part.rows)
+            while part.next_tile[0] < self._tiles:
                 sum_tiles(
-                    tiles.start,
-                    tiles.stop,
-                    queries,
+                    part.next_tile,
+                    self._tiles,
+                    _whole_groups(self.pairs_max // len(part.queries.vectors)),
+                    part.queries,
                     self.tiles,
                     self._bits,
                     result.thresholds,
@@ -163,10 +164,6 @@ class TiledIndex(Index):
     @property
     def _tiles(self) -> int:
         return len(self.tiles.offsets) - 1
-
-    def _step(self, queries: int, shares: int) -> int:
-        """How many tiles are searched between two checkpoints."""
-        return _whole_groups(min(-(-self._tiles // shares) + GROUP_TILES - 1, self.pairs_max // queries))
 
     def _prepared(self, queries: Float16) -> Queries:
         """Rotate queries [B, D] and round them."""
