@@ -751,7 +751,7 @@ def test_no_two_threads_add_to_the_same_sums_at_once(
     index, at_work, clashes = InSmallSteps(case.keys, case.counts), [], []
     calls, two_at_work = [None, None], threading.Barrier(2, timeout=10)
 
-    def add_slowly(*arguments: object) -> None:
+    def add_slowly(*arguments: object) -> int:
         here = [array for array in arguments if isinstance(array, np.ndarray) and array.dtype == np.int64][-2:]
         clashes.extend(other for other in at_work if any(np.shares_memory(one, other) for one in here))
         at_work.extend(here)
@@ -759,8 +759,9 @@ def test_no_two_threads_add_to_the_same_sums_at_once(
             calls.pop()
             two_at_work.wait()
         time.sleep(0.005)
-        sum_tiles(*arguments)
+        taken = sum_tiles(*arguments)
         at_work[:] = [other for other in at_work if all(other is not array for array in here)]
+        return taken
 
     sum_tiles = tiled.sum_tiles
     monkeypatch.setattr(tiled, "sum_tiles", add_slowly)

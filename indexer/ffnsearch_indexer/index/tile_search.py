@@ -239,11 +239,12 @@ def sum_tiles(
     freq: Int64,
     neighbors: Int64,
     way: int,
-) -> None:
+) -> int:
     """Add what queries [B] find in tiles to freq [B, S, V] and neighbors [B, S], each pair at its highest level.
 
     next_tile: [1], the first tile that nobody has taken; a few at a time are, until there are no more, or `tiles_max`
-    were taken here, or a few more. Threads that are given the same one share out the tiles.
+    were taken here, or a few more. Threads that are given the same one share out the tiles. Returns how many were
+    taken.
     """
     members, offsets, tokens, counts = tiles.order, tiles.offsets, tiles.tokens, tiles.counts
     key_offsets, key_tokens, key_counts = tiles.key_offsets, tiles.key_tokens, tiles.key_counts
@@ -305,6 +306,7 @@ def sum_tiles(
                             freq[row, order[level - 1], key_tokens[entry]] += key_counts[entry]
                 pairs = 0
     machine.end(way)
+    return taken
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ANY_ORDER, error_model="numpy")

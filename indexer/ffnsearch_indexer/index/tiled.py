@@ -144,22 +144,14 @@ class TiledIndex(Index):
         limits = _comparable(result.thresholds)
         for part in parts:
             freq, neighbors = result.rows(part.rows)
-            while part.next_tile[0] < self._tiles:
-                sum_tiles(
-                    part.next_tile,
-                    self._tiles,
-                    _whole_groups(self.pairs_max // len(part.queries.vectors)),
-                    part.queries,
-                    self.tiles,
-                    self._bits,
-                    result.thresholds,
-                    limits,
-                    result.order,
-                    freq,
-                    neighbors,
-                    self._way,
-                )
+            while part.next_tile[0] < self._tiles and self._sum_some(part, result, limits, freq, neighbors):
                 checkpoint()
+
+    def _sum_some(self, part: _Part, result: SumAccumulator, limits: Float32, freq: Int64, neighbors: Int64) -> bool:
+        """Add what queries find in the next tiles, as many as are searched between two checkpoints."""
+        tiles_max = _whole_groups(self.pairs_max // len(part.queries.vectors))
+        arrays = self.tiles, self._bits, result.thresholds, limits, result.order, freq, neighbors
+        return sum_tiles(part.next_tile, self._tiles, tiles_max, part.queries, *arrays, self._way) > 0
 
     @property
     def _tiles(self) -> int:
