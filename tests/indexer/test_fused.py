@@ -93,10 +93,18 @@ def test_a_search_waits_once_and_uploads_thresholds_where_they_are_new(monkeypat
     case, calls = small_case(), []
     index = FusedInSmallTiles(case.keys, case.counts, tiles_of(case.keys, case.counts), device=DEVICE)
     index.range_sum(case.queries[:1], case.thresholds)  # which puts the block on the device
-    for module, name in ((torch.Tensor, "cpu"), (fused, "on_device")):
+
+    def watch(module: object, name: str) -> None:
         method = getattr(module, name)
-        watched = lambda *arguments, name=name, method=method: (calls.append(name), method(*arguments))[1]  # noqa: E731
+
+        def watched(*arguments: object) -> object:
+            calls.append(name)
+            return method(*arguments)
+
         monkeypatch.setattr(module, name, watched)
+
+    watch(torch.Tensor, "cpu")
+    watch(fused, "on_device")
     queries = torch.from_numpy(case.queries[:1]).to(DEVICE)
     for thresholds, expected in (
         (case.thresholds, ["cpu"]),

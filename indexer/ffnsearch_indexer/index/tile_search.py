@@ -541,9 +541,8 @@ def _find_near(
     """Set `near_tiles`, `near_rows`, `reaches` and `estimates`, from prefixes: where a score may be above a limit."""
     residuals, remainders, bounds = tiles.residuals, tiles.remainders, tiles.bounds
     prefixes, whole_prefixes, steps = queries.prefixes, queries.whole_prefixes, queries.steps
-    errors = queries.errors[
-        IN_WHOLES if len(queries.vectors) <= queries.few else IN_BFLOAT16
-    ]  # as the tiles were opened
+    opened = IN_WHOLES if len(queries.vectors) <= queries.few else IN_BFLOAT16
+    errors = queries.errors[opened]
     prefix_norms, prefix_errors, detail_norms = queries.prefix_norms, queries.prefix_errors, queries.detail_norms
     slack_ = queries.slack
     plane, left, products = room.plane, room.left, room.products

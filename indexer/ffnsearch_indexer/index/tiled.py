@@ -103,14 +103,12 @@ class TiledIndex(Index):
         parts = [
             _Part(rows, self._prepared(queries[rows]), np.zeros(1, np.int64)) for rows in parts_of(len(queries), most)
         ]
-        unshared = iter(parts)  # no two threads may have the same queries, unless each has a result of its own
-        work = [parts if by_tile else unshared for _ in range(threads)]
-        add = partial(self._add, checkpoint=checkpoint)
+        work = parts if by_tile else iter(parts)  # of which each thread takes all, or what no other one has taken
+        add = partial(self._add, work, checkpoint=checkpoint)
         if threads == 1:
-            add(parts, results[0])
+            add(results[0])
         else:
-            pool = self._pool(threads)
-            futures = [pool.submit(add, of_thread, results[n % len(results)]) for n, of_thread in enumerate(work)]
+            futures = [self._pool(threads).submit(add, results[thread % len(results)]) for thread in range(threads)]
             wait(futures)  # all of them, so that nothing of a cancelled search goes on
             for future in futures:
                 future.result()
