@@ -21,6 +21,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.index.llvm import load, splat, store, zero
+
 LINE_BYTES = 64
 """What a processor fetches from memory at once. Rows of what `multiply` reads and writes begin at such multiples."""
 
@@ -117,8 +119,8 @@ def _sum_above(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         read = _columns(context, builder, signature, arguments, 1, 2)
         other = _columns(context, builder, signature, arguments, 4, 5)
-        scaled = builder.fmul(_splat(builder, arguments[0], COLUMNS), read, flags=["contract"])
-        other_scaled = builder.fmul(_splat(builder, arguments[3], COLUMNS), other, flags=["contract"])
+        scaled = builder.fmul(splat(builder, arguments[0], COLUMNS), read, flags=["contract"])
+        other_scaled = builder.fmul(splat(builder, arguments[3], COLUMNS), other, flags=["contract"])
         return _exceeds(builder, builder.fadd(scaled, other_scaled, flags=["contract"]), arguments[6])
 
     number = numba.float32
@@ -220,18 +222,18 @@ def _with_avx512(context: Any, builder: ir.IRBuilder, signature: Any, arguments:
     pairs = builder.udiv(left_stride, _LONG(4))
 
     def sum_rows(rows: range, vectors: range) -> None:
-        sums = {place: _alloca(builder, _FLOATS) for place in product(rows, vectors)}
+        sums = {place: zero(builder, _FLOATS) for place in product(rows, vectors)}
         with cgutils.for_range(builder, pairs, intp=_LONG) as loop:
             of_pair = builder.add(of_right, builder.mul(loop.index, _LONG(4 * COLUMNS)))
-            factors = [_load(builder, builder.add(of_pair, _LONG(LINE_BYTES * each)), _INTS) for each in vectors]
+            factors = [load(builder, builder.add(of_pair, _LONG(LINE_BYTES * each)), _INTS) for each in vectors]
             for row in rows:
                 at = builder.add(of_left, builder.mul(left_stride, _LONG(row)))
-                both = _load(builder, builder.add(at, builder.mul(loop.index, _LONG(4))), _INT)
+                both = load(builder, builder.add(at, builder.mul(loop.index, _LONG(4))), _INT)
                 for vector in vectors:
-                    _add_pairs(builder, sums[row, vector], _splat(builder, both), factors[vector])
+                    _add_pairs(builder, sums[row, vector], splat(builder, both), factors[vector])
         for (row, vector), total in sums.items():
             at = builder.add(of_out, _LONG(4 * COLUMNS * row + LINE_BYTES * vector))
-            _store(builder, builder.load(total), at)
+            store(builder, builder.load(total), at)
 
     with builder.if_else(_are_both_halves(context, builder, signature, arguments)) as (both_halves, one_half):
         with both_halves:
@@ -263,17 +265,17 @@ def _multiply_row(
         of_right, _ = _row(context, builder, signature, arguments, 2, 3)
         of_out, _ = _row(context, builder, signature, arguments, 4, 5)
         vectors = range(COLUMNS // _VALUES)
-        sums = [_alloca(builder, _INTS) for _ in vectors]
+        sums = [zero(builder, _INTS) for _ in vectors]
         with cgutils.for_range(builder, builder.udiv(left_bytes, _LONG(4)), intp=_LONG) as loop:
-            both = _load(builder, builder.add(of_left, builder.mul(loop.index, _LONG(4))), _INT)
-            factors = builder.bitcast(_splat(builder, both), _SHORTS)
+            both = load(builder, builder.add(of_left, builder.mul(loop.index, _LONG(4))), _INT)
+            factors = builder.bitcast(splat(builder, both), _SHORTS)
             of_pair = builder.add(of_right, builder.mul(loop.index, _LONG(2 * COLUMNS)))
             for vector in vectors:
-                values = _load(builder, builder.add(of_pair, _LONG(2 * _VALUES * vector)), _BYTES)
+                values = load(builder, builder.add(of_pair, _LONG(2 * _VALUES * vector)), _BYTES, align=1)
                 _add_whole_pairs(builder, sums[vector], factors, values)
         for vector in vectors:
             rounded = builder.sitofp(builder.load(sums[vector]), _FLOATS)
-            _store(builder, rounded, builder.add(of_out, _LONG(LINE_BYTES * vector)))
+            store(builder, rounded, builder.add(of_out, _LONG(LINE_BYTES * vector)))
         return context.get_dummy_value()
 
     return types.none(left, row, right, panel, out, line), generate
@@ -283,11 +285,11 @@ def _dot(typing_context: Any, left: Any, row: Any, right: Any, right_row: Any) -
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         of_left, _ = _row(context, builder, signature, arguments, 0, 1)
         of_right, width = _row(context, builder, signature, arguments, 2, 3)
-        total = _alloca(builder, _INTS)
+        total = zero(builder, _INTS)
         step = _LONG(2 * _VALUES)
         with cgutils.for_range_slice(builder, _LONG(0), width, step, _LONG) as (at, _):
-            factors = _load(builder, builder.add(of_left, builder.mul(at, _LONG(2))), _SHORTS)
-            _add_whole_pairs(builder, total, factors, _load(builder, builder.add(of_right, at), _BYTES))
+            factors = load(builder, builder.add(of_left, builder.mul(at, _LONG(2))), _SHORTS, align=1)
+            _add_whole_pairs(builder, total, factors, load(builder, builder.add(of_right, at), _BYTES, align=1))
         kind, name = ir.FunctionType(_INT, [_INTS]), f"llvm.vector.reduce.add.v{_VALUES}i32"
         reduce = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
         return builder.sitofp(builder.call(reduce, [builder.load(total)]), ir.FloatType())
@@ -344,32 +346,12 @@ def _columns(
 ) -> ir.Value:
     """The COLUMNS values in a row of a float32 array, as a vector."""
     address, _ = _row(context, builder, signature, arguments, array, row)
-    return _load(builder, address, ir.VectorType(ir.FloatType(), COLUMNS))
-
-
-def _splat(builder: ir.IRBuilder, value: ir.Value, times: int = _VALUES) -> ir.Value:
-    """A vector of so many times the same value."""
-    none = ir.Constant(ir.VectorType(value.type, times), ir.Undefined)
-    zeros = ir.Constant(ir.VectorType(_INT, times), None)
-    return builder.shuffle_vector(builder.insert_element(none, value, _INT(0)), none, zeros)
-
-
-def _alloca(builder: ir.IRBuilder, kind: ir.Type) -> ir.Value:
-    """Room for a sum that begins with zeros: a register, once it is compiled."""
-    return cgutils.alloca_once_value(builder, ir.Constant(kind, None))  # type: ignore[no-untyped-call]
-
-
-def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-
-def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+    return load(builder, address, ir.VectorType(ir.FloatType(), COLUMNS))
 
 
 def _exceeds(builder: ir.IRBuilder, values: ir.Value, limit: ir.Value) -> ir.Value:
     """A bit for each value that exceeds a limit."""
-    return builder.bitcast(builder.fcmp_ordered(">", values, _splat(builder, limit, COLUMNS)), ir.IntType(COLUMNS))
+    return builder.bitcast(builder.fcmp_ordered(">", values, splat(builder, limit, COLUMNS)), ir.IntType(COLUMNS))
 
 
 def _row(

@@ -17,6 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.index.llvm import load, splat, store
 from ffnsearch_indexer.index.machine import aligned_zeros, use_widest_vectors
 
 COLUMNS = 32
@@ -83,7 +84,7 @@ def _of_rows(
             [builder.add(builder.add(out, builder.mul(out_bytes, _LONG(row))), _LONG(4 * first)) for first in _FIRSTS]
             for row in range(ROWS)
         ]
-        before = [[_load(builder, place, _VECTOR) for place in of_row] for of_row in places]
+        before = [[load(builder, place, _VECTOR) for place in of_row] for of_row in places]
         entry, loop, end = builder.block, builder.append_basic_block("terms"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
@@ -99,7 +100,7 @@ def _of_rows(
         builder.position_at_end(end)
         for row in range(ROWS):
             for part, place in enumerate(places[row]):
-                builder.store(after[row][part], builder.inttoptr(place, _VECTOR.as_pointer()), align=4)
+                store(builder, after[row][part], place)
         return context.get_dummy_value()
 
     return types.none(*[types.intp] * 6), generate
@@ -118,12 +119,12 @@ def _add_term(
 ) -> list[list[ir.Value]]:
     """The sums of ROWS rows after one more product each."""
     of_matrix = builder.add(packed, builder.mul(term, _LONG(4 * COLUMNS)))
-    factors = [_load(builder, builder.add(of_matrix, _LONG(4 * first)), _VECTOR) for first in _FIRSTS]
+    factors = [load(builder, builder.add(of_matrix, _LONG(4 * first)), _VECTOR) for first in _FIRSTS]
     of_rows = builder.add(rows, builder.mul(term, _LONG(4)))
     after = []
     for row in range(ROWS):
-        value = _load(builder, builder.add(of_rows, builder.mul(row_bytes, _LONG(row))), _FLOAT)
-        everywhere = _repeated(builder, value)
+        value = load(builder, builder.add(of_rows, builder.mul(row_bytes, _LONG(row))), _FLOAT)
+        everywhere = splat(builder, value)
         after.append([_fused(builder, _VECTOR, everywhere, *pair) for pair in zip(factors, sums[row], strict=True)])
     return after
 
@@ -133,7 +134,7 @@ def _of_dot(typing_context: Any, one: Any, other: Any, count: Any) -> tuple[Any,
         sums = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None))  # type: ignore[no-untyped-call]
         total = cgutils.alloca_once_value(builder, _FLOAT(0.0))  # type: ignore[no-untyped-call]
         for kind, into, place in _vectors_then_rest(builder, values[2], sums, total):
-            one, other = (_load(builder, builder.add(address, place), kind) for address in values[:2])
+            one, other = (load(builder, builder.add(address, place), kind) for address in values[:2])
             builder.store(_fused(builder, kind, one, other, builder.load(into)), into)
         reduce = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
         function = cgutils.get_or_insert_function(builder.module, reduce, f"llvm.vector.reduce.fadd.v{_VALUES}f32")  # type: ignore[no-untyped-call]
@@ -147,12 +148,12 @@ def _of_add_scaled(
 ) -> tuple[Any, Callable[..., ir.Value]]:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: list[ir.Value]) -> ir.Value:
         out, factor, source, count = values
-        for kind, scale, place in _vectors_then_rest(builder, count, _repeated(builder, factor), factor):
+        for kind, scale, place in _vectors_then_rest(builder, count, splat(builder, factor), factor):
             target = builder.add(out, place)
             added = _fused(
-                builder, kind, scale, _load(builder, builder.add(source, place), kind), _load(builder, target, kind)
+                builder, kind, scale, load(builder, builder.add(source, place), kind), load(builder, target, kind)
             )
-            builder.store(added, builder.inttoptr(target, kind.as_pointer()), align=4)
+            store(builder, added, target)
         return context.get_dummy_value()
 
     return types.none(types.intp, numba.float32, types.intp, types.intp), generate
@@ -174,16 +175,6 @@ def _fused(builder: ir.IRBuilder, kind: ir.Type, one: ir.Value, other: ir.Value,
     name = f"llvm.fma.{f'v{_VALUES}' if kind is _VECTOR else ''}f32"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)  # type: ignore[no-untyped-call]
     return builder.call(function, [one, other, added])
-
-
-def _load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
-
-
-def _repeated(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = ir.Constant(ir.VectorType(ir.IntType(32), _VALUES), None)
-    return builder.shuffle_vector(builder.insert_element(nothing, value, ir.IntType(32)(0)), nothing, first)
 
 
 def _join(phi: Any, entry: ir.Block, at_first: ir.Value, loop: ir.Block, then: ir.Value) -> None:
