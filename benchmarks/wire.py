@@ -94,8 +94,8 @@ class Bench:
                 echoes = echo_requests(free, requests[0])
                 runs = [
                     (
-                        self._closed(echo, wire_servers.ECHO_METHOD, echoes),
-                        self._closed(free, PREDICT, requests),
+                        self._closed(echo, wire_servers.ECHO_METHOD, echoes, size),
+                        self._closed(free, PREDICT, requests, size),
                     )
                     for _ in range(self._rounds)
                 ]
@@ -104,7 +104,7 @@ class Bench:
                 found[str(size)] = {
                     "request_bytes": len(requests[0]),
                     "response_bytes": int.from_bytes(echoes[0][: wire_servers.SIZE_BYTES], "little"),
-                    "callers": CALLERS,
+                    "callers": callers_of(size),
                     "calls_per_second": calls,
                     "prompts_per_second": calls * size,
                     "echo_calls_per_second": median(theirs.calls_per_second for theirs, _ in runs),
@@ -177,9 +177,9 @@ class Bench:
 
     def _where(self, real: str, size: int) -> dict[str, Any]:
         """Rates with many callers, and the stages of their calls."""
-        load = self._measured(real, self._requests(size), min(CALLERS, CALLS_PROMPTS // size))
+        load = self._measured(real, self._requests(size), callers_of(size))
         found = load.to_json() | {
-            "callers": min(CALLERS, CALLS_PROMPTS // size),
+            "callers": callers_of(size),
             "prompts_per_second": load.calls_per_second * size,
             "stages": wire_load.stages(load),
         }
@@ -204,8 +204,8 @@ class Bench:
         )
         return asyncio.run(loop)
 
-    def _closed(self, address: str, method: str, requests: Sequence[bytes]) -> wire_load.Load:
-        return asyncio.run(wire_load.closed_loop(address, method, requests, CALLERS, self._seconds))
+    def _closed(self, address: str, method: str, requests: Sequence[bytes], size: int) -> wire_load.Load:
+        return asyncio.run(wire_load.closed_loop(address, method, requests, callers_of(size), self._seconds))
 
     def _requests(self, size: int) -> list[bytes]:
         """Requests of so many prompts each, as text, that go through all prompts."""
@@ -217,6 +217,11 @@ class Bench:
             ).SerializeToString()
             for group in groups
         ]
+
+
+def callers_of(size: int) -> int:
+    """Callers at once, of calls with so many prompts each: no call of theirs meets a full queue."""
+    return min(CALLERS, CALLS_PROMPTS // size)
 
 
 def echo_requests(address: str, request: bytes) -> list[bytes]:
