@@ -298,6 +298,22 @@ def test_a_caller_that_leaves_does_not_stop_the_others():
         batch.check()
 
 
+def test_threads_that_look_at_once_do_not_pass_over_a_caller_that_waits():
+    batcher = Batcher(Limits())
+    gone, _ = submitted(batcher, 1), submitted(batcher, 1)
+    batch = batcher.take()
+    gone.work.call.cancel()
+    is_over = gone.work.call.over
+
+    def over():
+        gone.work.call.over = is_over
+        batch.check()  # another thread, between this one's look and its next step
+        return is_over()
+
+    gone.work.call.over = over
+    batch.check()
+
+
 def test_what_is_cancelled_while_it_waits_never_runs():
     batcher = Batcher(Limits())
     asked = submitted(batcher, 1)

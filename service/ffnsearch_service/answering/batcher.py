@@ -103,13 +103,12 @@ class Batch:
 
     def check(self) -> None:
         """Raise CancelledError once no member's caller waits any more: the checkpoint of the search. Any thread."""
-        while True:  # a call that is over stays so: those before `_patient` need no second look
-            error = self.pieces[self._patient].work.call.over()
-            if error is None:
-                return
-            if self._patient == len(self.pieces) - 1:
+        patient = self._patient  # read once: other threads check at the same time, and move it on
+        while (error := self.pieces[patient].work.call.over()) is not None:
+            patient += 1
+            if patient == len(self.pieces):
                 raise error
-            self._patient += 1
+        self._patient = patient  # a call that is over stays so: those before it need no second look
 
 
 class Batcher:
