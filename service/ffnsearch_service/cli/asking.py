@@ -69,7 +69,7 @@ def predict(
 ) -> None:
     """Predict the next token: the model's own distribution and the approximation, side by side.
 
-    Of a file with any number of prompts, or with --jsonl, each answer is a line, printed as soon as it is there.
+    Of a file with any number of prompts, or with --jsonl, each answer is a line, printed while later prompts are read.
     """
     chosen = _profile(profile, profile_file, threshold or [], weight or [])
     is_bulk = _is_bulk(prompts or [], prompts_file, as_json=as_json, as_jsonl=as_jsonl)

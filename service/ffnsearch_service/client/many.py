@@ -9,7 +9,16 @@ import itertools
 import operator
 import re
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -46,8 +55,10 @@ def predict_many(
 ) -> Iterator[PromptResult]:
     """One result for each prompt, in their order; `ask` is called from `concurrency` threads.
 
-    Raises RequestError for numbers out of range; while iterating, whatever a call fails with that is not the fault of
-    its prompts, after the results before it. Calls that are under way when the caller stops reading end unread.
+    A result is given once the prompts of the next call have been read: a source of prompts that waits for results needs
+    `predict_many_async`. Raises RequestError for numbers out of range; while iterating, whatever a call fails with that
+    is not the fault of its prompts, after the results before it. Calls that are under way when the caller stops reading
+    end unread.
     """
     _check(prompts, prompts_per_call, concurrency)
     return _stream(ask, prompts, prompts_per_call, concurrency, _Count(prompts, progress))
@@ -61,7 +72,10 @@ def predict_many_async(
     concurrency: int,
     progress: Progress = silent,
 ) -> AsyncIterator[PromptResult]:
-    """`predict_many` for asyncio: tasks take the place of threads, and calls under way are cancelled at the end."""
+    """`predict_many` for asyncio: tasks take the place of threads, and calls under way are cancelled at the end.
+
+    A result is given as soon as it is there, whether or not another prompt has come.
+    """
     _check(prompts, prompts_per_call, concurrency)
     return _stream_async(ask, prompts, prompts_per_call, concurrency, _Count(prompts, progress))
 
@@ -107,24 +121,37 @@ async def _stream_async(
 ) -> AsyncIterator[PromptResult]:
     pending: deque[asyncio.Task[list[PromptResult]]] = deque()
     places = asyncio.Semaphore(concurrency)
+    batches = _batches_async(prompts, prompts_per_call)
+    reading: asyncio.Task[tuple[int, Batch] | None] | None = None
+    is_read = False
 
-    async def answer(batch: Batch, first: int) -> list[PromptResult]:
+    async def answer(first: int, batch: Batch) -> list[PromptResult]:
         async with places:
             return await _answer_async(ask, batch, first)
 
+    async def next_batch() -> tuple[int, Batch] | None:
+        return await anext(batches, None)
+
     try:
-        async for first, batch in _batches_async(prompts, prompts_per_call):
-            pending.append(asyncio.create_task(answer(batch, first)))
-            while pending and (len(pending) >= AHEAD * concurrency or pending[0].done()):
-                for result in count.add(await pending.popleft()):
+        while pending or not is_read:
+            if not (reading or is_read) and len(pending) < AHEAD * concurrency:
+                reading = asyncio.create_task(next_batch())
+            waited = [task for task in (reading, pending[0] if pending else None) if task]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if pending and pending[0].done():
+                for result in count.add(pending.popleft().result()):
                     yield result
-        while pending:
-            for result in count.add(await pending.popleft()):
-                yield result
+            elif reading:
+                batch, reading = reading.result(), None
+                is_read = batch is None
+                if batch:
+                    pending.append(asyncio.create_task(answer(*batch)))
     finally:
-        for task in pending:
+        left = [*pending, *([reading] if reading else [])]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        await batches.aclose()
 
 
 def _answer(ask: Ask, batch: Batch, first: int) -> list[PromptResult]:
@@ -163,7 +190,7 @@ def _batches(prompts: Iterable[PromptLike], size: int) -> Iterator[tuple[int, Ba
 
 async def _batches_async(
     prompts: Iterable[PromptLike] | AsyncIterable[PromptLike], size: int
-) -> AsyncIterator[tuple[int, Batch]]:
+) -> AsyncGenerator[tuple[int, Batch]]:
     if not isinstance(prompts, AsyncIterable):
         for numbered in _batches(prompts, size):
             yield numbered
