@@ -7,6 +7,9 @@ from typing import Literal
 
 MIB = 1 << 20
 
+TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
+"""The variable of the environment that may hold a client's token: a command line is no place for one."""
+
 DEFAULT_ALIAS = "default"
 """The alias that a request without a snapshot means."""
 
@@ -61,7 +64,6 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             assert value >= 1, f"{name} is {value}: a limit is at least 1"
-        assert self.queue_prompts_max >= self.prompts_max, "the largest call must fit into an empty queue"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The demonstration: index one play, serve it in a process of its own, ask it over gRPC, show the evidence."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.evidence import collect
 from ffnsearch_service.client.results import PromptResult
 from ffnsearch_service.errors import AddressError
+from ffnsearch_service.settings.sources import ENVIRONMENT_PREFIX
 from ffnsearch_service.show import answers as show
 
 PROMPTS = ("And only l", "hing tremb", "my most gr")
@@ -65,7 +67,8 @@ def _served(snapshot: Path) -> Iterator[str]:
     """Serve a snapshot in another process, on a free port; yields the address, and ends the process afterwards."""
     command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", str(snapshot), "--port", "0"]
     command += ["--set", "logging.level=warning"]  # the answers are what is shown, not a line for each
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    others = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=others) as process:
         assert process.stdout is not None
         try:
             yield _address(process.stdout.readline())

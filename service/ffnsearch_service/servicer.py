@@ -11,7 +11,7 @@ from ffnsearch_indexer.errors import DEVICE_FAILED, DeviceError
 from ffnsearch_service.aborting import abort
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
-from ffnsearch_service.catalog.names import NAME
+from ffnsearch_service.names import NAME
 from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.outgoing import Outgoing
 

@@ -176,7 +176,12 @@ def told(server: Server, text: str) -> str:
 
 def _reason(error: BaseException | None) -> str:
     """ErrorInfo.reason of an error of ours, "" of one that gRPC itself has made."""
-    status = rpc_status.from_call(error) if isinstance(error, grpc.RpcError) else None
+    try:
+        status = rpc_status.from_call(error) if isinstance(error, grpc.RpcError) else None
+    except ValueError:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise
+        return ""  # the caller's deadline passed while our error was being read: gRPC gives that code, our details
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status else ():
         detail.Unpack(info)

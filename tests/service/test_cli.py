@@ -3,18 +3,21 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 from importlib import metadata
 
+import pytest
 from serving import WAIT_S
 
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.store.snapshot import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.client import Client
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.reading import scalars
 from ffnsearch_service.client.results import ClassList, SuffixClass, TokenCount
@@ -242,6 +245,10 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", tiny_snapshot, "caf\u00e9"): "character 3",
             ("predict", address, ""): "empty",
             ("predict", address, "\udce9"): "prompts",
+            ("predict", address, "a", "--profile", "\udce9"): "options",
+            ("predict", "n" * 300, "a"): "no snapshot",
+            ("admin", address, "load", "\udce9"): "options",
+            ("admin", address, "build", "x", "--corpus", "y", "--window-tokens", 3_000_000_000): "options",
             ("predict", address, "a", "--profile", "fine"): "even",
             ("predict", address, "a", "--min-prob", "nan"): "min_prob",
             ("predict", address, "a", "--threshold", "0.5"): "thresholds",
@@ -308,6 +315,37 @@ def test_help_shows_examples(run):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert f"  ffnsearch {command}" in out
+
+
+def test_the_threads_of_serve_are_limited_before_anything_has_counted_them(tiny_snapshot):
+    code = (
+        "from ffnsearch_service.cli import starting\n"
+        f"loaded = starting.gather([{str(tiny_snapshot)!r}], None, {{'server.threads': 1}}, [])\n"
+        "starting.limit_threads(loaded.config.threads)\n"
+        "import ffnsearch_service.hosting, numba, torch\n"
+        "print(torch.get_num_threads(), numba.get_num_threads())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "1 1\n"
+
+
+def test_a_server_without_a_default_snapshot_waits_for_its_administrator():
+    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", "--port", "0", "--set", "server.admin=true"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        line = process.stdout.readline()
+        with AdminClient(line.split()[1].removesuffix(":"), timeout_s=WAIT_S) as client:
+            assert list(client.snapshots()) == []
+        process.terminate()
+    assert process.returncode == 0
+    assert line.endswith(
+        "there is no snapshot 'default': list what is loaded, or load it; see: ffnsearch admin --help\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_nothing_to_fail_for(closed):
+    command = f"{shlex.quote(sys.executable)} -m ffnsearch_service.cli --version {closed}"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
 
 
 def test_serve_limits_its_threads_and_takes_another_backend(tiny_snapshot):

@@ -170,6 +170,20 @@ async def test_the_asynchronous_client_takes_both_kinds_of_iterables(address):
         await stream.aclose()
 
 
+async def test_a_source_that_waits_for_results_gets_them(address):
+    answered = asyncio.Queue()
+
+    async def conversation():
+        for prompt in ("the people", "no", "and"):
+            yield prompt
+            assert (await answered.get()).status == "OK"
+
+    async with AsyncClient(address, timeout_s=WAIT_S) as client:
+        async for result in client.predict_many(conversation(), prompts_per_call=1):
+            answered.put_nowait(result)
+    assert answered.empty()
+
+
 def test_a_wrong_option_fails_the_whole(address):
     with Client(address) as client, pytest.raises(InvalidRequestError, match="min_prob"):
         list(client.predict_many(["a", "b"], min_prob=2.0))
@@ -230,6 +244,8 @@ def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_p
         ("a", "--prompts-file", "b"): "one of the two",
         ("--prompts-file", "b", "--json"): "--jsonl",
         ("--prompts-file", tmp_path / "none"): "cannot be read",
+        ("--prompts-file", tmp_path): "cannot be read",
+        ("--prompts-file", "n" * 300): "cannot be read",
     }.items():
         code, _, err = run("predict", address, *arguments)
         assert code == 2

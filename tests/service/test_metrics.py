@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import closing
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.config import MetricsSettings, ServerConfig
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.callers import CallRecord
-from ffnsearch_service.operations.endpoint import REQUESTS_MAX
+from ffnsearch_service.operations.endpoint import REQUESTS_MAX, Endpoint, Page
 from ffnsearch_service.operations.metrics import STAGES, Metrics
 from ffnsearch_service.operations.observer import SnapshotSeen
 
@@ -92,6 +93,15 @@ def test_liveness_and_readiness(watched):
     operations.catalog.opened(SnapshotSeen("tiny", "id", 1, "tiles"))
     assert get(operations.address, "/readyz")[0] == 200
     assert get(operations.address, "/elsewhere") == (404, "try /metrics, /livez, /readyz\n")
+
+
+def test_measurements_are_read_over_ipv6_too():
+    try:
+        endpoint = Endpoint("::1", 0, {"/livez": lambda: Page(200, "text/plain", b"alive\n")})
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with closing(endpoint):
+        assert get(endpoint.address, "/livez") == (200, "alive\n")
 
 
 def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ffnsearch_service.config import Limits, LoggingSettings, ServerConfig
+from ffnsearch_service.config import TOKEN_VARIABLE, Limits, LoggingSettings, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings.loading import key_values, load
 from ffnsearch_service.settings.printing import default_toml, reasons
@@ -93,6 +93,10 @@ def test_what_kubernetes_puts_beside_a_service_is_no_setting():
     assert from_environment(linked) == []
 
 
+def test_the_token_of_a_client_is_no_setting():
+    assert from_environment({TOKEN_VARIABLE: "secret"}) == []
+
+
 def test_every_problem_is_told_at_once_with_key_origin_value_limit_and_next_step(file):
     problems = problems_of(
         *file('[server]\nport = 70000\ngrace_s = "long"\nprot = 1\n\n[limits]\nplaces_max = 9\n\n[colour]\na = 1\n'),
@@ -119,7 +123,14 @@ def test_every_problem_is_told_at_once_with_key_origin_value_limit_and_next_step
         ('[server]\nhost = "0.0.0.0"', r"server\.host \(server.toml line 2\): '0\.0\.0\.0' can be .*--insecure-public"),
         ('[metrics]\nhost = "0.0.0.0"\nport = 1', r"metrics\.host \(server.toml line 2\).*neither encrypted"),
         ("[metrics]\nport = 50051", r"metrics\.port \(server.toml line 2\): 127.0.0.1:50051 .*another port"),
-        ("[limits]\nplaces_default = 200", r"limits\.places_default .*200 is above limits\.places_max, 100"),
+        (
+            "[limits]\nplaces_default = 200",
+            r"limits\.places_default .*200 is above limits\.places_max \(default\), 100",
+        ),
+        (
+            "[limits]\nqueue_prompts_max = 512",
+            r"prompts_max .*above limits\.queue_prompts_max \(server.toml line 2\), 512",
+        ),
         ('[aliases]\nold = "gone"', r"aliases\.old \(server.toml line 2\): there is no snapshot 'gone'.*tiny"),
         ('[aliases]\ntiny = "tiny"', r"aliases\.tiny .*a snapshot has this name too"),
         ('[aliases]\n"a b" = "tiny"', r"aliases\.a b .*is no name"),

@@ -14,8 +14,8 @@ from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
 from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
-from ffnsearch_service.catalog.names import require_name
 from ffnsearch_service.errors import RequestError
+from ffnsearch_service.names import require_name
 from ffnsearch_service.status import DOMAIN
 
 OPERATIONS = "operations"

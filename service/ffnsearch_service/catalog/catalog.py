@@ -19,7 +19,6 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.snapshot import read_manifest
 from ffnsearch_service.catalog.entry import Entry, Open
 from ffnsearch_service.catalog.gate import FidelityGate
-from ffnsearch_service.catalog.names import require_name
 from ffnsearch_service.catalog.state import (
     CatalogState,
     Configured,
@@ -31,6 +30,7 @@ from ffnsearch_service.catalog.state import (
 from ffnsearch_service.catalog.views import AliasView, SnapshotView
 from ffnsearch_service.config import DEFAULT_ALIAS, Limits
 from ffnsearch_service.errors import AbsentError, ExhaustedError, LostUpdateError, PresentError, StateError
+from ffnsearch_service.names import require_name
 
 Kept = TypeVar("Kept")
 

@@ -15,7 +15,7 @@ from ffnsearch_service.cli.asking import info, neighbors, predict
 from ffnsearch_service.cli.bench import bench
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
 from ffnsearch_service.cli.tokens import register_tokens
-from ffnsearch_service.errors import SettingsError
+from ffnsearch_service.errors import AbsentError, SettingsError, StateError
 from ffnsearch_service.version import software_version
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main() -> None:
     """Run the command line; one line on stderr and exit status 2 for every error of the tree."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told once, by us
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of torch made a search 1.6 times slower
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -33,6 +34,14 @@ def main() -> None:
     except FfnSearchError as error:
         complain(error.message)
         sys.exit(EXIT_REFUSED)
+
+
+def _open_closed_streams() -> None:
+    """Give standard streams that are closed nothing to read or write: else the next files to be opened were those."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def make_app() -> typer.Typer:
@@ -181,7 +190,11 @@ def demo(
 
 
 def _announce(address: str, engine: "Engine") -> None:
-    found = engine.get_info()
+    try:
+        found = engine.get_info()
+    except (AbsentError, StateError) as error:  # an administrator can still give it one
+        print(f"serving {address}: {error.message}; see: ffnsearch admin --help", flush=True)
+        return
     print(
         f"serving {address}: snapshot {found.snapshot.id[:12]}, {found.snapshot.substrings:,} substrings, "
         f"backend {found.backend}; call it with: ffnsearch predict {address} 'some text'",

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffnsearch_indexer.cli.options import check
+from ffnsearch_service.config import TOKEN_VARIABLE
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_service.client.calls import Calls
     from ffnsearch_service.client.channel import AccessOptions
-
-TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
-"""The variable of the environment that may hold a token; a command line is no place for one, others can read it."""
 
 Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
 
@@ -85,7 +83,7 @@ def with_server_options(command: Callable[..., None], *, without: Collection[str
 
 def is_directory(target: str) -> bool:
     """Whether the target is a snapshot directory rather than an address. Raises AddressError where it is neither."""
-    if Path(target).is_dir():
+    if os.path.isdir(target):
         return True
     if not re.fullmatch(r"\S+:\d{1,5}", target):
         raise AddressError(

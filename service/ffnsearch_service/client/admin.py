@@ -12,6 +12,7 @@ from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service.client import admin_reading as reading
 from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapshot
+from ffnsearch_service.client.asking import message
 from ffnsearch_service.client.call import TIMEOUT_S, Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import wait_until_ready
@@ -51,19 +52,19 @@ class AdminClient(Closing):
 
     def snapshot(self, name: str) -> Snapshot:
         """One snapshot, by its name or an alias."""
-        return reading.snapshot(self._send(self._admin.GetSnapshot, pb.GetSnapshotRequest(name=name)).snapshot)
+        return reading.snapshot(self._ask(self._admin.GetSnapshot, pb.GetSnapshotRequest, name=name).snapshot)
 
     def load(self, name: str, folder: str = "", *, timeout_s: float = LOAD_TIMEOUT_S) -> Snapshot:
         """Open the snapshot in a folder, by default that of its name; returns when it is open.
 
         A deadline that passes does not end the load: `snapshot` tells how it went.
         """
-        request = pb.LoadSnapshotRequest(name=name, folder=folder)
+        request = message(pb.LoadSnapshotRequest, "options", name=name, folder=folder)
         return reading.snapshot(self._send(self._admin.LoadSnapshot, request, timeout_s).snapshot)
 
     def unload(self, name: str, *, etag: str = "") -> None:
         """Take a snapshot's name away; requests in flight end on it."""
-        self._send(self._admin.UnloadSnapshot, pb.UnloadSnapshotRequest(name=name, etag=etag))
+        self._ask(self._admin.UnloadSnapshot, pb.UnloadSnapshotRequest, name=name, etag=etag)
 
     def aliases(self) -> Iterator[Alias]:
         """All aliases by name, a call a page."""
@@ -71,7 +72,7 @@ class AdminClient(Closing):
 
     def alias(self, name: str) -> Alias:
         """Where an alias points."""
-        return reading.alias(self._send(self._admin.GetAlias, pb.GetAliasRequest(name=name)).alias)
+        return reading.alias(self._ask(self._admin.GetAlias, pb.GetAliasRequest, name=name).alias)
 
     def move_alias(
         self,
@@ -87,14 +88,20 @@ class AdminClient(Closing):
         etag: what the alias had when it was read, "" for any. allow_missing: make it where there is none. gate:
         protocol and largest mean Hellinger distance that the snapshot must have recorded.
         """
-        request = pb.MoveAliasRequest(name=name, snapshot_name=snapshot_name, etag=etag, allow_missing=allow_missing)
-        if gate:
-            request.fidelity_gate.CopyFrom(_gate_message(gate))
-        return reading.alias(self._send(self._admin.MoveAlias, request).alias)
+        moved = self._ask(
+            self._admin.MoveAlias,
+            pb.MoveAliasRequest,
+            name=name,
+            snapshot_name=snapshot_name,
+            etag=etag,
+            allow_missing=allow_missing,
+            fidelity_gate=gate and _gate_message(gate),
+        )
+        return reading.alias(moved.alias)
 
     def delete_alias(self, name: str, *, etag: str = "") -> None:
         """Delete an alias."""
-        self._send(self._admin.DeleteAlias, pb.DeleteAliasRequest(name=name, etag=etag))
+        self._ask(self._admin.DeleteAlias, pb.DeleteAliasRequest, name=name, etag=etag)
 
     def build(
         self,
@@ -114,7 +121,9 @@ class AdminClient(Closing):
 
         gate: as for `move_alias`; it takes `evaluation_prompts` and an alias, which does not move where it refuses.
         """
-        request = pb.BuildSnapshotRequest(
+        built = self._ask(
+            self._admin.BuildSnapshot,
+            pb.BuildSnapshotRequest,
             name=name,
             corpus=corpus,
             model=model,
@@ -126,7 +135,7 @@ class AdminClient(Closing):
             alias=alias,
             fidelity_gate=gate and _gate_message(gate),
         )
-        return reading.build_operation(self._send(self._admin.BuildSnapshot, request))
+        return reading.build_operation(built)
 
     def operations(self) -> Iterator[BuildOperation]:
         """All operations, oldest first, a call a page."""
@@ -135,8 +144,9 @@ class AdminClient(Closing):
 
     def operation(self, name: str) -> BuildOperation:
         """One operation as it is now."""
-        request = operations_pb2.GetOperationRequest(name=name)
-        return reading.build_operation(self._send(self._operations.GetOperation, request))
+        return reading.build_operation(
+            self._ask(self._operations.GetOperation, operations_pb2.GetOperationRequest, name=name)
+        )
 
     def wait(
         self,
@@ -167,11 +177,11 @@ class AdminClient(Closing):
 
     def cancel(self, name: str) -> None:
         """Ask an operation to end; `wait` tells when it has."""
-        self._send(self._operations.CancelOperation, operations_pb2.CancelOperationRequest(name=name))
+        self._ask(self._operations.CancelOperation, operations_pb2.CancelOperationRequest, name=name)
 
     def delete_operation(self, name: str) -> None:
         """Forget an operation that has ended, and discard what it left undone."""
-        self._send(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
+        self._ask(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest, name=name)
 
     def close(self) -> None:
         """Close the connection."""
@@ -180,7 +190,7 @@ class AdminClient(Closing):
     def _wait_once(self, name: str, wait_s: float) -> BuildOperation:
         timeout = Duration()
         timeout.FromMilliseconds(int(1000 * wait_s))
-        request = operations_pb2.WaitOperationRequest(name=name, timeout=timeout)
+        request = message(operations_pb2.WaitOperationRequest, "options", name=name, timeout=timeout)
         return reading.build_operation(self._send(self._operations.WaitOperation, request, self._timeout_s + wait_s))
 
     def _pages(self, method: Callable[..., Any], request: Any, field: str) -> Iterator[Any]:
@@ -194,10 +204,13 @@ class AdminClient(Closing):
 
         return itertools.chain.from_iterable(pages())
 
+    def _ask(self, method: Callable[..., Any], kind: Callable[..., Any], **fields: Any) -> Any:
+        return self._send(method, message(kind, "options", **fields))
+
     def _send(self, method: Callable[..., Any], request: Any, timeout_s: float | None = None) -> Any:
         return self._caller.call(method, request, timeout_s)
 
 
 def _gate_message(gate: tuple[str, float]) -> pb.FidelityGate:
     protocol, hellinger_mean_max = gate
-    return pb.FidelityGate(protocol=protocol, hellinger_mean_max=hellinger_mean_max)
+    return message(pb.FidelityGate, "options", protocol=protocol, hellinger_mean_max=hellinger_mean_max)

@@ -72,13 +72,13 @@ class ClassesOptions(SearchOptions, total=False):
 
 def predict_request(prompts: PromptLike | Sequence[PromptLike], options: PredictOptions) -> pb.PredictRequest:
     """Ask for the answers to one prompt or several. Raises InvalidRequestError for what no message can hold."""
-    fields = {name: value for name, value in options.items() if name != "profile"}
-    request = _message(pb.PredictRequest, "options", **fields)
+    fields: dict[str, Any] = {name: value for name, value in options.items() if name != "profile"}
     profile = options.get("profile")
     if isinstance(profile, Profile):
-        request.profile.CopyFrom(profile_message(profile, ""))
-    elif profile is not None:
-        request.profile_name = profile
+        fields["profile"] = profile_message(profile, "")
+    else:
+        fields["profile_name"] = profile
+    request = message(pb.PredictRequest, "options", **fields)
     together: Any = [prompts] if _is_prompt(prompts) else prompts
     request.prompts.extend(prompt_message(prompt, f"prompts[{row}]") for row, prompt in enumerate(together))
     return request
@@ -86,28 +86,28 @@ def predict_request(prompts: PromptLike | Sequence[PromptLike], options: Predict
 
 def neighbors_request(prompt: PromptLike, block: int, options: NeighborsOptions) -> pb.ListNeighborsRequest:
     """Ask for the neighbors of a prompt in one block. Raises InvalidRequestError for what no message can hold."""
-    request = _message(pb.ListNeighborsRequest, "options", block=block, **options)
+    request = message(pb.ListNeighborsRequest, "options", block=block, **options)
     request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
     return request
 
 
 def classes_request(prompt: PromptLike, block: int, options: ClassesOptions) -> pb.ListClassesRequest:
     """Ask for the classes that explain these neighbors. Raises InvalidRequestError for what no message can hold."""
-    request = _message(pb.ListClassesRequest, "options", block=block, **options)
+    request = message(pb.ListClassesRequest, "options", block=block, **options)
     request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
     return request
 
 
 def info_request(snapshot: str) -> pb.GetInfoRequest:
     """Ask what is served. Raises InvalidRequestError for a name that no message can hold."""
-    return _message(pb.GetInfoRequest, "options", snapshot=snapshot)
+    return message(pb.GetInfoRequest, "options", snapshot=snapshot)
 
 
 def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
     """Write one prompt. Raises InvalidRequestError for lone surrogates and for numbers that are no token ids."""
     if isinstance(prompt, str):
-        return _message(pb.Prompt, f"{field}.text", text=prompt)
-    ids = _message(pb.TokenIds, f"{field}.tokens", ids=[token for token in prompt])
+        return message(pb.Prompt, f"{field}.text", text=prompt)
+    ids = message(pb.TokenIds, f"{field}.tokens", ids=[token for token in prompt])
     return pb.Prompt(tokens=ids)
 
 
@@ -116,7 +116,8 @@ def _is_prompt(prompts: PromptLike | Sequence[PromptLike]) -> TypeGuard[PromptLi
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
 
 
-def _message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:
+def message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:
+    """Write a message. Raises InvalidRequestError, which names the field, for values that it cannot hold."""
     try:
         return kind(**fields)
     except (ValueError, TypeError, UnicodeError) as error:

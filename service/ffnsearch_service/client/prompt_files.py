@@ -1,6 +1,7 @@
 """How prompts are read from a file: a line each, as text or as JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -34,10 +35,13 @@ def read_prompts(path: Path) -> Iterator[PromptLike]:
 
 def count_prompts(path: Path) -> int:
     """How many prompts a file holds, 0 where that cannot be told beforehand."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return 0
-    with path.open("rb") as file:
-        return sum(1 for _ in _lines(file))
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in _lines(file))
+    except OSError:  # `read_prompts` tells it
+        return 0
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

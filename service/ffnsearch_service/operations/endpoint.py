@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import SOCK_STREAM, getaddrinfo, socket
 from typing import Any, NamedTuple
 
 from ffnsearch_service.address import join
@@ -52,6 +52,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._places = threading.BoundedSemaphore(REQUESTS_MAX)
+        self.address_family = getaddrinfo(*address, type=SOCK_STREAM)[0][0]  # IPv6 too
         super().__init__(address, handler)
 
     def process_request(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ffnsearch_service.catalog.names import NAME
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.errors import SettingsError
+from ffnsearch_service.names import NAME
 from ffnsearch_service.settings import rules
 from ffnsearch_service.settings.schema import TABLES, section_fields, sections, settings
 from ffnsearch_service.settings.sources import Given

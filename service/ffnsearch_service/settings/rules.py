@@ -16,6 +16,7 @@ _NOT_ABOVE = (
     ("places_default", "places_max"),
     ("classes_default", "classes_max"),
     ("page_bytes_max", "response_bytes_max"),
+    ("prompts_max", "queue_prompts_max"),
 )
 """Limits of which the first must not be above the second."""
 
@@ -101,8 +102,11 @@ def _limits(config: ServerConfig, origin: Origin) -> Iterator[str]:
     for smaller, larger in _NOT_ABOVE:
         value, bound = getattr(config.limits, smaller), getattr(config.limits, larger)
         if value > bound:
-            key = f"limits.{smaller}"
-            yield f"{key} ({origin(key)}): {value} is above limits.{larger}, {bound}: lower the one or raise the other"
+            key, above = f"limits.{smaller}", f"limits.{larger}"
+            yield (
+                f"{key} ({origin(key)}): {value} is above {above} ({origin(above)}), {bound}: lower the one or raise "
+                "the other"
+            )
 
 
 def _tracing(config: ServerConfig, origin: Origin) -> Iterator[str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffnsearch_service.catalog.names import NAME
-from ffnsearch_service.config import DEFAULT_ALIAS
+from ffnsearch_service.config import DEFAULT_ALIAS, TOKEN_VARIABLE
 from ffnsearch_service.errors import SettingsError
+from ffnsearch_service.names import NAME
 from ffnsearch_service.settings.schema import TABLES, sections
 
 FILE_BYTES_MAX = 1 << 20
@@ -60,10 +60,14 @@ def from_file(path: Path) -> list[Given]:
 
 
 def from_environment(environment: Mapping[str, str]) -> list[Given]:
-    """Read FFNSEARCH_SECTION_NAME, in capitals; FFNSEARCH_SNAPSHOTS and FFNSEARCH_ALIASES are lists of NAME=VALUE."""
+    """Read FFNSEARCH_SECTION_NAME, in capitals; FFNSEARCH_SNAPSHOTS and FFNSEARCH_ALIASES are lists of NAME=VALUE.
+
+    What Kubernetes puts there, and a client's token, are no settings.
+    """
     found = []
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(variable):
+        is_foreign = variable == TOKEN_VARIABLE or _SERVICE_LINK.fullmatch(variable)
+        if variable.startswith(ENVIRONMENT_PREFIX) and not is_foreign:
             origin = f"environment {variable}"
             found += [Given(key, raw, origin, True, Path()) for key, raw in _entries(variable, text)]
     return found
