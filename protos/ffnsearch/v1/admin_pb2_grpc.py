@@ -169,7 +169,7 @@ class AdminServiceServicer:
 
         The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It goes on when
         the server restarts. A build that failed or was cancelled keeps what is done: the same request
-        continues it, and DeleteOperation discards it. The same request as that of a build that waits or runs
+        continues it, and DeleteOperation discards it, except a snapshot that is whole already. The same request as that of a build that waits or runs
         gives that build's operation.
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
         (BUILD_EXISTS). NOT_FOUND: CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS.

@@ -73,7 +73,8 @@ class PredictionServiceServicer:
         A bad prompt fails alone: its result carries status INVALID and an error. Where no prompt of the
         call can be answered, the call itself fails with the error of the first prompt.
         INVALID_ARGUMENT: a field that cannot be honoured; ErrorInfo.reason and BadRequest say which.
-        NOT_FOUND: `snapshot` names none that is open, or profile_name no profile of it. RESOURCE_EXHAUSTED: the
+        NOT_FOUND: there is no snapshot or alias `snapshot`, or no profile profile_name of it. FAILED_PRECONDITION: the
+        snapshot could not be opened. UNAVAILABLE: it is being opened, or the server ends. RESOURCE_EXHAUSTED: the
         server is busy; RetryInfo tells when to come back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -84,7 +85,7 @@ class PredictionServiceServicer:
         """ListNeighbors lists the substrings behind an answer: those of one block above a threshold, best
         first, with their scores, next-token counts and places in the corpus. Paged: pages put together
         are the same list, in the same order, for any page sizes.
-        INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED: as for Predict.
+        Errors are those of Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +99,7 @@ class PredictionServiceServicer:
         bits to tell the M neighbors from the N substrings: log2(e N / M) for each neighbor in no class; and
         for a class of m members, n of them neighbors, log2 V for each token of its suffix, log2(m + 1) for n,
         and log2 C(m, n) for which n. Chosen are the classes that save most bits against no classes at all.
-        INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED: as for Predict.
+        Errors are those of Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +108,7 @@ class PredictionServiceServicer:
     def GetInfo(self, request, context):
         """GetInfo describes the snapshot, its model, vocabulary and profiles, how near to the model its answers
         were measured to be, and the server's limits.
-        NOT_FOUND: `snapshot` names none that is open.
+        Errors of the name `snapshot` are those of Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
