@@ -1,25 +1,27 @@
 """What a finished snapshot is given later, resumable by block: tiles, which a backend needs, and indexes of faiss'."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
 from ffnsearch_indexer.answer.profile import Profile, default_profile
-from ffnsearch_indexer.files import disk_errors, require_free_disk
+from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.faiss import FOLDERS, FaissKind, FaissPlan, missing_blocks, plan_faiss, write_faiss
 from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part
 from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
+from ffnsearch_indexer.store.work import claim
 
 
 def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
     """Make what the `tiles` backend needs for a snapshot that lacks it, and return the new manifest.
 
-    Raises what opening a snapshot raises, and OutputError where the disk refuses; what is done is kept then, and the
-    same call continues it.
+    Raises what opening a snapshot raises, and OutputError where the disk refuses or another process makes the same;
+    what is done is kept then, and the same call continues it.
     """
     with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
         if datastore.tiles:
@@ -29,8 +31,9 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
         windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
         endings = windows[datastore.first_positions, -ENDING_TOKENS:]
-        write_tiles(folder, datastore.keys, counts, endings, progress)
-        return list_part(folder, TILES_FOLDER)
+        with _claim(folder, TILES_FOLDER):
+            write_tiles(folder, datastore.keys, counts, endings, progress)
+            return list_part(folder, TILES_FOLDER)
 
 
 def add_faiss(
@@ -44,7 +47,8 @@ def add_faiss(
 
     Recall is measured at the lowest thresholds of the default profile. announce: called once with what the work will
     take, unless there is none. Raises what opening a snapshot raises, BackendError where faiss is not installed, and
-    OutputError where the disk refuses; what is done is kept then, and the same call continues it.
+    OutputError where the disk refuses or another process makes the same; what is done is kept then, and the same call
+    continues it.
     """
     with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
         manifest, keys = datastore.manifest, datastore.keys
@@ -55,9 +59,15 @@ def add_faiss(
         if wanted:
             announce(plan)
         for kind in wanted:
-            write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
-            manifest = list_part(folder, FOLDERS[kind])
+            with _claim(folder, FOLDERS[kind]):
+                write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
+                manifest = list_part(folder, FOLDERS[kind])
         return manifest
+
+
+def _claim(folder: Path, part: str) -> AbstractContextManager[None]:
+    """Let one process at a time make a part: what is there of it is continued, whoever has begun it."""
+    return claim(folder / (part + PARTIAL), {})
 
 
 def _lowest_thresholds(manifest: Manifest) -> list[float]:

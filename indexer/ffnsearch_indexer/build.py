@@ -27,10 +27,10 @@ from ffnsearch_indexer.answer.profile import default_profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
-from ffnsearch_indexer.errors import BackendError, ModelError, OutputError
+from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.index.gpu import choose_device, device_errors
-from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
+from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes, tiles_memory_bytes
 from ffnsearch_indexer.models import activations
 from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
@@ -41,9 +41,9 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
-from ffnsearch_indexer.store.snapshot import Manifest, write_manifest
+from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, write_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
-from ffnsearch_indexer.store.work import claim, require_own, work_folder
+from ffnsearch_indexer.store.work import Identity, claim, first_difference, in_words, require_own, work_folder
 
 Split = Literal["all", "train"]
 
@@ -192,8 +192,34 @@ def estimate(
         return _plan(source, work_folder(out), faiss)
 
 
+def finished(
+    corpus: Corpus, model_folder: Path, out: Path, *, window_tokens: int, split: Split, precision: str
+) -> Manifest:
+    """The manifest of the snapshot that the same call of `build` has made, on whatever device.
+
+    Raises what reading it and the model raises, and MismatchError for a snapshot of anything else.
+    """
+    manifest = read_manifest(out)
+    wanted: Identity = {
+        "model_sha256": Transformer.load(model_folder).sha256(),
+        "tokenizer_sha256": Tokenizer.load(model_folder / TOKENIZER_FILE).sha256,
+        "corpus_sha256": corpus.sha256,
+        "split": split,
+        "window_tokens": window_tokens,
+        "precision": precision,
+    }
+    if name := first_difference({**vars(manifest), "precision": manifest.precision}, wanted):
+        raise MismatchError(
+            f"{out} was built with another {in_words(name)}: give the command that built it, or another --out",
+            different=name,
+        )
+    return manifest
+
+
 def _require_new(out: Path) -> None:
-    if out.exists():
+    with disk_errors("choose another place"):
+        is_new = not (out.exists() or out.is_symlink())  # a link to nothing is there too
+    if not is_new:
         raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
 
 
@@ -258,6 +284,8 @@ def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
         + max(
             activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
             2 * N * config.d_model,
+            min(torch.get_num_threads(), config.blocks)  # as `write_tiles` makes them
+            * tiles_memory_bytes(N, config.d_model, source.substrings.counts),
             of_faiss.memory_bytes,
         )
         + 60 * len(source.tokens)

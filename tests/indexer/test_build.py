@@ -161,7 +161,8 @@ def test_a_folder_that_is_no_leftover_is_refused_and_kept(model: Path, tmp_path:
 def test_an_output_that_exists_is_refused_and_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    for name in ("file", "folder"):
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("file", "folder", "link"):
         error = refusal(CORPUS, model, tmp_path / name)
         assert error.reason == "OUTPUT_EXISTS"
         assert str(tmp_path / name) in error.message
@@ -244,6 +245,17 @@ def test_a_place_that_cannot_be_written_is_refused(model: Path, tmp_path: Path) 
         build(CORPUS, model, tmp_path / "file" / "out")
     assert caught.value.reason == "WRITE_FAILED"
     assert files_of(tmp_path) == {"file": b""}
+
+
+def test_a_place_that_cannot_be_looked_at_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", deny)
+    error = refusal(CORPUS, model, tmp_path / "out")
+    assert (error.reason, str(tmp_path / "out") in error.message) == ("WRITE_FAILED", True)
 
 
 def test_an_interrupt_before_the_work_leaves_nothing(model: Path, tmp_path: Path) -> None:
@@ -339,6 +351,14 @@ def test_the_plan_holds(tmp_path: Path) -> None:
     shutil.rmtree(job.out)
     build(Corpus("text", job.text), model, job.out, window_tokens=12, progress=weigh)
     assert plan.disk_bytes / 2 < max(used) <= plan.disk_bytes
+
+
+def test_the_plan_has_memory_for_the_tiles_of_several_blocks(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "tiles_memory_bytes", lambda *_: 1 << 40)
+    monkeypatch.setattr(building.torch, "get_num_threads", lambda: 3)
+    assert estimate(CORPUS, model, tmp_path / "out").memory_bytes >> 40 == 2
 
 
 def test_progress_goes_through_the_stages_and_each_comes_to_its_end(model: Path, tmp_path: Path) -> None:

@@ -74,18 +74,31 @@ def test_a_build_ends_with_a_calibration_unless_told_otherwise(
         assert (manifest.profiles.keys(), manifest.default_profile) == (profiles, default)
 
 
-def test_a_calibration_that_is_interrupted_leaves_a_whole_snapshot(
-    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stage", "left"),
+    [
+        ("fit one-step", "but not calibrated"),
+        ("faiss-flat", "but lacks indexes of faiss'"),
+        ("parity", "but not measured"),
+    ],
+)
+def test_what_follows_a_build_may_be_interrupted_and_goes_on_as_it_is_said(
+    stage: str, left: str, run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "out"
+    what_follows = ("--calibration-prompts", 60, "--faiss", "flat", "--evaluation-prompts", 20)
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", out, *what_follows)
     with monkeypatch.context() as patched:
-        interrupt_at("search", patched)
-        code, out, err = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
-    assert (code, out) == (130, "")
-    assert err.endswith(
-        f"stopped: {tmp_path / 'out'} is whole, but not calibrated: ffnsearch calibrate {tmp_path / 'out'}\n"
-    )
-    assert run("verify", tmp_path / "out")[0] == 0
-    assert run("calibrate", tmp_path / "out")[0] == 0
+        interrupt_at(stage, patched)
+        code, printed, err = run(*arguments)
+    assert (code, printed) == (130, "")
+    assert err.endswith(f"stopped: {out} is whole, {left}; the same command with --resume continues it\n")
+    assert run("verify", out)[0] == 0
+    assert run(*arguments, "--resume")[0] == 0
+    manifest = read_manifest(out)
+    assert {key: of["prompts"] for key, of in manifest.fidelity.items()} == {"calibration": 60, "parity": 20}
+    assert "faiss-flat" in manifest.parts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
 def test_an_interrupted_calibration_is_taken_up_by_a_build_that_resumes(
@@ -121,20 +134,23 @@ def test_a_build_measures_its_default_profile_where_it_is_asked_to(
     assert read_manifest(tmp_path / "out") == after
 
 
-def test_a_measurement_that_is_interrupted_leaves_a_whole_snapshot_and_goes_on(
-    run: Run, corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_build_does_not_resume_a_snapshot_of_anything_else(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
 ) -> None:
-    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--evaluation-prompts", 20)
-    with monkeypatch.context() as patched:
-        interrupt_at("parity", patched)
-        code, out, err = run(*arguments)
-    assert (code, out) == (130, "")
-    assert err.endswith(
-        f"stopped: {tmp_path / 'out'} is whole, but not measured: ffnsearch evaluate {tmp_path / 'out'}\n"
-    )
-    assert run("verify", tmp_path / "out")[0] == 0
-    assert run(*arguments, "--resume")[0] == 0
-    assert read_manifest(tmp_path / "out").fidelity["parity"]["prompts"] == 20
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--calibration-prompts", 0)
+    assert run(*arguments)[0] == 0
+    (tmp_path / "other.txt").write_text("abc" * 99)
+    save_model(tmp_path / "other", make_model(vocabulary_size=4, d_model=8, seed=2), ALPHABET)
+    save_model(tmp_path / "renamed", make_model(vocabulary_size=4, d_model=8), ALPHABET[::-1])
+    refusals = {
+        ("--corpus", tmp_path / "other.txt"): "another corpus: ",
+        ("--model", tmp_path / "other"): "another model: ",
+        ("--model", tmp_path / "renamed"): "another tokenizer: ",
+        ("--split", "train"): "another split: ",
+        ("--window-tokens", 6): "another window tokens: ",
+        ("--precision", "float16"): "another precision: ",
+    }
+    check_refusals(lambda *options: run(*arguments, "--resume", *options), refusals, tmp_path)
 
 
 def test_a_program_can_follow_a_build(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:

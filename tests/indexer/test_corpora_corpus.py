@@ -1,5 +1,7 @@
 """A corpus is read whole or refused with the file and the place."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,48 @@ def test_bytes_that_are_not_utf_8_are_refused_with_file_and_offset(tmp_path: Pat
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:
     assert refused(Path("a\0b")).reason == "CORPUS_NOT_FOUND"
+    assert refused(Path("a" * 300)).reason == "CORPUS_UNREADABLE"
+
+
+@pytest.mark.parametrize(("link", "target"), [("a/b", "."), ("b.txt", "none"), ("a/b.txt", "b.txt"), ("b", "../c")])
+def test_a_link_that_may_hide_a_text_is_refused(link: str, target: str, tmp_path: Path) -> None:
+    for folder in ("of/a", "c"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "text.txt").write_text("text")
+    (tmp_path / "of" / "to a text.txt").symlink_to(tmp_path / "c" / "text.txt")
+    assert read_corpus(str(tmp_path / "of")).text == "text\ntext\n"
+    (tmp_path / "of" / link).symlink_to(target)
+    error = refused(tmp_path / "of")
+    assert (error.reason, error.metadata) == ("CORPUS_UNREADABLE", {"file": str(tmp_path / "of" / link)})
+
+
+@pytest.mark.parametrize("name", ["of", "of/a", "of/a/text.txt"])
+def test_what_may_not_be_read_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of" / "a").mkdir(parents=True)
+    (tmp_path / "of" / "a" / "text.txt").write_text("text")
+
+    def deny(owner: object, call: str) -> None:
+        """As an operating system does where the caller is not root."""
+        allowed = getattr(owner, call)
+
+        def denied(path: object, *given: object) -> object:
+            if str(path) == str(tmp_path / name):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return allowed(path, *given)
+
+        monkeypatch.setattr(owner, call, denied)
+
+    deny(os, "scandir")
+    deny(Path, "read_bytes")
+    error = refused(tmp_path / "of")
+    assert (error.reason, error.metadata) == ("CORPUS_UNREADABLE", {"file": str(tmp_path / name)})
+
+
+def test_a_place_behind_a_folder_that_may_not_be_entered_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", deny)
+    assert refused(tmp_path / "of").reason == "CORPUS_UNREADABLE"

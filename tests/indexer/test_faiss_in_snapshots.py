@@ -284,6 +284,20 @@ def test_a_file_that_cannot_grow_ends_it_in_order_and_a_later_one_completes_it(
     assert files_of(tiny_copy) == files_of(with_faiss)
 
 
+def test_the_same_index_twice_at_once_is_refused(tiny_copy: Path, with_faiss: Path) -> None:
+    def again(*_: object) -> None:
+        with pytest.raises(OutputError) as caught:
+            add_faiss(tiny_copy, ["flat"])
+        assert caught.value.reason == "OUTPUT_BUSY"
+        told.append(caught.value.message)
+
+    told: list[str] = []
+    add_faiss(tiny_copy, ["flat"], progress=again)
+    assert told[0] == f"{tiny_copy}/faiss-flat.partial is in use, the same work is being done: wait for it"
+    add_faiss(tiny_copy, ["ivf"])
+    assert files_of(tiny_copy) == files_of(with_faiss)
+
+
 @pytest.mark.parametrize("operation", [7])
 def test_what_was_killed_goes_on_to_the_same_bytes(operation: int, tiny_copy: Path, with_faiss: Path) -> None:
     assert stopping.run(FaissJob(tiny_copy), Stop(operation)).exit_status == KILLED

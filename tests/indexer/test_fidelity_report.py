@@ -25,7 +25,7 @@ from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
 from refusals import check_refusals
-from tiny import build_splits
+from tiny import build_splits, files_of
 
 PIECES = ["<script>", "a", "b", "&", " ", "\n"]
 TEXT = "".join(np.random.default_rng(1).choice(PIECES, 400))
@@ -65,7 +65,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Measured snapshots: `train`, with a sister and a calibration, and `all`, with neither."""
-    folder = build_splits(tmp_path_factory.mktemp("built"), Corpus("te<xt", TEXT), ALPHABET)
+    folder = build_splits(tmp_path_factory.mktemp("built"), Corpus("te<xt\udce9", TEXT), ALPHABET)
     for split, sisters in (("all", []), ("train", [folder / "sister"])):
         profiles = {profile.name: profile.to_json() for profile in PROFILES}
         revise_manifest(folder / split, profiles=profiles, default_profile="<best>")
@@ -175,7 +175,7 @@ def test_text_of_the_corpus_is_never_markup(report: Path) -> None:
     assert "<script" not in page.source
     assert "&lt;script&gt;" in page.source
     assert page.tags.keys().isdisjoint({"script", "best", "xt"})
-    assert "te&lt;xt" in page.source
+    assert r"te&lt;xt\udce9" in page.source
     assert "⏎" in page.text
 
 
@@ -205,9 +205,36 @@ def test_a_report_replaces_an_earlier_one_and_nothing_else(run: Run, folder: Pat
     }
 
 
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_a_report_that_was_stopped_is_written_by_the_same_command(
+    files: int, run: Run, built: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, replace = [files], Path.replace
+
+    def stop(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    arguments = ("report", built / "train", "--out", tmp_path / "out", "--skip-verify")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        code, out, err = run(*arguments)
+    assert (code, out) == (130, "")
+    assert f"what is done is in {tmp_path / 'out'}; the same command continues it" in err
+    assert run(*arguments)[0] == 0
+    assert files_of(tmp_path / "out") == files_of(report)
+
+
 def test_the_same_figure_is_the_same_file() -> None:
     document = {**CALIBRATION, "curves": []}
     assert calibration_pictures(document, None) == calibration_pictures(document, None)
+
+
+def test_a_name_in_a_figure_is_no_formula() -> None:
+    ladder = [{**rung, "profiles": ["$a^$"]} for rung in CALIBRATION["ladder"]]
+    assert calibration_pictures({**CALIBRATION, "ladder": ladder}, None)
 
 
 def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The prefix tree holds every distinct prefix of the windows once, and nothing else."""
 
+import tracemalloc
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.models import prefixes
 from ffnsearch_indexer.models.prefixes import PrefixTree, count_prefixes, prefix_tree, shared_prefix_tokens
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 7))
@@ -76,7 +79,19 @@ def test_windows_of_different_lengths_share_their_prefixes(windows: set[tuple[in
 
 @given(windows_of_few_tokens)
 def test_the_count_is_that_of_the_tree(windows: np.ndarray) -> None:
-    assert count_prefixes(windows) == len(prefix_tree(windows, whole(windows)).tokens) == len(prefixes_of(windows))
+    expected = len(prefixes_of(windows))
+    for together in (1, 3, 1000):
+        with patch.object(prefixes, "COUNTED_TOGETHER", together):
+            assert count_prefixes(windows) == len(prefix_tree(windows, whole(windows)).tokens) == expected
+
+
+def test_counting_takes_less_memory_than_the_windows() -> None:
+    windows = np.stack(np.unravel_index(np.arange(1 << 17), (2,) * 17), axis=1).astype(np.uint16)
+    tracemalloc.start()
+    assert count_prefixes(windows) == (1 << 18) - 2
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < windows.nbytes / 2
 
 
 @given(windows_of_few_tokens)

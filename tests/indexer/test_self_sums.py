@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_snapshot import entry, flip, refusal, rewrite_manifest
+from test_tiles_in_snapshots import drop_tiles
 
 import stopping
+from ffnsearch_indexer.additions import add_faiss
 from ffnsearch_indexer.answer import lookup, predictor, self_join
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, one_step
@@ -28,6 +30,7 @@ from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, read_manifest, revise_manifest, self_sums_files
+from refusals import check_refusals
 from stopping import KILLED, Stop
 from tiny import files_of, make_model, random_text, save_model
 
@@ -212,9 +215,7 @@ def test_the_files_say_what_they_hold(whole: Path, plain: Path, opened: Datastor
 @pytest.mark.parametrize("writes", ["nothing", "tiles are lacking"])
 def test_another_backend_makes_the_same_files(writes: str, copy: Path, whole: Path) -> None:
     if writes == "tiles are lacking":
-        shutil.rmtree(copy / "tiles")
-        files = {name: of for name, of in read_manifest(copy).files.items() if not name.startswith("tiles/")}
-        rewrite_manifest(copy, files=files)
+        drop_tiles(copy)
     add_self_sums(copy, PROFILES, backend="exact")
     assert files_of(copy / "self-sums") == files_of(whole / "self-sums")
 
@@ -392,6 +393,20 @@ def test_approximate_backends_and_too_many_tokens_are_refused(copy: Path, monkey
     assert files_of(copy) == before
 
 
+@pytest.mark.parametrize("asked", [add_self_sums, estimate_self_sums])
+def test_the_backend_is_chosen_as_elsewhere_on_the_cpu(asked: Callable[..., object], copy: Path) -> None:
+    add_faiss(copy, ["ivf"])
+    reasons = {"no": "UNKNOWN_BACKEND", "fused": "DEVICE_UNAVAILABLE", "faiss-ivf": "APPROXIMATE_BACKEND"}
+    for backend, reason in reasons.items():
+        with pytest.raises(BackendError) as caught:
+            asked(copy, PROFILES, backend=backend)
+        assert caught.value.reason == reason
+    asked(copy, PROFILES, backend="auto")
+    with pytest.raises(BackendError) as caught:
+        asked(drop_tiles(copy), [OTHER])
+    assert caught.value.reason == "NO_TILES"
+
+
 FILES = [SELF_SUMS_THRESHOLDS_FILE, *self_sums_files(1).values()]
 
 
@@ -462,6 +477,16 @@ def test_the_command_takes_the_default_profile_and_refuses_others(run: Run, copy
     assert run("index", copy, "--self-sums", "--backend", "exact")[0] == 0
     with Datastore.open(copy) as datastore:
         assert [of.thresholds for of in datastore.self_sums] == PROFILES[0].thresholds_by_block
+
+
+def test_the_command_refuses_options_that_would_do_nothing(run: Run, copy: Path) -> None:
+    refusals = {
+        ("index", copy, "--profile", "none"): "--profile is given without --self-sums",
+        ("index", copy, "--no-self-sums", "--backend", "exact"): "--backend is given without --self-sums",
+        ("index", copy, "--faiss", "ivf", "--estimate"): "--estimate is of --self-sums alone, and --faiss is given",
+        ("index", copy, "--no-self-sums", "--estimate"): "and --no-self-sums is given",
+    }
+    check_refusals(run, refusals, copy)
 
 
 def test_a_stopped_command_says_how_it_is_continued(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

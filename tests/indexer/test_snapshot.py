@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,17 @@ import pytest
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, SnapshotError
 from ffnsearch_indexer.files import hash_files
+from ffnsearch_indexer.store import snapshot as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import FileEntry, Manifest, file_names, read_manifest, revise_manifest
+from ffnsearch_indexer.store.snapshot import (
+    FileEntry,
+    Manifest,
+    drop_part,
+    file_names,
+    list_part,
+    read_manifest,
+    revise_manifest,
+)
 from tiny import files_of, make_model, open_files, save_model
 
 MANIFEST = "manifest.json"
@@ -233,3 +243,26 @@ def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(measurable: 
     assert changed == {"manifest.json"}
     Datastore.open(snapshot).close()
     assert revise_manifest(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id
+
+
+def test_what_others_change_while_a_part_is_hashed_stays(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = read_manifest(tiny_copy).files
+    drop_part(tiny_copy, "tiles")
+
+    def measured_meanwhile(paths: list[Path]) -> list[str]:
+        revise_manifest(tiny_copy, fidelity={"parity": {"prompts": 1}})
+        return hash_files(paths)
+
+    monkeypatch.setattr(store, "hash_files", measured_meanwhile)
+    after = list_part(tiny_copy, "tiles")
+    assert (after.files, after.fidelity) == (files, {"parity": {"prompts": 1}})
+    assert after == read_manifest(tiny_copy)
+
+
+def test_a_manifest_that_many_change_at_once_has_all_their_changes(tiny_copy: Path) -> None:
+    def measure(number: int) -> None:
+        revise_manifest(tiny_copy, fidelity=lambda manifest: (manifest.fidelity or {}) | {str(number): {}})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(measure, range(40)))
+    assert read_manifest(tiny_copy).fidelity == {str(number): {} for number in range(40)}

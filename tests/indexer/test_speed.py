@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from measuring import STEPS
 
+from ffnsearch_indexer.additions import add_faiss
 from ffnsearch_indexer.answer import speed
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.speed import BatchSpeed, Times, measure
@@ -113,6 +114,18 @@ def test_bench_says_the_same_of_neighbors_with_every_backend(run: Run, measurabl
     assert {"together", *Times._fields} < set(of_batch)
     other = json.loads(run("bench", measurable / "train", *options, "--json")[1])
     assert of_batch["neighbors_per_prompt_by_block"] == other["batches"][0]["neighbors_per_prompt_by_block"]
+
+
+def test_an_approximate_backend_is_measured_and_said_to_be_one(run: Run, tiny_copy: Path) -> None:
+    add_faiss(tiny_copy, ["ivf"])
+    options = ("--batch", "8", "--prompts", 24, "--backend", "faiss-ivf")
+    code, out, err = run("bench", tiny_copy, *options)
+    assert (code, err) == (0, "")
+    assert re.search(r"cores; approximate: a query finds [\d.]+% of its neighbors, in the measured mean$", out, re.M)
+    result = json.loads(run("bench", tiny_copy, *options, "--json")[1])
+    assert (result["approximate"], result["prompts_compared_with_exact"]) == (True, 0)
+    assert 0 < result["recall"] <= 1
+    assert len(result["batches"]) == 1
 
 
 def test_every_refusal_is_one_line_and_status_2(run: Run, measurable: Path, tmp_path: Path) -> None:

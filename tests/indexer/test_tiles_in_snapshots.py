@@ -210,6 +210,16 @@ def test_progress_tells_of_each_block(without_tiles: Path) -> None:
     assert told == [("tiles", done, 2, "") for done in range(3)]
 
 
+def test_the_same_tiles_twice_at_once_are_refused(without_tiles: Path, tiny_snapshot: Path) -> None:
+    def again(*_: object) -> None:
+        with pytest.raises(OutputError) as caught:
+            add_tiles(without_tiles)
+        assert caught.value.reason == "OUTPUT_BUSY"
+
+    add_tiles(without_tiles, progress=again)
+    assert files_of(without_tiles) == files_of(tiny_snapshot)
+
+
 @pytest.mark.parametrize("window_tokens", [1, 2, 3, 5])
 @pytest.mark.parametrize("split", ["all", "train"])
 def test_index_and_build_agree_for_windows_of_any_length(window_tokens: int, split: str, tmp_path: Path) -> None:

@@ -1,13 +1,54 @@
 """What tiles are made of keys: each key in one of them, near ones together, counts summed, bytes known beforehand."""
 
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_index_contract import clustered, random_counts, unit
 from test_tiles import HEADERS_BYTES, SIZES, draw, ones
 
+import stopping
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index import tiles
 from ffnsearch_indexer.index.ordering import closest_order, tile_order
-from ffnsearch_indexer.index.tiles import GROUP_TILES, PREFIX, TILE_KEYS, padded, tiles_bytes, tiles_of
+from ffnsearch_indexer.index.tiles import (
+    GROUP_TILES,
+    PREFIX,
+    TILE_KEYS,
+    padded,
+    tiles_bytes,
+    tiles_memory_bytes,
+    tiles_of,
+)
+
+
+@dataclass(frozen=True)
+class TilesJob:
+    """One call of `tiles_of`, in a process of its own. It returns how much memory that took, and what was foretold."""
+
+    out: Path
+    substrings: int
+    D: int
+    counts_of_key: int
+
+    def run(self, _: Callable[..., None]) -> tuple[int, int]:
+        tiles_of(*self.input(1000))
+        given = self.input(self.substrings)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tiles_of(*given)
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        return 1024 * taken, tiles_memory_bytes(self.substrings, self.D, given[1])
+
+    def input(self, substrings: int) -> tuple[np.ndarray, NextTokenCounts, np.ndarray]:
+        rng = np.random.default_rng(0)
+        keys = np.concatenate([unit(rng.standard_normal((substrings // 100, self.D))) for _ in range(100)])
+        offsets = self.counts_of_key * np.arange(substrings + 1)
+        tokens = np.tile(np.arange(self.counts_of_key, dtype=np.uint16), substrings)
+        counts = NextTokenCounts(offsets, tokens, np.ones(len(tokens), np.uint32), 65)
+        return keys, counts, rng.integers(0, 20, (substrings, 3)).astype(np.uint16)
 
 
 @pytest.mark.parametrize("substrings", [1, 2, 31, 32, 33, 65, 1023])
@@ -108,3 +149,11 @@ def test_the_bytes_of_tiles_are_known_beforehand(substrings: int, D: int, vocabu
     keys, counts = unit(rng.standard_normal((substrings, D))), random_counts(rng, substrings, vocabulary_size)
     taken = sum(array.nbytes for array in tiles_of(keys, counts)) + HEADERS_BYTES
     assert taken <= tiles_bytes(substrings, D, counts) < 1.3 * taken + 4096
+
+
+@pytest.mark.parametrize(("substrings", "D", "counts_of_key"), [(60_000, 384, 1), (200_000, 48, 1), (60_000, 32, 30)])
+def test_the_memory_that_tiles_take_is_known_beforehand(
+    substrings: int, D: int, counts_of_key: int, tmp_path: Path
+) -> None:
+    taken, foretold = stopping.run(TilesJob(tmp_path, substrings, D, counts_of_key)).result
+    assert foretold / 3 < taken <= foretold

@@ -282,6 +282,28 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path):
         run(tmp_path / "stopped", start=tmp_path / "first")
 
 
+@pytest.mark.parametrize(
+    "record",
+    ["no", "[]", "1", "null", "{}", '{"earlier": 1}', '{"earlier": ["no"]}', "with iteration [1]", "with settings {}"],
+)
+def test_a_start_whose_record_is_none_is_refused_before_the_work(record: str, tmp_path: Path) -> None:
+    run(tmp_path / "first")
+    path = tmp_path / "first" / "training.json"
+    if record.startswith("with"):
+        _, name, value = record.split()
+        record = json.dumps(json.loads(path.read_text()) | {name: json.loads(value)})
+    path.write_text(record)
+    with pytest.raises(ModelError, match="no training record"):
+        run(tmp_path / "second", start=tmp_path / "first")
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("name", ["$a^$", "\udcff"])
+def test_a_corpus_of_any_name_has_a_curve(name: str, tmp_path: Path) -> None:
+    train(Corpus(name, TEXT), TOKENIZER, CONFIG, SETTINGS, tmp_path / "m")
+    assert (tmp_path / "m" / "curve.png").exists()
+
+
 def test_a_start_of_other_sizes_is_refused(tmp_path):
     run(tmp_path / "first")
     wider = replace(CONFIG, d_model=32)

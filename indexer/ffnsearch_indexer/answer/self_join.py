@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffnsearch_indexer.answer.backends import open_indexes
+from ffnsearch_indexer.answer.backends import choose, look, open_indexes
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk, sync
@@ -207,10 +207,11 @@ class _Block:
 
 def _blocks(datastore: Datastore, backend: str, thresholds: Thresholds, work: Path) -> list[_Block]:
     """What is to be made of each block; raises BackendError and LimitError for what cannot be."""
-    indexes = open_indexes(datastore, backend)
+    choice = choose(backend, "cpu", look(datastore, backend, "cpu"))
+    indexes = open_indexes(datastore, choice.backend)
     if indexes[0].approximate:
         raise BackendError(
-            f"the backend {backend} is approximate, and self-sums are exact: choose tiles or exact",
+            f"the backend {choice.backend} is approximate, and self-sums are exact: choose tiles or exact",
             reason="APPROXIMATE_BACKEND",
         )
     total = int(datastore.counts.counts.sum(dtype=np.int64))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
     from ffnsearch_indexer.store.snapshot import Manifest
 
+RESUME = "the same command with --resume continues it"
+"""What to do where a build was stopped when OUT was there: another command would not take as many prompts as it did."""
+
 
 @contextmanager
 def leaves_whole(snapshot: Path, rest: str) -> Iterator[None]:
@@ -33,7 +36,7 @@ def calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path
     from ffnsearch_indexer.store.snapshot import read_manifest
 
     with (
-        leaves_whole(snapshot, f", but not calibrated: ffnsearch calibrate {snapshot}"),
+        leaves_whole(snapshot, f", but not calibrated; {RESUME}"),
         Datastore.open(snapshot, check="sizes") as datastore,
         ProgressDisplay(progress_json) as display,
     ):
@@ -51,7 +54,7 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
     from ffnsearch_indexer.store.snapshot import read_manifest
 
     with (
-        leaves_whole(snapshot, f", but not measured: ffnsearch evaluate {snapshot}"),
+        leaves_whole(snapshot, f", but not measured; {RESUME}"),
         Datastore.open(snapshot, check="sizes") as datastore,
         ProgressDisplay(progress_json) as display,
     ):

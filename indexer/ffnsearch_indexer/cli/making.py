@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ffnsearch_indexer.cli.finishing import add_self_sums, calibrate_new, evaluate_new, profiles_of, self_sums_lines
-from ffnsearch_indexer.cli.options import (
-    AsJson,
-    Backend,
-    Corpus,
-    Faiss,
-    Out,
-    Snapshot,
-    print_result,
-    resumable,
+from ffnsearch_indexer.cli.finishing import (
+    RESUME,
+    add_self_sums,
+    calibrate_new,
+    evaluate_new,
+    leaves_whole,
+    profiles_of,
+    self_sums_lines,
 )
+from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, print_result, resumable
+from ffnsearch_indexer.errors import FfnSearchError
 
 
 class SplitName(StrEnum):
@@ -79,7 +79,6 @@ def build(
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.models import reference_folder
     from ffnsearch_indexer.store.faiss import kinds_of
-    from ffnsearch_indexer.store.snapshot import read_manifest
     from ffnsearch_indexer.store.work import work_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
@@ -99,7 +98,14 @@ def build(
             )
             return print_result(as_json, vars(plan), _plan_lines(plan))
         if resume and out.exists():
-            manifest = read_manifest(out)
+            manifest = building.finished(
+                text,
+                folder,
+                out,
+                window_tokens=window_tokens,
+                split=split.value,
+                precision=precision.value,
+            )
         else:
             manifest = building.build(
                 text,
@@ -118,7 +124,7 @@ def build(
     if enough and not is_calibrated:
         manifest = calibrate_new(out, calibration_prompts, device, progress_json)
     if kinds:
-        with resumable(out), ProgressDisplay(progress_json) as display:
+        with leaves_whole(out, f", but lacks indexes of faiss'; {RESUME}"), ProgressDisplay(progress_json) as display:
             manifest = add_faiss(out, kinds, progress=display)
     if self_sums:
         manifest = add_self_sums(out, [], "tiles", progress_json)
@@ -151,7 +157,12 @@ def index(
             help="A profile whose thresholds these sums have; repeat for several.", show_default="its default"
         ),
     ] = None,
-    backend: Backend = "tiles",
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="What searches for these sums, on the CPU: auto, tiles, exact, or faiss.", show_default="tiles"
+        ),
+    ] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what --self-sums will take, and stop.")] = False,
     faiss: Faiss = None,
     as_json: AsJson = False,
@@ -171,10 +182,12 @@ def index(
     def announce(plan: FaissPlan) -> None:
         display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {plan.disk_bytes / 1e9:.2f} GB of disk")
 
+    _require_purpose(self_sums, profile, backend, estimate, faiss)
     started, kinds = time.monotonic(), kinds_of(faiss)
     if estimate:
         with resumable():
-            plan = self_join.estimate_self_sums(snapshot, profiles_of(snapshot, profile), backend=backend)
+            chosen = profiles_of(snapshot, profile)
+            plan = self_join.estimate_self_sums(snapshot, chosen, backend=backend or "tiles")
         return print_result(as_json, vars(plan), self_sums_lines(plan))
     folders = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
     with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
@@ -183,7 +196,7 @@ def index(
         else:
             manifest = add_tiles(snapshot, progress=display)
     if self_sums:
-        manifest = add_self_sums(snapshot, profile or [], backend)
+        manifest = add_self_sums(snapshot, profile or [], backend or "tiles")
     elif self_sums is False:
         manifest = self_join.drop_self_sums(snapshot)
     seconds = time.monotonic() - started
@@ -219,6 +232,24 @@ def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
     }
     line = f"{snapshot} is whole: {len(manifest.files)} files, {manifest.total_bytes():,} bytes, {seconds:.1f} s"
     print_result(as_json, result, [line, f"snapshot id {manifest.snapshot_id}"])
+
+
+def _require_purpose(
+    self_sums: bool | None, profile: list[str] | None, backend: str | None, estimate: bool, faiss: str | None
+) -> None:
+    """Refuse options of `index` that would do nothing."""
+    for name, is_given in (("--profile", bool(profile)), ("--backend", backend is not None)):
+        if is_given and not (self_sums or estimate):
+            raise FfnSearchError(
+                f"{name} is given without --self-sums, which it is for: add --self-sums, or leave it out",
+                reason="INVALID_REQUEST",
+            )
+    for name, is_given in (("--no-self-sums", self_sums is False), ("--faiss", faiss is not None)):
+        if is_given and estimate:
+            raise FfnSearchError(
+                f"--estimate is of --self-sums alone, and {name} is given: leave one of the two out",
+                reason="INVALID_REQUEST",
+            )
 
 
 def _plan_lines(plan: Any) -> list[str]:

@@ -135,7 +135,11 @@ def report(
     folder = out or writing.default_folder(snapshot)
     writing.require_measured(snapshot, read_manifest(snapshot))
     writing.require_free(folder)
-    with resumable(), Datastore.open(snapshot, check=check(skip_verify)) as datastore, ProgressDisplay() as display:
+    with (
+        resumable(folder),
+        Datastore.open(snapshot, check=check(skip_verify)) as datastore,
+        ProgressDisplay() as display,
+    ):
         page, *figures = writing.write_report(
             Predictor(datastore, backend=backend, device=device), folder, progress=display
         )

@@ -1,9 +1,12 @@
 """What is a corpus: one text, read from a file, a folder of files, or a built-in source."""
 
 import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.errors import CorpusError
@@ -34,16 +37,22 @@ def read_corpus(source: str) -> Corpus:
     """Read the corpus named by `source`: a built-in name, a UTF-8 file, or a folder of `*.txt` files.
 
     The files of a folder are joined in the order of their relative paths, a newline added where one
-    does not end in it. Raises CorpusError, which names the file, and the offset of undecodable bytes.
+    does not end in it; links to folders are not followed, but refused, as is what cannot be read: a text
+    is whole. Raises CorpusError, which names the file, and the offset of undecodable bytes.
     """
     if source in BUILT_IN:
         return Corpus(source, BUILT_IN[source]())
     path = Path(source)
-    if path.is_dir():
-        text = _read_folder(path)
-    elif path.is_file():
-        text = _read_file(path)
-    else:
+    try:
+        text = _read_folder(path) if path.is_dir() else _read_file(path) if path.is_file() else None
+    except OSError as error:
+        where = error.filename or source
+        raise CorpusError(
+            f"cannot read {where}: {error.strerror}; check its name, and who may read it",
+            reason="CORPUS_UNREADABLE",
+            file=where,
+        ) from None
+    if text is None:
         known = ", ".join(sorted(BUILT_IN))
         raise CorpusError(
             f"no corpus at {source}: give a UTF-8 text file, a folder of .txt files, or a built-in name ({known})",
@@ -58,13 +67,31 @@ def read_corpus(source: str) -> Corpus:
 
 
 def _read_folder(folder: Path) -> str:
-    paths = sorted(path for path in folder.rglob("*.txt") if path.is_file())
+    paths = sorted(_texts_in(folder))
     if not paths:
         raise CorpusError(
             f"no .txt file in {folder}: put the texts there, or name one file", reason="EMPTY_CORPUS", corpus=folder
         )
     texts = [_read_file(path) for path in paths]
     return "".join(text if text.endswith("\n") or not text else text + "\n" for text in texts)
+
+
+def _texts_in(folder: Path) -> Iterator[Path]:
+    """The .txt files of a folder and of those in it. Raises OSError and CorpusError rather than leave one out."""
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        texts = [Path(parent, name) for name in files if name.endswith(".txt")]
+        links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
+        if refused := links + [path for path in texts if not path.is_file()]:
+            raise CorpusError(
+                f"{refused[0]} is a link to a folder, or no file: put the texts themselves there, or take it away",
+                reason="CORPUS_UNREADABLE",
+                file=refused[0],
+            )
+        yield from texts
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _read_file(path: Path) -> str:
@@ -78,5 +105,3 @@ def _read_file(path: Path) -> str:
             file=path,
             offset_bytes=error.start,
         ) from None
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}", reason="CORPUS_UNREADABLE", file=path) from None

@@ -65,6 +65,9 @@ CENTRE_NORM_MIN = 2.0**-5
 STEP_TILES = 1024
 """Tiles that are measured at once."""
 
+KEPT_BYTES = 1 << 26
+"""What malloc keeps, at most, of what was given back to it."""
+
 
 def tiles_bytes(substrings: int, d_model: int, counts: NextTokenCounts) -> int:
     """How many bytes the tiles of one block take, at most."""
@@ -74,6 +77,16 @@ def tiles_bytes(substrings: int, d_model: int, counts: NextTokenCounts) -> int:
     of_tiles = (tiles + GROUP_TILES) * width + tiles * (12 * 4 + 8)
     of_counts = 10 * min(len(counts.tokens), tiles * counts.vocabulary_size) + 6 * len(counts.tokens) + 8 * substrings
     return of_keys + of_tiles + of_counts + 4 * d_model**2 + (1 << 12)
+
+
+def tiles_memory_bytes(substrings: int, d_model: int, counts: NextTokenCounts) -> int:
+    """How much memory `tiles_of` takes, at most, beside keys, counts and endings."""
+    width = padded(d_model)
+    of_order = 8 * min(d_model, NEAR_DIMENSIONS)  # its position, and once more while its class is split
+    of_key = max(of_order, width + width // TILE_KEYS + 1) + 48  # or what is kept of it; places, offsets and the rest
+    of_step = 28 * width * min(substrings, STEP_TILES * TILE_KEYS)  # as float64 twice, as float32 twice, and smaller
+    of_counts = 80 * len(counts.tokens)  # numbered, sorted, and numbered again by tile
+    return substrings * of_key + max(of_step, of_counts) + 50 * d_model**2 + KEPT_BYTES
 
 
 def padded(d_model: int) -> int:
@@ -112,7 +125,7 @@ def tiles_of(keys: Float16, counts: NextTokenCounts, endings: NDArray[np.uint16]
 
     endings: [N, M], the last tokens of each substring, by which keys may be kept together; how many of them is
     measured: whichever makes the closest tiles. Takes about 20 s a million keys of 384 dimensions on one core, and
-    300 bytes a key beside the result.
+    `tiles_memory_bytes`.
     """
     require_full_precision("tiles")
     N, D = keys.shape

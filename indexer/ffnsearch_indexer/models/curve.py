@@ -1,5 +1,6 @@
 """How a training run looks: its losses over the iterations, as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ def draw_curve(record: Record, path: Path) -> None:
     """Draw the losses of a training record, and of the earlier runs that it goes on from, as PNG."""
     from matplotlib.figure import Figure  # heavy, and only needed once, at the end
 
-    iteration, train_loss, validation_loss = _whole_curve(record)
+    points = whole_curve([*record["earlier"], record])
+    iteration, train_loss, validation_loss = ([point[column] for point in points] for column in range(3))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(iteration, train_loss, color="#0072B2", label=f"training, at the end {record['final_train_loss']:.3f}")
@@ -22,21 +24,23 @@ def draw_curve(record: Record, path: Path) -> None:
         linestyle="--",
         label=f"validation, at the end {record['final_validation_loss']:.3f}",
     )
-    axes.set(xlabel="iteration", ylabel="loss (nats a token)", title=f"Training on {record['corpus']}")
+    axes.set(xlabel="iteration", ylabel="loss (nats a token)")
+    name = record["corpus"].encode(errors="backslashreplace").decode()  # that of a file may be no text, or have a $
+    axes.set_title(f"Training on {name}", parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 
-def _whole_curve(record: Record) -> tuple[list[int], list[float], list[float]]:
-    """Iterations and losses of a run and of the earlier runs that it goes on from, one after the other."""
-    iteration: list[int] = []
-    train_loss: list[float] = []
-    validation_loss: list[float] = []
+def whole_curve(runs: Sequence[Record]) -> list[tuple[int, float, float]]:
+    """Iteration and both losses at each point of runs that go on from each other, in their order.
+
+    Raises LookupError, TypeError, ValueError or OverflowError for what are no records of runs.
+    """
+    points: list[tuple[int, float, float]] = []
     done = 0
-    for run in [*record["earlier"], record]:
-        iteration += [done + point for point in run["iteration"]]
-        train_loss += run["train_loss"]
-        validation_loss += run["validation_loss"]
-        done += run["settings"]["iterations"]
-    return iteration, train_loss, validation_loss
+    for run in runs:
+        of_run = zip(run["iteration"], run["train_loss"], run["validation_loss"], strict=True)
+        points += [(done + int(iteration), float(train), float(validation)) for iteration, train, validation in of_run]
+        done += int(run["settings"]["iterations"])
+    return points

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.models.prefix_cache import CachedPrefixes
 
+COUNTED_TOGETHER = 1 << 14
+"""Windows whose prefixes are counted at once: some MB of room."""
+
 
 class PrefixTree(NamedTuple):
     """The distinct prefixes of n sorted windows of at most L tokens that are to be run, m nodes.
@@ -32,13 +35,17 @@ class PrefixTree(NamedTuple):
 def shared_prefix_tokens(windows: NDArray[np.uint16]) -> NDArray[np.int64]:
     """How many leading tokens each of the sorted windows [n, L] shares with the one before; 0 for the first."""
     shared = np.zeros(len(windows), dtype=np.int64)
-    shared[1:] = np.cumprod(windows[1:] == windows[:-1], axis=1, dtype=np.int64).sum(axis=1)
+    shared[1:] = np.logical_and.accumulate(windows[1:] == windows[:-1], axis=1).sum(axis=1)
     return shared
 
 
 def count_prefixes(windows: NDArray[np.uint16]) -> int:
     """How many distinct prefixes the sorted, different windows [n, L] have, of every length from 1 to L."""
-    return int(windows.size - shared_prefix_tokens(windows).sum())
+    shared = 0
+    for first in range(0, len(windows), COUNTED_TOGETHER):
+        part = windows[max(0, first - 1) : first + COUNTED_TOGETHER]  # the one before is there to be compared with
+        shared += int(shared_prefix_tokens(part).sum())
+    return windows.size - shared
 
 
 def prefix_tree(

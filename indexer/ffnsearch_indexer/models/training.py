@@ -24,7 +24,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
-from ffnsearch_indexer.models.curve import draw_curve
+from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
 
@@ -99,7 +99,7 @@ def train(
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
-    window in either part, ModelError for a device that is not there.
+    window in either part, ModelError for a device that is not there, and for a `start` that cannot be gone on from.
     """
     with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
         run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
@@ -229,10 +229,8 @@ class _Run:
             raise ModelError(f"the model in {folder} has other sizes than the one to train: give the same")
         self.model.load_state_dict(model.state_dict())
         self.record.started_from = model.sha256()
-        record_file = folder / RECORD_FILE
-        if record_file.exists():
-            earlier = json.loads(record_file.read_text())
-            self.record.earlier = [*earlier.pop("earlier", []), earlier]
+        if (folder / RECORD_FILE).exists():
+            self.record.earlier = _runs(folder / RECORD_FILE)
 
     def _load_checkpoint(self, path: Path) -> None:
         try:
@@ -272,6 +270,19 @@ class _Run:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16):
             logits = self.model(tokens[:, :-1]).logits
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _runs(path: Path) -> list[dict[str, Any]]:
+    """The records of all runs that made a model, the last one's last."""
+    try:
+        record = json.loads(path.read_text())
+        runs = [*record.pop("earlier", []), record]
+        whole_curve(runs)  # the one thing that is asked of them, in the end
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        raise ModelError(
+            f"{path} is no training record: delete it, or give another model to train further", file=path
+        ) from None
+    return runs
 
 
 def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:

@@ -13,9 +13,12 @@ faiss-ivf/block-K.faiss, block-K.json   faiss' lists of the keys, and how many n
 manifest.json       written last; the folder gets its final name after it
 """
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,28 +153,29 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 def list_part(folder: Path, part: str) -> Manifest:
     """Add the files of one of PARTS, which have been written into the folder, to its manifest, and return that."""
-    manifest = read_manifest(folder)
-    files = manifest.files | _entries(folder, PARTS[part](manifest.blocks))
-    return _write_with_id(folder, replace(manifest, files=files))
+    entries = _entries(folder, PARTS[part](read_manifest(folder).blocks))  # reads gigabytes: nobody waits for it
+    with _changing(folder) as manifest:
+        return _write_with_id(folder, replace(manifest, files=manifest.files | entries))
 
 
 def drop_part(folder: Path, part: str) -> Manifest:
     """Take the files of one of PARTS out of a snapshot's manifest, and return that; the files stay where they are."""
-    manifest = read_manifest(folder)
-    files = {name: entry for name, entry in manifest.files.items() if name not in PARTS[part](manifest.blocks)}
-    return _write_with_id(folder, replace(manifest, files=files))
+    with _changing(folder) as manifest:
+        files = {name: entry for name, entry in manifest.files.items() if name not in PARTS[part](manifest.blocks)}
+        return _write_with_id(folder, replace(manifest, files=files))
 
 
 def revise_manifest(folder: Path, **changes: Any) -> Manifest:
     """Replace fields of a snapshot's manifest that say nothing about its files; write it in one step, and return it.
 
-    changes: `profiles`, `default_profile`, `fidelity`. The snapshot gets a new id; no file is read again. Raises as
+    changes: `profiles`, `default_profile`, `fidelity`, or functions that give them of the manifest as it is then:
+    another process may have changed it since it was read. The snapshot gets a new id; no file is read again. Raises as
     `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there then.
     """
     assert changes.keys() <= {"profiles", "default_profile", "fidelity"}, f"these belong to the files: {changes}"
-    revised = replace(read_manifest(folder), **changes)
-    with disk_errors("the snapshot is as it was; make room, or make it writable"):
-        return _write_with_id(folder, revised)
+    with disk_errors("the snapshot is as it was; make room, or make it writable"), _changing(folder) as manifest:
+        revised = {name: change(manifest) if callable(change) else change for name, change in changes.items()}
+        return _write_with_id(folder, replace(manifest, **revised))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -246,6 +250,19 @@ def _entries(folder: Path, names: list[str]) -> dict[str, FileEntry]:
         name: FileEntry(path.stat().st_size, sha256)
         for name, path, sha256 in zip(names, paths, hash_files(paths), strict=True)
     }
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[Manifest]:
+    """The manifest, which nobody else changes meanwhile; waits for another process or thread that does."""
+    read_manifest(folder)  # refuses what is no snapshot
+    path = folder / MANIFEST_FILE
+    while True:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else another has put a new one in its place
+                yield read_manifest(folder)
+                return
 
 
 def _write_with_id(folder: Path, manifest: Manifest) -> Manifest:

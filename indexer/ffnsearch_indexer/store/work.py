@@ -3,7 +3,7 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,16 +51,24 @@ def require_own(work: Path, identity: Identity) -> None:
     """Refuse a work folder with something in it that the work of this identity would not continue."""
     if not _is_begun(work):
         return
-    found = _identity_in(work)
-    for name, value in identity.items():
-        if found.get(name) != value:
-            what = name.removesuffix("_sha256").replace("_", " ")
-            raise OutputError(
-                f"{work} holds unfinished work with another {what}: finish that with its own command, or delete it",
-                reason="OUTPUT_EXISTS",
-                path=work,
-                different=name,
-            )
+    if name := first_difference(_identity_in(work), identity):
+        raise OutputError(
+            f"{work} holds unfinished work with another {in_words(name)}: "
+            "finish that with its own command, or delete it",
+            reason="OUTPUT_EXISTS",
+            path=work,
+            different=name,
+        )
+
+
+def first_difference(found: Mapping[str, object], wanted: Identity) -> str | None:
+    """The first name of an identity under which something else was found, or None."""
+    return next((name for name, value in wanted.items() if found.get(name) != value), None)
+
+
+def in_words(name: str) -> str:
+    """A name of an identity, for a person."""
+    return name.removesuffix("_sha256").replace("_", " ")
 
 
 def _identity_in(work: Path) -> Identity:

@@ -33,6 +33,7 @@ SERIES = tuple(
 """Colour, line and marker of a series of several; each of the three tells them apart alone."""
 
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # names may have a $
     "font.size": 10.5,
     "axes.titlesize": 12.5,
     "axes.titleweight": "bold",

@@ -17,7 +17,7 @@ from ffnsearch_indexer.fidelity.report.explained import explain, typical_weights
 from ffnsearch_indexer.fidelity.report.measured import comparison, histogram
 from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, render
 from ffnsearch_indexer.fidelity.report.steps import profile_picture
-from ffnsearch_indexer.files import beside, disk_errors, write_whole
+from ffnsearch_indexer.files import PARTIAL, beside, disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import Manifest
@@ -45,8 +45,8 @@ def require_measured(snapshot: Path, manifest: Manifest) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse (OutputError) a folder that holds something else than an earlier report."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    """Refuse (OutputError) a folder that holds something else than an earlier report, or the beginning of one."""
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= {PAGE_FILE + PARTIAL}):
         return
     page = folder / PAGE_FILE
     if not (page.is_file() and GENERATOR.encode() in page.read_bytes()[:2000]):
@@ -66,14 +66,15 @@ def write_report(predictor: Predictor, folder: Path, *, progress: Progress = sil
     require_measured(predictor.datastore.path, predictor.datastore.manifest)
     require_free(folder)
     content = gather(predictor, progress)
-    pages = {folder / f"{FIGURE_PREFIX}{drawn.name}.png": drawn.png for drawn in content.all_pictures}
+    page = render(content).encode(errors="backslashreplace")  # the name of a file may be no text
+    figures = {folder / f"{FIGURE_PREFIX}{drawn.name}.png": drawn.png for drawn in content.all_pictures}
+    files = {folder / PAGE_FILE: page, **figures}  # the page first: by it a report that is stopped is known again
     with disk_errors("make room, or choose another folder with --out"):
-        for path, data in pages.items():
+        for path, data in files.items():
             write_whole(path, partial(Path.write_bytes, data=data))
-        for stale in set(folder.glob(f"{FIGURE_PREFIX}*.png")) - pages.keys():
+        for stale in set(folder.glob(f"{FIGURE_PREFIX}*.png")) - files.keys():
             stale.unlink()
-        write_whole(folder / PAGE_FILE, partial(Path.write_text, data=render(content), encoding="utf-8"))
-    return [folder / PAGE_FILE, *pages]
+    return list(files)
 
 
 def gather(predictor: Predictor, progress: Progress = silent) -> Content:
