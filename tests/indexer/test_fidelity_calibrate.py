@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from measuring import evaluate
+from test_snapshot import rewrite_manifest
 
+from ffnsearch_indexer.answer.prediction import support
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import ARTICLE, Profile
-from ffnsearch_indexer.errors import FidelityError
+from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity import calibrate as calibrating
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
@@ -84,9 +87,27 @@ def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: 
         for name in rung["profiles"]:
             answers = predictor.predict(prompts, found.profiles[name]).answers
             assert np.mean([answer.hellinger for answer in answers]) == pytest.approx(rung["hellinger"], abs=1e-9)
-            expectation = found.profiles[name].expectation
-            assert expectation is not None
-            assert np.mean(expectation.distance) == pytest.approx(rung["hellinger"], abs=0.05)
+
+
+def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor: Predictor) -> None:
+    found = calibrate(predictor, prompts=400)
+    ids = calibration_ids(predictor.datastore.manifest.substrings, 400)[: found.document["judged_prompts"]]
+    prompts = list(indexed_windows(predictor.datastore)[ids])
+    for profile in found.profiles.values():
+        expectation = profile.expectation
+        assert expectation is not None
+        by_class: dict[float, list[float]] = {}
+        searched = predictor.search(prompts, profile.thresholds_by_block)
+        freqs = [sums.freq for sums in searched.sums]
+        for answer, of_prompt in zip(predictor.predict(prompts, profile).answers, support(freqs), strict=True):
+            expected = expectation.at(float(of_prompt))
+            by_class.setdefault(expected, []).append(answer.hellinger)
+        assert len(by_class) == len(expectation.support) > 1
+        for expected, distances in by_class.items():
+            assert np.mean(distances) == pytest.approx(expected, abs=1e-9)
+            assert len(distances) > calibrating.LOW_CLASS_PROMPTS / 2  # some have the same support
+        lowest, *higher = (len(by_class[distance]) for distance in expectation.distance)
+        assert lowest <= min(higher)
 
 
 def test_a_killed_calibration_goes_on_with_the_same_result(
@@ -111,6 +132,24 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
     assert 60 not in sizes, "what was searched is not searched again"
     assert without_times(again) == without_times(whole)
     assert again.profiles == whole.profiles
+
+
+@pytest.mark.parametrize("other", ["backend", "snapshot"])
+def test_what_another_search_found_is_not_continued(
+    other: str, tiny_copy: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "choose_one_step", lambda bands: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(predictor, prompts=60)
+    if other == "snapshot":
+        files = read_manifest(tiny_copy).files
+        rewrite_manifest(tiny_copy, files=files | {"keys/block-0.npy": replace(files["keys/block-0.npy"], sha256="0")})
+    with Datastore.open(tiny_copy, check="sizes") as datastore:
+        another = Predictor(datastore, backend="exact" if other == "backend" else "auto")
+        with pytest.raises(OutputError, match=f"unfinished work with another {other}"):
+            calibrate(another, prompts=60)
+    calibrate(predictor, prompts=60)
 
 
 def test_other_work_in_the_folder_is_refused(tiny_copy: Path, predictor: Predictor, run: Any) -> None:

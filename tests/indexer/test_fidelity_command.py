@@ -13,6 +13,7 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.build import build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.store.snapshot import read_manifest
 from refusals import check_refusals
 from tiny import files_of, make_model, save_model
@@ -97,6 +98,19 @@ def test_a_snapshot_may_be_left_as_it_is(run: Run, folder: Path, monkeypatch: py
     options = ("--prompts", 10, "--no-save", "--backend", "faiss", "--skip-verify", "--profile", "even")
     monkeypatch.chdir(folder / "all")
     assert run("evaluate", ".", *options)[0] == 0
+    assert files_of(folder) == before
+
+
+def test_what_an_approximate_search_finds_is_not_kept(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "ITERATIONS", 1)
+    assert run("index", folder / "all", "--faiss", "ivf")[0] == 0
+    before = files_of(folder)
+    for command in ("evaluate", "calibrate"):
+        arguments = (command, folder / "all", "--prompts", 60, "--backend", "faiss-ivf")
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "faiss-ivf is approximate" in err
+        assert run(*arguments, "--no-save")[0] == 0
     assert files_of(folder) == before
 
 

@@ -24,12 +24,13 @@ from ffnsearch_indexer.store.snapshot import read_manifest
 from tiny import files_of, make_model, save_model
 
 
-def test_the_model_itself_is_a_sister_without_distance(predictors: dict[str, Predictor], measurable: Path) -> None:
-    sisters = [measurable / "model", measurable / "sister"]
-    model, sister = measure(predictors, Protocol.PARITY, sisters=sisters).document["sisters"]
-    assert model["model_sha256"] == read_manifest(measurable / "all").model_sha256
-    assert (model["train_loss"], model["validation_loss"], model["seed"]) == (None, None, None)
-    assert (model["hellinger"]["max"], model["top1_agreement"]) == (0, 1)
+def test_sisters_are_told_with_what_their_records_say(
+    predictors: dict[str, Predictor], measurable: Path, tmp_path: Path
+) -> None:
+    model = make_model(vocabulary_size=4, d_model=8, context_tokens=WINDOW, seed=9)
+    sisters = [measurable / "sister", save_model(tmp_path / "without", model, ALPHABET)]
+    sister, without = measure(predictors, Protocol.PARITY, sisters=sisters).document["sisters"]
+    assert (without["train_loss"], without["validation_loss"], without["seed"]) == (None, None, None)
     assert (sister["train_loss"], sister["validation_loss"], sister["seed"]) == (1.5, 1.75, 2)
     assert sister["hellinger"]["mean"] > 0
 
@@ -152,6 +153,8 @@ def test_what_cannot_be_measured_is_refused_before_the_work(
         (FidelityError, "PROTOCOL_NOT_ALLOWED", Protocol.HELD_OUT, {"on": "all"}),
         (ModelError, "OTHER_TOKENIZER", Protocol.PARITY, {"sisters": [other]}),
         (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [short]}),
+        (ModelError, "SAME_MODEL", Protocol.PARITY, {"sisters": [measurable / "model"]}),
+        (ModelError, "SAME_MODEL", Protocol.PARITY, {"sisters": 2 * [measurable / "sister"]}),
         (ModelError, "INVALID_MODEL", Protocol.PARITY, {"sisters": [tmp_path]}),
         (TokenError, "UNKNOWN_CHARACTER", Protocol.PARITY, {"trained_on": Corpus("x", "abcx" * 9)}),
         (ProfileError, "WRONG_BLOCK_COUNT", Protocol.PARITY, {"profiles": [one_step("x", (0.5,), (1,))]}),

@@ -81,6 +81,11 @@ def test_held_out_prompts_are_the_new_windows_behind_the_training_part(text_seed
     others = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 1000, seed=2)
     assert {tokenizer.decode(prompt) for prompt in others} == expected
     assert len(expected) < 20 or not np.array_equal(others, found)
+    half = tokens[split : split + (len(tokens) - split) // 2]
+    unseen = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 1000, also_seen=half)
+    assert {tokenizer.decode(prompt) for prompt in unseen} == {
+        window for window in expected if window not in tokenizer.decode(half)
+    }
 
 
 @some

@@ -175,6 +175,18 @@ def test_a_product_without_support_gives_nothing_rather_than_its_prior() -> None
     assert contributions(profile, [np.array([[[0, 0, 0]]])], UNIGRAM).tolist() == [[[0, 0, 0]]]
 
 
+def test_what_has_no_weight_in_a_product_is_no_support() -> None:
+    unweighted = ProductStep(0.5, 0.0, prior_mass=3.0)
+    blocks = ((unweighted,), (dataclasses.replace(unweighted, weight=1.0),))
+    found, nothing = np.array([[[5, 0, 0]]]), np.zeros((1, 1, 3), np.int64)
+    _, has_support = combine(ProductProfile("p", blocks), [found, nothing], UNIGRAM)
+    assert has_support.tolist() == [False]
+    by_support = (dataclasses.replace(unweighted, block_support_weights=(0.0, 0.5)),)
+    for of_first, of_both in ((blocks[1], (found, nothing)), (by_support, (found, found))):
+        _, has_support = combine(ProductProfile("p", (of_first, blocks[1])), list(of_both), UNIGRAM)
+        assert has_support.tolist() == [True]
+
+
 @given(first=counts, second=counts, chosen=st.tuples(steps, steps), bias=st.tuples(*[st.floats(-3, 3)] * 3))
 def test_contributions_to_a_product_add_up(
     first: np.ndarray, second: np.ndarray, chosen: tuple[ProductStep, ProductStep], bias: tuple[float, ...]

@@ -170,8 +170,13 @@ def test_a_product_comes_back_from_json() -> None:
     assert Profile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
 
 
+def test_of_less_support_than_calibration_met_nothing_is_expected() -> None:
+    expectation = Expectation((1.0, 2.0), (0.5, 0.1))
+    assert [expectation.at(support) for support in (0.0, 0.99, 1.0, 1.99, 2.0, 1e9)] == [None, None, 0.5, 0.5, 0.1, 0.1]
+
+
 @pytest.mark.parametrize(
-    ("support", "distance"), [((), ()), ((0.0,), ()), ((1.0,), (0.1,)), ((0.0, 0.0), (0.1, 0.2)), ((0.0,), (1.5,))]
+    ("support", "distance"), [((), ()), ((0.0,), ()), ((-1.0,), (0.1,)), ((0.0, 0.0), (0.1, 0.2)), ((0.0,), (1.5,))]
 )
 def test_a_bad_expectation_is_refused(support: tuple[float, ...], distance: tuple[float, ...]) -> None:
     with pytest.raises(ProfileError):

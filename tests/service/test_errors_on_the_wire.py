@@ -191,8 +191,10 @@ INVALID_PREDICTIONS = {
         "INVALID_EXPECTATION",
         "profile.expectation",
     ),
-    "expectation from 1": (
-        predict(profile=changed(profile([(0.9, 1)], []), expectation=pb.ProfileExpectation(support=[1], distance=[0]))),
+    "expectation from below 0": (
+        predict(
+            profile=changed(profile([(0.9, 1)], []), expectation=pb.ProfileExpectation(support=[-1], distance=[0]))
+        ),
         "INVALID_EXPECTATION",
         "profile.expectation",
     ),

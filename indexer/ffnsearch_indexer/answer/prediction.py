@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.profile import ProductProfile, Profile, SumProfile
+from ffnsearch_indexer.answer.profile import ProductProfile, Profile, Step, SumProfile
 
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -122,8 +122,14 @@ def _pool(
     """The answers [B, V] of a product from the evidence of its blocks, [B, V] each, and whether each has support."""
     prior = profile.prior_weight * np.log(np.maximum(unigram, PROBABILITY_MIN))
     log_prior: Float64 = prior + np.array(profile.token_bias) if profile.token_bias else prior
-    has_support = np.any([freq.any(axis=(1, 2)) for freq in freqs], axis=0)
+    found = [freq[:, _counting(steps)].any(axis=(1, 2)) for steps, freq in zip(profile.blocks, freqs, strict=True)]
+    has_support = np.any(found, axis=0)
     return softmax(sum(by_block, log_prior)) * has_support[:, None], has_support
+
+
+def _counting(steps: Sequence[Step]) -> list[bool]:
+    """Which steps of a block of a product may have a weight other than 0."""
+    return [any((step.weight, step.support_weight, *step.block_support_weights)) for step in steps]
 
 
 def _log_weights(profile: Profile, freqs: Sequence[Counts]) -> Iterator[Float64]:

@@ -48,7 +48,8 @@ class ProductStep(Step):
 class Expectation:
     """The mean Hellinger distance that calibration found, by support: a confidence before the model is asked.
 
-    support: ascending lower edges of classes, the first at 0. distance: for each class the mean distance in [0, 1].
+    support: ascending lower edges of classes, from the least that calibration met on, at least 0. distance: for each
+    class the mean distance in [0, 1].
     """
 
     support: tuple[float, ...]
@@ -56,18 +57,19 @@ class Expectation:
 
     def __post_init__(self) -> None:
         is_ascending = all(a < b for a, b in itertools.pairwise(self.support))
-        if len(self.support) != len(self.distance) or self.support[:1] != (0.0,) or not is_ascending:
+        if len(self.support) != len(self.distance) or not self.support or self.support[0] < 0 or not is_ascending:
             raise _invalid(
-                "give as many distances as classes of support, and let these ascend from 0",
+                "give as many distances as classes of support, and let these ascend from 0 or more",
                 "INVALID_EXPECTATION",
                 "profile.expectation",
             )
         if not all(0 <= distance <= 1 for distance in self.distance):
             raise _invalid("a distance lies in [0, 1]", "INVALID_EXPECTATION", "profile.expectation")
 
-    def at(self, support: float) -> float:
-        """The mean distance of the calibration prompts whose support, at least 0, was of the same class."""
-        return self.distance[bisect_right(self.support, support) - 1]
+    def at(self, support: float) -> float | None:
+        """The mean distance of the calibration prompts whose support was of the same class; None below all of them."""
+        number = bisect_right(self.support, support)
+        return self.distance[number - 1] if number else None
 
 
 @dataclass(frozen=True)

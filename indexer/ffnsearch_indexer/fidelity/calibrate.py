@@ -3,7 +3,7 @@
 Shapes: n prompts.
 """
 
-import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.prediction import Float64, combine, support
 from ffnsearch_indexer.answer.predictor import Predictor
@@ -19,14 +18,14 @@ from ffnsearch_indexer.answer.profile import Expectation, Profile
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import GRID, Bands, bytes_of_prompt, collect, prompts_of_chunk
-from ffnsearch_indexer.fidelity.chunks import work_in
+from ffnsearch_indexer.fidelity.chunks import identity_of_search, require_exact, work_in
 from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS
 from ffnsearch_indexer.fidelity.metrics import confidence_interval, measure, normalised
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
+from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
 
 PROMPTS_MIN = 50
 """Fewer prompts would be learned by heart."""
@@ -62,6 +61,9 @@ STAIRCASES: dict[int, tuple[float, ...]] = {
 
 CLASSES_MAX, CLASS_PROMPTS = 10, 30
 """Most classes of support for the expected distance, and the least judging prompts in one."""
+
+LOW_CLASS_PROMPTS = 10
+"""Least judging prompts in a part of the lowest class, where the distance changes most; fewer where supports equal."""
 
 
 class Rung(NamedTuple):
@@ -100,9 +102,12 @@ def calibrate(
     (`work_folder`): what is killed is continued there. A snapshot of the training split is calibrated without each
     prompt's own row (leave-one-out), so that prompts from elsewhere find the same; one of the whole text with it.
 
-    Raises FidelityError where there are too few prompts.
+    Raises FidelityError where there are too few prompts, and BackendError where what an approximate backend finds is
+    to be saved.
     """
     started = time.monotonic()
+    if save:
+        require_exact(predictor)
     datastore = predictor.datastore
     ids = calibration_ids(datastore.manifest.substrings, min(prompts, most_prompts(datastore.manifest)))
     if len(ids) < PROMPTS_MIN:
@@ -115,8 +120,14 @@ def calibrate(
     protocol = Protocol.PARITY if datastore.manifest.split == "all" else Protocol.LEAVE_ONE_OUT
     folder = work_folder(datastore.path)
     chosen = indexed_windows(datastore)[ids]
-    with work_in(folder, _identity(predictor, chosen)):
-        bands = collect(predictor, chosen, folder, exclude_self=protocol is Protocol.LEAVE_ONE_OUT, progress=progress)
+    exclude_self = protocol is Protocol.LEAVE_ONE_OUT
+    identity = {
+        **identity_of_search(predictor, chosen, exclude_self=exclude_self),
+        "grid": list(GRID),
+        "chunk_prompts": prompts_of_chunk(datastore.manifest),
+    }
+    with work_in(folder, identity):
+        bands = collect(predictor, chosen, folder, exclude_self=exclude_self, progress=progress)
         run = _Run(bands, seed, progress)
         kept = _keep(run.ladder())
         calibration = Calibration(
@@ -216,14 +227,25 @@ def _named(rung: Rung, name: str, judged: Bands, manifest: Manifest) -> Profile:
 
 
 def _expectation(rung: Rung, judged: Bands) -> Expectation:
-    """The mean distance by support, in classes of equally many judging prompts."""
-    found = support(judged.at(rung.profile.thresholds_by_block))
+    """The mean distance by support, in classes of equally many judging prompts that found anything.
+
+    The lowest class is halved as long as each part has LOW_CLASS_PROMPTS. Of less support than any of them found
+    nothing is known.
+    """
+    supports = support(judged.at(rung.profile.thresholds_by_block))
+    answered = supports > 0
+    if not answered.any():
+        return Expectation((0.0,), (1.0,))
+    found, distances = supports[answered], rung.distances[answered]
     classes = max(1, min(CLASSES_MAX, len(found) // CLASS_PROMPTS))
-    quantiles = np.quantile(found, np.arange(1, classes) / classes, method="inverted_cdf")
-    edges = np.unique([0.0, *quantiles])  # each quantile is some prompt's support: the first class alone may be empty
+    halvings = max(0, math.floor(math.log2(len(found) / classes / LOW_CLASS_PROMPTS)))
+    shares = [*(0.5**halving / classes for halving in range(halvings, 0, -1)), *(np.arange(1, classes) / classes)]
+    quantiles = np.sort(found)[(np.array(shares) * len(found)).astype(int)]  # of some prompt each: no class is empty
+    edges = np.unique([found.min(), *quantiles])
     of_class = np.searchsorted(edges, found, side="right") - 1
-    members = [rung.distances[of_class == number] for number in range(len(edges))]
-    return Expectation(tuple(edges.tolist()), tuple(float(of.mean()) if len(of) else 1.0 for of in members))
+    return Expectation(
+        tuple(edges.tolist()), tuple(float(distances[of_class == number].mean()) for number in range(len(edges)))
+    )
 
 
 def _distances(profile: Profile, bands: Bands) -> Float64:
@@ -268,23 +290,10 @@ def _describe(rung: Rung, kept: dict[str, Rung]) -> dict[str, Any]:
 
 
 def _save(snapshot: Path, calibration: Calibration) -> None:
-    manifest = read_manifest(snapshot)
     profiles = {name: profile.to_json() for name, profile in calibration.profiles.items()}
     revise_manifest(
         snapshot,
-        profiles=manifest.profiles | profiles,
+        profiles=lambda manifest: manifest.profiles | profiles,
         default_profile=calibration.default,
         fidelity={CALIBRATION: calibration.document},
     )
-
-
-def _identity(predictor: Predictor, prompts: NDArray[np.uint16]) -> dict[str, object]:
-    manifest = predictor.datastore.manifest
-    return {
-        "model_sha256": manifest.model_sha256,
-        "corpus_sha256": manifest.corpus_sha256,
-        "split": manifest.split,
-        "set_of_prompts_sha256": hashlib.sha256(prompts.tobytes()).hexdigest(),
-        "grid": list(GRID),
-        "chunk_prompts": prompts_of_chunk(manifest),
-    }

@@ -4,6 +4,8 @@ work.json       what the work is, and the lock of who does it
 chunk-I.npz     the arrays of one chunk, whole or not at all
 """
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.answer.predictor import Predictor
+from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.files import disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.work import Identity, claim
@@ -25,6 +29,28 @@ CHUNK_SUMS = 1 << 26
 
 Arrays = dict[str, NDArray[Any]]
 """The results of a chunk by name; the first axis of each is the chunk's items."""
+
+
+def identity_of_search(predictor: Predictor, prompts: NDArray[np.uint16], *, exclude_self: bool) -> Identity:
+    """All that decides what a predictor finds for prompts [n, L], but the thresholds."""
+    files = predictor.datastore.manifest.files
+    content = json.dumps({name: entry.sha256 for name, entry in files.items()}, sort_keys=True)
+    return {
+        "snapshot_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "set_of_prompts_sha256": hashlib.sha256(prompts.tobytes()).hexdigest(),
+        "exclude_self": exclude_self,
+        "backend": predictor.backend,
+    }
+
+
+def require_exact(predictor: Predictor) -> None:
+    """Refuse (BackendError) to keep what an approximate search finds: a manifest's figures are of an exact one."""
+    if predictor.approximate:
+        raise BackendError(
+            f"the backend {predictor.backend} is approximate, and a snapshot keeps figures of exact ones: "
+            "choose another, or --no-save",
+            reason="APPROXIMATE_BACKEND",
+        )
 
 
 @contextmanager

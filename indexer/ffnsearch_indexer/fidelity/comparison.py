@@ -3,8 +3,6 @@
 Shapes: B prompts of a chunk, n prompts, L window, K block, S steps, V vocabulary.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from ffnsearch_indexer.answer.prediction import Bools, Float64, combine, softmax
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.baselines import NAMES, Baselines
-from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts
+from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, identity_of_search
 from ffnsearch_indexer.fidelity.evaluation import AnswerKey
 from ffnsearch_indexer.fidelity.metrics import measure, normalised
 from ffnsearch_indexer.fidelity.selection import indexed_windows
@@ -43,16 +41,11 @@ class Comparison:
 
     def identity(self) -> Identity:
         """All that decides what `compute` gives."""
-        files = self.predictor.datastore.manifest.files
-        content = json.dumps({name: entry.sha256 for name, entry in files.items()}, sort_keys=True)
         return {
-            "snapshot_sha256": hashlib.sha256(content.encode()).hexdigest(),
-            "set_of_prompts_sha256": hashlib.sha256(self.prompts.tobytes()).hexdigest(),
-            "exclude_self": self.exclude_self,
+            **identity_of_search(self.predictor, self.prompts, exclude_self=self.exclude_self),
             "set_of_profiles": [profile.to_json() for profile in self.profiles],
             "default_profile": self.default.name,
             "set_of_sisters": [sister.facts["model_sha256"] for sister in self.sisters],
-            "backend": self.predictor.backend,
             "chunk_prompts": self.chunk_prompts,
         }
 

@@ -10,7 +10,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import ProfileError
-from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, work_in
+from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
@@ -20,7 +20,7 @@ from ffnsearch_indexer.fidelity.selection import SEED, choose_prompts, in_traini
 from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest
+from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
 
 
 def prepare(
@@ -40,28 +40,29 @@ def prepare(
     model was trained on, by default the snapshot's.
 
     Raises FidelityError for a protocol or prompts that the snapshot does not have, ProfileError for a profile of
-    another number of blocks, ModelError for a sister that does not fit, TokenError for a `trained_on` with other
-    characters.
+    another number of blocks, ModelError for a sister that does not fit or is no other model, TokenError for a
+    `trained_on` with other characters.
     """
     datastore = predictor.datastore
     manifest = datastore.manifest
     require_allowed(protocol, manifest.split)
     for profile in profiles:
         profile.require_model(manifest.blocks, manifest.vocabulary_size)
+    training = training_tokens(datastore, trained_on)
     comparison = Comparison(
         predictor=predictor,
         profiles=profiles,
         default=next((profile for profile in profiles if profile.name == manifest.default_profile), profiles[0]),
-        prompts=choose_prompts(datastore, protocol, prompts, seed),
+        prompts=choose_prompts(datastore, protocol, prompts, seed, training),
         exclude_self=protocol is Protocol.LEAVE_ONE_OUT,
-        sisters=load_sisters(sisters, datastore.tokenizer, datastore.window_tokens),
+        sisters=load_sisters(sisters, datastore.tokenizer, datastore.window_tokens, manifest.model_sha256),
     )
     return Measurement(
         protocol=protocol,
         comparison=comparison,
         seed=SEED if seed is None else seed,
         trained_on=trained_on.name if trained_on else manifest.corpus_name,
-        training=training_tokens(datastore, trained_on),
+        training=training,
     )
 
 
@@ -81,15 +82,17 @@ class Measurement:
 
         It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
         what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
-        is that of another measurement.
+        is that of another measurement, and BackendError where what an approximate backend finds is to be saved.
         """
+        if save:
+            require_exact(self.comparison.predictor)
         snapshot = self.comparison.predictor.datastore.path
         folder = work_folder(snapshot, self.protocol)
         with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
             evaluation = self._evaluation(folder, progress)
             if save:
-                earlier = read_manifest(snapshot).fidelity or {}  # another measurement may have ended meanwhile
-                revise_manifest(snapshot, fidelity=earlier | {self.protocol.key: evaluation.document})
+                measured = {self.protocol.key: evaluation.document}
+                revise_manifest(snapshot, fidelity=lambda manifest: (manifest.fidelity or {}) | measured)
             yield evaluation
 
     def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:

@@ -20,8 +20,18 @@ SEED = 1337
 Int64 = NDArray[np.int64]
 
 
-def choose_prompts(datastore: Datastore, protocol: Protocol, count: int, seed: int | None = None) -> NDArray[np.uint16]:
-    """Up to `count` prompts [M, L] for a protocol; raises FidelityError where there is none."""
+def choose_prompts(
+    datastore: Datastore,
+    protocol: Protocol,
+    count: int,
+    seed: int | None = None,
+    training: Tokens | None = None,
+) -> NDArray[np.uint16]:
+    """Up to `count` prompts [M, L] for a protocol; raises FidelityError where there is none.
+
+    training: what the model was trained on, by default the training part of the snapshot's corpus. No held-out prompt
+    occurs in either.
+    """
     manifest = datastore.manifest
     if protocol is not Protocol.HELD_OUT:
         return indexed_windows(datastore)[evaluation_ids(manifest.substrings, count, seed)]
@@ -32,11 +42,12 @@ def choose_prompts(datastore: Datastore, protocol: Protocol, count: int, seed: i
         manifest.vocabulary_size,
         count,
         seed,
+        also_seen=training,
     )
     if not len(prompts):
         raise FidelityError(
             f"the last tenth of the corpus {manifest.corpus_name} has no window of {datastore.window_tokens} tokens "
-            "that is not in the rest: build a snapshot of a longer text",
+            "that is not in the rest, or in what the model was trained on: build a snapshot of a longer text",
             reason="NO_PROMPTS",
             protocol=protocol,
         )
@@ -61,14 +72,22 @@ def calibration_ids(substrings: int, count: int) -> Int64:
 
 
 def held_out_prompts(
-    tokens: Tokens, train_tokens: int, window_tokens: int, vocabulary_size: int, count: int, seed: int | None = None
+    tokens: Tokens,
+    train_tokens: int,
+    window_tokens: int,
+    vocabulary_size: int,
+    count: int,
+    seed: int | None = None,
+    *,
+    also_seen: Tokens | None = None,
 ) -> NDArray[np.uint16]:
     """Up to `count` prompts [M, L] of a text [T] that lie wholly behind its training part and do not occur in it.
 
-    Each occurs once, in a seeded order.
+    Nor in `also_seen`, another text. Each occurs once, in a seeded order.
     """
-    windows = windows_of(tokens[train_tokens:], window_tokens)
-    unseen = windows[~in_training(windows, tokens[:train_tokens], vocabulary_size)]
+    unseen = windows_of(tokens[train_tokens:], window_tokens)
+    for seen in (tokens[:train_tokens], *([] if also_seen is None else [also_seen])):
+        unseen = unseen[~in_training(unseen, seen, vocabulary_size)]
     unique = np.unique(unseen, axis=0)
     return unique[_permutation(len(unique), SEED if seed is None else seed)[:count]]
 

@@ -22,9 +22,23 @@ class Sister:
     facts: dict[str, Any]
 
 
-def load_sisters(folders: Sequence[Path], tokenizer: Tokenizer, window_tokens: int) -> list[Sister]:
-    """Load models that can be asked the same prompts; raises ModelError for one that cannot."""
-    return [_load(folder, tokenizer, window_tokens) for folder in folders]
+def load_sisters(folders: Sequence[Path], tokenizer: Tokenizer, window_tokens: int, model_sha256: str) -> list[Sister]:
+    """Load models that can be asked the same prompts, each another one than the snapshot's, which has this hash.
+
+    Raises ModelError for one that cannot, and for one that is given again.
+    """
+    sisters = [_load(folder, tokenizer, window_tokens) for folder in folders]
+    known = {model_sha256}
+    for folder, sister in zip(folders, sisters, strict=True):
+        if sister.facts["model_sha256"] in known:
+            raise ModelError(
+                f"the model in {folder} is the snapshot's own, or given twice, and no further from itself than 0: "
+                "give models that were trained from other seeds",
+                reason="SAME_MODEL",
+                folder=folder,
+            )
+        known.add(sister.facts["model_sha256"])
+    return sisters
 
 
 def _load(folder: Path, tokenizer: Tokenizer, window_tokens: int) -> Sister:

@@ -21,7 +21,7 @@ class Contributions(NamedTuple):
 
 
 def expected_hellinger(profile: Profile, support: float) -> float | None:
-    """The mean distance of the profile's calibration prompts with similar support, None without a calibration."""
+    """The mean distance of the profile's calibration prompts with similar support, None where there was none."""
     return None if profile.expectation is None else profile.expectation.at(support)
 
 

@@ -71,8 +71,8 @@ class PromptResult:
     """The answer to one prompt; with status INVALID there is an error and nothing else.
 
     distribution: None without support. model: None unless requested. hellinger: distance between the two, in [0, 1].
-    expected_hellinger: the mean distance among calibration prompts with similar support, None without a calibration or
-    support. support: how much was found, the mean of log(1 + mass) over all steps, None for status INVALID.
+    expected_hellinger: the mean distance among calibration prompts with similar support, None where there was none, or
+    without support. support: how much was found, the mean of log(1 + mass) over all steps, None for status INVALID.
     used_tokens: how many of its last tokens were used. short_prompt: fewer than a window. self_id: the substring equal
     to its last window. blocks: for each block, its steps.
     """
