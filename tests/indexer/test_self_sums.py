@@ -261,6 +261,16 @@ def test_self_sums_are_dropped(whole_copy: Path, plain: Path) -> None:
     assert drop_self_sums(whole_copy) == read_manifest(plain)
 
 
+def test_self_sums_that_are_being_made_are_not_dropped(copy: Path) -> None:
+    def drop(*_: object) -> None:
+        with pytest.raises(OutputError) as caught:
+            drop_self_sums(copy)
+        assert caught.value.reason == "OUTPUT_BUSY"
+
+    made = add_self_sums(copy, PROFILES, progress=drop)
+    assert made == read_manifest(copy)
+
+
 @pytest.mark.parametrize(("share", "start"), [(0.3, "plain"), (0.8, "plain"), (0.95, "other")])
 def test_what_was_killed_goes_on_to_the_same_bytes(
     share: float, start: str, copy: Path, whole: Path, operations: int

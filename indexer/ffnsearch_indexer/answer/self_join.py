@@ -36,6 +36,7 @@ from ffnsearch_indexer.store.snapshot import (
     drop_part,
     keys_file,
     list_part,
+    read_manifest,
     self_sums_files,
 )
 from ffnsearch_indexer.store.work import Identity, claim, require_own
@@ -124,9 +125,10 @@ def drop_self_sums(folder: Path) -> Manifest:
     """Take the self-sums out of a snapshot, and what unfinished work on them has left; return its new manifest.
 
     A process that has them open keeps them until it closes the snapshot. Raises SnapshotError and its kinds, and
-    OutputError where the disk refuses.
+    OutputError where the disk refuses, or another process is at work on them.
     """
-    with disk_errors("make the snapshot writable; the same command continues"):
+    read_manifest(folder)  # nothing is made in what is no snapshot
+    with disk_errors("make the snapshot writable; the same command continues"), claim(work_folder(folder), {}):
         manifest = drop_part(folder, SELF_SUMS_FOLDER)
         for path in (folder / SELF_SUMS_FOLDER, work_folder(folder)):
             if path.exists():
