@@ -58,7 +58,7 @@ LIBRARIES = ("ffnsearch", "torch", "numpy", "numba", "lmdb")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will take, known before the work starts."""
+    """What a build will take, known before the work starts; seconds: without the calibration that may follow."""
 
     substrings: int
     distinct_prefixes: int
@@ -220,7 +220,11 @@ def _require_new(out: Path) -> None:
     with disk_errors("choose another place"):
         is_new = not (out.exists() or out.is_symlink())  # a link to nothing is there too
     if not is_new:
-        raise OutputError(f"{out} exists already: choose another name, or delete it", reason="OUTPUT_EXISTS", path=out)
+        raise OutputError(
+            f"{out} exists already: choose another name, delete it, or go on with what follows its build: --resume",
+            reason="OUTPUT_EXISTS",
+            path=out,
+        )
 
 
 def _read(

@@ -104,6 +104,8 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
     with ExitStack() as parts:
         others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin else ()
         operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
+        if operations.address:
+            _log.info("measurements and probes: http://%s/metrics, /livez, /readyz", operations.address)
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
         watch = CatalogWatch(operations.catalog)
         catalog = Catalog(

@@ -55,7 +55,7 @@ def interrupt_at(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
     code, out, err = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out")
     assert code == 0
-    assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* minutes, .* memory, .* disk", err)
+    assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* seconds .*, .* memory, .* disk", err)
     assert out.startswith(f"built {tmp_path / 'out'}: ")
     assert f"next: ffnsearch info {tmp_path / 'out'}" in out
 

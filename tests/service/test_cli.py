@@ -23,6 +23,7 @@ from ffnsearch_service.client.reading import scalars
 from ffnsearch_service.client.results import ClassList, SuffixClass, TokenCount
 from ffnsearch_service.show import answers as show
 from ffnsearch_service.show.info import print_info
+from ffnsearch_service.show.tables import Table, print_table
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
 
@@ -247,6 +248,12 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", address, "\udce9"): "prompts",
             ("predict", address, "a", "--profile", "\udce9"): "options",
             ("predict", "n" * 300, "a"): "no snapshot",
+            ("predict", f"http://{address}", "a"): "no snapshot",
+            ("predict", "127.0.0.1:99999", "a"): "port 99999 of 127.0.0.1:99999 does not exist",
+            ("predict", address, "a", "--device", "cuda"): "--device is for a snapshot directory",
+            ("neighbors", address, "a", "--block", 0, "--backend", "exact"): "--backend is for a snapshot directory",
+            ("info", address, "--skip-verify"): "--skip-verify is for a snapshot directory",
+            ("serve", tiny_snapshot, "--port", 0, "--json"): "--json is for --check",
             ("admin", address, "load", "\udce9"): "options",
             ("admin", address, "build", "x", "--corpus", "y", "--window-tokens", 3_000_000_000): "options",
             ("predict", address, "a", "--profile", "fine"): "even",
@@ -285,6 +292,17 @@ def test_tokens_are_visible():
     assert show.quoted("a b\n") == '"a b\\n"'
     assert show.bar(1.0) == "█" * show.BAR_CHARACTERS
     assert show.bar(0.0) == ""
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 200])
+def test_a_narrow_terminal_loses_nothing(capsys, monkeypatch, columns):
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    words = ["03d14ee91865256a", "12.625", "0.10 (0.07)", "what is told of it, in some words"]
+    print_table(Table(("etag", "p99", "late", "detail"), [words], right=frozenset({1})))
+    printed = "".join(capsys.readouterr().out.split())
+    assert all(word.replace(" ", "") in printed for word in words[:3])
+    assert set("".join(words[3].split())) <= set(printed)
 
 
 def test_a_terminal_gets_bars(run, calibrated_address, monkeypatch):

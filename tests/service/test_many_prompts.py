@@ -121,6 +121,29 @@ def test_another_failure_comes_after_the_results_before_it():
     assert service.calls < 20
 
 
+@pytest.mark.parametrize("given", [0, 1, 3, 4, 7])
+async def test_a_source_that_fails_does_so_after_the_results_of_what_it_gave(given):
+    def prompts():
+        yield from map(str, range(given))
+        raise RequestError("line 8 is no JSON")
+
+    async def arriving():
+        for prompt in prompts():
+            yield prompt
+
+    async def ask(batch):
+        return answer_of(batch)
+
+    found = []
+    with pytest.raises(RequestError, match="line 8"):
+        found.extend(result.self_id for result in run(Service(pause_s=0.002), prompts()))
+    assert found == [str(number) for number in range(given)]
+    results = many.predict_many_async(ask, arriving(), prompts_per_call=3, concurrency=2)
+    assert [(await anext(results)).self_id for _ in range(given)] == found
+    with pytest.raises(RequestError, match="line 8"):
+        await anext(results)
+
+
 def test_progress_counts_results_and_refusals():
     told = []
     list(run(Service(), ["a", "bad", "c", "d"], size=2, progress=lambda *event: told.append(event)))

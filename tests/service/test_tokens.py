@@ -291,7 +291,7 @@ def test_the_command_line_makes_lists_and_revokes(run, file):
     assert re.search(r"nightly +admin read +\S+Z +never\n", out)
     code, out, _ = run("token", "list", file, "--json")
     first, second = json.loads(out)
-    assert (first["name"], first["expires"], second["scopes"]) == ("nightly", None, "read")
+    assert (first["name"], first["expires"], second["scopes"]) == ("nightly", None, ["read"])
     expires = datetime.fromisoformat(second["expires"]) - datetime.fromisoformat(second["created"])
     assert timedelta(days=29.9) < expires < timedelta(days=30.1)
     assert run("token", "revoke", "nightly", file) == (0, "", "")

@@ -82,12 +82,11 @@ def build(
     from ffnsearch_indexer.store.work import work_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
-    with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
-        text, folder = read_corpus(corpus), model or reference_folder()
-        if estimate:
+    if estimate:
+        with resumable(), ProgressDisplay(progress_json) as display:
             plan = building.estimate(
-                text,
-                folder,
+                read_corpus(corpus),
+                model or reference_folder(),
                 out,
                 window_tokens=window_tokens,
                 split=split.value,
@@ -96,7 +95,9 @@ def build(
                 faiss=kinds,
                 progress=display,
             )
-            return print_result(as_json, vars(plan), _plan_lines(plan))
+        return print_result(as_json, vars(plan), _plan_lines(plan))
+    with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
+        text, folder = read_corpus(corpus), model or reference_folder()
         if resume and out.exists():
             manifest = building.finished(
                 text,
@@ -252,10 +253,14 @@ def _require_purpose(
             )
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+
+
 def _plan_lines(plan: Any) -> list[str]:
     resumed = f", {plan.shards_done} of {plan.shards} shards are there already" if plan.shards_done else ""
     return [
         f"{plan.substrings:,} substrings with {plan.distinct_prefixes:,} distinct prefixes{resumed}",
-        f"about {plan.seconds / 60:.1f} minutes, {plan.memory_bytes / 1e9:.1f} GB of memory, "
+        f"about {_duration(plan.seconds)} and what a calibration takes, {plan.memory_bytes / 1e9:.1f} GB of memory, "
         f"{plan.disk_bytes / 1e9:.2f} GB of disk while building, {plan.snapshot_bytes / 1e9:.2f} GB in the end",
     ]

@@ -48,8 +48,13 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         numbers = (self.iterations, self.batch_windows, self.checkpoint_iterations, self.evaluation_iterations)
-        if min(*numbers, self.evaluation_windows) < 1 or not 0 < self.rate_final <= self.rate_peak < math.inf:
-            raise ModelError(f"training needs numbers of at least 1, and 0 < rate_final <= rate_peak: {self}")
+        if min(*numbers, self.evaluation_windows) < 1:
+            raise ModelError("training needs numbers of iterations and windows of at least 1")
+        if not 0 < self.rate_final <= self.rate_peak < math.inf:
+            raise ModelError(
+                f"the learning rate cannot go from rate_peak {self.rate_peak:g} to rate_final {self.rate_final:g}: "
+                "let both be above 0, and the end no higher than the peak"
+            )
 
     def rate(self, iteration: int) -> float:
         """Learning rate: a linear rise to the peak, then half a cosine down to the final rate."""
@@ -293,9 +298,9 @@ def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
 def _machine(device: str) -> str:
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError):
         raise ModelError(
-            f"the device {device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu",
+            f"the device {device!r} cannot be used here: choose cpu, or cuda where there is a GPU that torch can use",
             reason="DEVICE_UNAVAILABLE",
             device=device,
         ) from None

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffnsearch_indexer.cli import add_command, register
-from ffnsearch_indexer.cli.options import SkipVerify
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, SkipVerify
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.cli.admin import make_admin_app
 from ffnsearch_service.cli.asking import info, neighbors, predict
 from ffnsearch_service.cli.bench import bench
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
 from ffnsearch_service.cli.tokens import register_tokens
-from ffnsearch_service.errors import AbsentError, SettingsError, StateError
+from ffnsearch_service.errors import AbsentError, RequestError, SettingsError, StateError
 from ffnsearch_service.version import software_version
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def main() -> None:
     except FfnSearchError as error:
         complain(error.message)
         sys.exit(EXIT_REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _open_closed_streams() -> None:
@@ -147,6 +149,8 @@ def serve(
     """Serve snapshots over gRPC until SIGTERM or Ctrl-C."""
     from ffnsearch_service.cli import starting
 
+    if as_json and not check:
+        raise RequestError("--json is for --check: add that, or leave it out")
     if print_config:
         from ffnsearch_service.settings.printing import default_toml
 

@@ -115,7 +115,10 @@ def alias(
         raise RequestError("name the snapshot that the alias is to point to, or give --delete: one of the two")
     if delete:
         client.delete_alias(name, etag=etag)
-        print(f"deleted {name}")
+        if as_json:
+            print_json({"deleted": name})
+        else:
+            print(f"deleted {name}")
         return
     moved = client.move_alias(name, snapshot, etag=etag, allow_missing=create, gate=_gate(gate))
     if as_json:
@@ -191,11 +194,18 @@ def cancel(context: typer.Context, name: OperationName) -> None:
 def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
     from ffnsearch_indexer.console import ProgressDisplay
 
+    shown = begun
+
+    def show(now: "BuildOperation") -> None:
+        nonlocal shown
+        if now.stage != shown.stage:  # it may have ended between two looks
+            display(shown.stage, max(1, shown.units_total), max(1, shown.units_total))
+        display(now.stage, now.units_done, max(1, now.units_total))
+        shown = now
+
     try:
         with ProgressDisplay() as display:
-            return client.wait(
-                begun.name, on_progress=lambda now: display(now.stage, now.units_done, max(1, now.units_total))
-            )
+            return client.wait(begun.name, on_progress=show)
     except KeyboardInterrupt:
         typer.echo(f"{begun.name} goes on: `operations` follows it, `cancel {begun.name}` stops it", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -85,7 +85,7 @@ def is_directory(target: str) -> bool:
     """Whether the target is a snapshot directory rather than an address. Raises AddressError where it is neither."""
     if os.path.isdir(target):
         return True
-    if not re.fullmatch(r"\S+:\d{1,5}", target):
+    if "://" in target or not re.fullmatch(r"\S+:\d+", target):
         raise AddressError(
             f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
             reason="TARGET_NOT_FOUND",
@@ -112,6 +112,13 @@ def open_target(
         from ffnsearch_service.client.local import LocalClient
 
         return LocalClient.open(Path(target), backend=backend, device=device, check=check(skip_verify))
+    for option, is_given in (
+        ("--backend", backend != "auto"),
+        ("--device", device != "auto"),
+        ("--skip-verify", skip_verify),
+    ):
+        if is_given:
+            raise RequestError(f"{option} is for a snapshot directory, and {target} is a server: leave it out")
     from ffnsearch_service.client import Client
 
     return Client(target, timeout_s=server.timeout_s, retry_overloaded=retry_overloaded, **access_of(server))

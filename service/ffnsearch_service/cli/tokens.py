@@ -4,7 +4,7 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,7 +63,10 @@ def list_tokens(tokens_file: TokensFile, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([_shown(token) for token in tokens], indent=1))
     else:
-        rows = [[value or "never" for value in _shown(token).values()] for token in tokens]
+        rows = [
+            (shown["name"], " ".join(shown["scopes"]), shown["created"], shown["expires"] or "never")
+            for shown in map(_shown, tokens)
+        ]
         print_table(Table(("name", "scopes", "created", "expires"), rows))
 
 
@@ -76,11 +79,11 @@ def revoke_token(
     token_edits.revoke_token(tokens_file, name)
 
 
-def _shown(token: "Token") -> dict[str, str | None]:
+def _shown(token: "Token") -> dict[str, Any]:
     """What there is to see of a token; times in UTC."""
     return {
         "name": token.name,
-        "scopes": " ".join(sorted(token.scopes)),
+        "scopes": sorted(token.scopes),
         "created": _time(token.created),
         "expires": None if token.expires is None else _time(token.expires),
     }

@@ -5,6 +5,7 @@ with Client("127.0.0.1:50051") as client:
     print(answer.results[0].distribution.tokens)
 """
 
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.client.remote import AsyncClient, Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AdminClient", "AsyncClient", "Client"]

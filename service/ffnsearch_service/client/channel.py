@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import grpc
 
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import CredentialsError
+from ffnsearch_service.errors import AddressError, CredentialsError
 from ffnsearch_service.security.calling import channel_credentials, load_token, token_metadata
 
 RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
@@ -56,7 +56,11 @@ class Bearer:
 
 
 def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.Channel:
-    """A channel to `host:port`; nothing is connected yet. Raises CredentialsError for files that cannot be used."""
+    """A channel to `host:port`; nothing is connected yet.
+
+    Raises AddressError for a port that does not exist, and CredentialsError for files that cannot be used.
+    """
+    _require_port(address)
     credentials, options = _credentials(access), _options(retries=retries)
     if credentials is None:
         return grpc.insecure_channel(address, options)
@@ -65,6 +69,7 @@ def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -
 
 def open_async_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.aio.Channel:
     """`open_channel` for asyncio; the channel belongs to the running event loop."""
+    _require_port(address)
     credentials, options = _credentials(access), _options(retries=retries)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options)
@@ -74,6 +79,12 @@ def open_async_channel(address: str, access: AccessOptions, *, retries: bool = T
 def service_config() -> str:
     """How gRPC retries calls, as JSON: the file beside the .proto file, for clients in every language."""
     return importlib.resources.files("ffnsearch.v1").joinpath("service_config.json").read_text()
+
+
+def _require_port(address: str) -> None:
+    port = address.rpartition(":")[2]
+    if port.isdecimal() and not 1 <= int(port) <= 65535:  # gRPC would take the rest of a division for it
+        raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
 
 
 def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:

@@ -5,7 +5,6 @@ refused for its prompts is halved until the bad ones stand alone; what fails for
 """
 
 import asyncio
-import itertools
 import operator
 import re
 from collections import deque
@@ -100,14 +99,20 @@ def _stream(
     ask: Ask, prompts: Iterable[PromptLike], prompts_per_call: int, concurrency: int, count: _Count
 ) -> Iterator[PromptResult]:
     pending: deque[Future[list[PromptResult]]] = deque()
+    failed: Exception | None = None
     threads = ThreadPoolExecutor(concurrency, thread_name_prefix="ffnsearch-many")
     try:
         for first, batch in _batches(prompts, prompts_per_call):
+            if isinstance(batch, Exception):
+                failed = batch
+                break
             pending.append(threads.submit(_answer, ask, batch, first))
             while pending and (len(pending) >= AHEAD * concurrency or pending[0].done()):
                 yield from count.add(pending.popleft().result())
         while pending:
             yield from count.add(pending.popleft().result())
+        if failed:
+            raise failed
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -122,14 +127,14 @@ async def _stream_async(
     pending: deque[asyncio.Task[list[PromptResult]]] = deque()
     places = asyncio.Semaphore(concurrency)
     batches = _batches_async(prompts, prompts_per_call)
-    reading: asyncio.Task[tuple[int, Batch] | None] | None = None
-    is_read = False
+    reading: asyncio.Task[tuple[int, Batch | Exception] | None] | None = None
+    is_read, failed = False, None
 
     async def answer(first: int, batch: Batch) -> list[PromptResult]:
         async with places:
             return await _answer_async(ask, batch, first)
 
-    async def next_batch() -> tuple[int, Batch] | None:
+    async def next_batch() -> tuple[int, Batch | Exception] | None:
         return await anext(batches, None)
 
     try:
@@ -142,10 +147,14 @@ async def _stream_async(
                 for result in count.add(pending.popleft().result()):
                     yield result
             elif reading:
-                batch, reading = reading.result(), None
-                is_read = batch is None
-                if batch:
-                    pending.append(asyncio.create_task(answer(*batch)))
+                first, batch = reading.result() or (0, None)
+                reading = None
+                if batch is None or isinstance(batch, Exception):
+                    is_read, failed = True, batch
+                else:
+                    pending.append(asyncio.create_task(answer(first, batch)))
+        if failed:
+            raise failed
     finally:
         left = [*pending, *([reading] if reading else [])]
         for task in left:
@@ -180,29 +189,43 @@ async def _answer_async(ask: AskAsync, batch: Batch, first: int) -> list[PromptR
     return await _answer_async(ask, batch[:half], first) + await _answer_async(ask, batch[half:], first + half)
 
 
-def _batches(prompts: Iterable[PromptLike], size: int) -> Iterator[tuple[int, Batch]]:
-    """Batches in order, each with the number of its first prompt."""
-    rest, first = iter(prompts), 0
-    while batch := list(itertools.islice(rest, size)):
+def _batches(prompts: Iterable[PromptLike], size: int) -> Iterator[tuple[int, Batch | Exception]]:
+    """Batches in order, each with the number of its first prompt; what the source raises comes after what it gave."""
+    first, batch, failed = 0, list[PromptLike](), None
+    try:
+        for prompt in prompts:
+            batch.append(prompt)
+            if len(batch) == size:
+                yield first, batch
+                first, batch = first + size, []
+    except Exception as error:
+        failed = error
+    if batch:
         yield first, batch
-        first += len(batch)
+    if failed:
+        yield first, failed
 
 
 async def _batches_async(
     prompts: Iterable[PromptLike] | AsyncIterable[PromptLike], size: int
-) -> AsyncGenerator[tuple[int, Batch]]:
+) -> AsyncGenerator[tuple[int, Batch | Exception]]:
     if not isinstance(prompts, AsyncIterable):
         for numbered in _batches(prompts, size):
             yield numbered
         return
-    first, batch = 0, list[PromptLike]()
-    async for prompt in prompts:
-        batch.append(prompt)
-        if len(batch) == size:
-            yield first, batch
-            first, batch = first + size, []
+    first, batch, failed = 0, list[PromptLike](), None
+    try:
+        async for prompt in prompts:
+            batch.append(prompt)
+            if len(batch) == size:
+                yield first, batch
+                first, batch = first + size, []
+    except Exception as error:
+        failed = error
     if batch:
         yield first, batch
+    if failed:
+        yield first, failed
 
 
 def _blames_prompts(error: FfnSearchError) -> bool:

@@ -138,10 +138,10 @@ def _contribution_table(tokens: Sequence[TokenProbability], kind: Kind) -> Table
 
 
 def _remark(result: PromptResult) -> str:
-    used = f"its last {result.used_tokens} tokens are used"
     if result.short_prompt:
-        used = f"shorter than the window, its {result.used_tokens} tokens are used"
-    return f"  ({used}; {'not in the corpus' if result.self_id is None else f'substring {result.self_id}'})"
+        return f"  (shorter than the window, its {result.used_tokens} tokens are used)"
+    found = "no indexed substring" if result.self_id is None else f"substring {result.self_id}"
+    return f"  (its last {result.used_tokens} tokens are used; {found})"
 
 
 def _side_by_side(model: Distribution | None, answer: Distribution | None) -> Table:

@@ -1,9 +1,16 @@
-"""How a table looks: with rich on a terminal, as aligned text elsewhere."""
+"""How a table looks: with rich on a terminal that is wide enough, as aligned text elsewhere."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+LAST_CHARACTERS_MIN = 20
+"""The last column gives way where the terminal is narrow, down to so many characters a line."""
+
+
+WIDTH_MAX = 1 << 16
+"""Wider than any terminal: what a table would take is asked of rich as if there were room for it."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +24,17 @@ class Table:
 
 
 def print_table(table: Table) -> None:
-    """Print a table: with rich on a terminal, as aligned text elsewhere."""
-    if sys.stdout.isatty():
-        _print_rich(table)
-    else:
+    """Print a table: with rich on a terminal, as aligned text elsewhere, and where rich would have to cut something."""
+    if not (sys.stdout.isatty() and _printed_rich(table)):
         _print_plain(table)
 
 
-def _print_rich(table: Table) -> None:
+def _printed_rich(table: Table) -> bool:
+    """Print a table with rich; False, and nothing, where the terminal is too narrow for it."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -35,10 +43,18 @@ def _print_rich(table: Table) -> None:
         style = "cyan" if column in table.bars else ""
         justify: Literal["right", "left"] = "right" if column in table.right else "left"
         last = column == len(table.headings) - 1  # the one to give way where the terminal is narrow
-        shown.add_column(Text(heading), justify=justify, style=style, no_wrap=not last, overflow="fold")
+        longest = max(cell_len(line[column]) for line in (table.headings, *table.rows))
+        least = min(LAST_CHARACTERS_MIN, longest) if last else longest
+        shown.add_column(
+            Text(heading), justify=justify, style=style, no_wrap=not last, overflow="fold", min_width=least
+        )
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
-    Console().print(shown)
+    console = Console()
+    if Measurement.get(console, console.options.update_width(WIDTH_MAX), shown).minimum > console.width:
+        return False
+    console.print(shown)
+    return True
 
 
 def _print_plain(table: Table) -> None:
