@@ -60,7 +60,7 @@ def scaling(result: Result) -> bytes:
             sizes, levels = of_block["by_size"], of_block["by_threshold"]
             for name in result["backends"]:
                 exponent = of_block["exponent"][name]
-                growth = "" if exponent is None else f": N$^{{{exponent:.2f}}}$"
+                growth = "" if exponent is None else f": N^{exponent:.2f}"
                 _plot_costs(left, name, sizes, "substrings", LABELS[name] + growth)
                 _plot_costs(
                     right, name, levels, "threshold", LABELS[name]
