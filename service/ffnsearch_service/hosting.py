@@ -5,6 +5,8 @@ health first, then no new calls, those in flight, the builds, the engine, and th
 """
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import logging
 import sys
@@ -41,7 +43,19 @@ STATE_FILE, BUILDS_FOLDER = "catalog.json", "builds"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
 
+ARENAS_MAX, _M_ARENA_MAX = 2, -8
+"""Heaps that all threads share, and what glibc's mallopt calls their number."""
+
 _log = logging.getLogger(__name__)
+
+
+def share_heaps() -> None:
+    """Let the threads of this process share few heaps, where its C library is glibc: others have no such thing.
+
+    With one for each thread what some have let go is lost to the others: memory grew by 38 MB in 40,000 calls.
+    """
+    with contextlib.suppress(AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
 
 def stay_quick() -> None:
@@ -61,6 +75,7 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, and SnapshotError
     where a snapshot that the settings name cannot be opened.
     """
+    share_heaps()
     protection = protection_of(config)
     listening_address(  # before minutes of reading
         config.host,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.address import is_loopback, listening_address
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import AddressError
-from ffnsearch_service.hosting import run
+from ffnsearch_service.hosting import ARENAS_MAX, run
 from ffnsearch_service.servicer import SERVICE
 
 REQUEST = pb.PredictRequest(prompts=[pb.Prompt(text="the people")])
@@ -32,6 +33,37 @@ def code_of(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code()
+
+
+HEAPS = """
+import ctypes, sys, threading
+from ffnsearch_service.hosting import share_heaps
+
+share_heaps()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(16)
+
+def take():
+    together.wait()
+    libc.malloc(1000)
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heaps of threads are glibc's")
+def test_threads_share_few_heaps(tmp_path):
+    subprocess.run([sys.executable, "-c", HEAPS, str(tmp_path / "heaps.xml")], check=True)
+    assert 1 <= (tmp_path / "heaps.xml").read_text().count("<heap nr=") <= ARENAS_MAX
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
