@@ -170,6 +170,7 @@ def test_bench_refuses_what_makes_no_sense(run, address, tiny_snapshot, tmp_path
     for arguments, expected in {
         (tiny_snapshot, "--rate", 5): "--rate is for a server",
         (address, "--batch", "1"): "--batch is for a snapshot",
+        (address, "--skip-verify"): "--skip-verify is for a snapshot",
         (address, "--rate", 5, "--callers", 5): "choose one",
         (address, "--arrivals", "constant"): "--rate",
         (address, "--rate", "0"): "above 0",

@@ -1,6 +1,6 @@
 """The subcommand about speed: bench, of a snapshot in this process or of a running service."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from ffnsearch_service.cli.servers import (
     Target,
     access_of,
     is_directory,
+    refuse_given,
     refuse_server_options,
     with_server_options,
 )
@@ -90,7 +91,13 @@ def bench(
     Of a server: throughput, latency, and the stage times that its replies carry, at rates (latency counts from when a
     call was due) or to saturation by callers. Nothing is retried.
     """
-    of_snapshot = {"--batch": batch, "--backend": backend, "--device": device, "--prompts": prompts}
+    of_snapshot = {
+        "--batch": batch,
+        "--backend": backend,
+        "--device": device,
+        "--prompts": prompts,
+        "--skip-verify": skip_verify or None,
+    }
     of_server = {
         "--rate": rate,
         "--callers": callers,
@@ -101,7 +108,7 @@ def bench(
         "--prompts-file": prompts_file,
     }
     if is_directory(target):
-        _refuse_given(of_server, f"is for a server, and {target} is a directory")
+        refuse_given(of_server, f"is for a server, and {target} is a directory")
         refuse_server_options(target, server)
         bench_snapshot(
             Path(target),
@@ -114,7 +121,7 @@ def bench(
             skip_verify,
         )
         return
-    _refuse_given(of_snapshot, f"is for a snapshot directory, and {target} is a server")
+    refuse_given(of_snapshot, f"is for a snapshot directory, and {target} is a server")
     plan = _plan(rate, callers, seconds, prompts_per_call, arrivals, connections, profile, server)
     _bench_server(target, server, plan, prompts_file, as_json=as_json)
 
@@ -184,9 +191,3 @@ def _numbers(kind: Callable[[str], Number], text: str, option: str, most: float)
             f"{text!r} is no list of at most {LEVELS_MAX} numbers above 0, to {most:,.0f}", param_hint=option
         )
     return numbers
-
-
-def _refuse_given(options: Mapping[str, object], why: str) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise RequestError(f"{name} {why}: leave it out")

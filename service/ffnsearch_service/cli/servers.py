@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,13 +112,12 @@ def open_target(
         from ffnsearch_service.client.local import LocalClient
 
         return LocalClient.open(Path(target), backend=backend, device=device, check=check(skip_verify))
-    for option, is_given in (
-        ("--backend", backend != "auto"),
-        ("--device", device != "auto"),
-        ("--skip-verify", skip_verify),
-    ):
-        if is_given:
-            raise RequestError(f"{option} is for a snapshot directory, and {target} is a server: leave it out")
+    of_snapshot = {
+        "--backend": None if backend == "auto" else backend,
+        "--device": None if device == "auto" else device,
+        "--skip-verify": skip_verify or None,
+    }
+    refuse_given(of_snapshot, f"is for a snapshot directory, and {target} is a server")
     from ffnsearch_service.client import Client
 
     return Client(target, timeout_s=server.timeout_s, retry_overloaded=retry_overloaded, **access_of(server))
@@ -136,3 +135,10 @@ def refuse_server_options(target: str, server: ServerOptions) -> None:
         raise RequestError(
             f"--{name.replace('_', '-')} is for calling a server, and {target} is a directory: leave it out"
         )
+
+
+def refuse_given(options: Mapping[str, object], why: str) -> None:
+    """Raise RequestError for the first option, by its name, that is not None."""
+    for name, value in options.items():
+        if value is not None:
+            raise RequestError(f"{name} {why}: leave it out")

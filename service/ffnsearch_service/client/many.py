@@ -5,6 +5,7 @@ refused for its prompts is halved until the bad ones stand alone; what fails for
 """
 
 import asyncio
+import itertools
 import operator
 import re
 from collections import deque
@@ -99,20 +100,17 @@ def _stream(
     ask: Ask, prompts: Iterable[PromptLike], prompts_per_call: int, concurrency: int, count: _Count
 ) -> Iterator[PromptResult]:
     pending: deque[Future[list[PromptResult]]] = deque()
-    failed: Exception | None = None
+    failures: list[Exception] = []
     threads = ThreadPoolExecutor(concurrency, thread_name_prefix="ffnsearch-many")
     try:
-        for first, batch in _batches(prompts, prompts_per_call):
-            if isinstance(batch, Exception):
-                failed = batch
-                break
+        for first, batch in _batches(_until_failure(prompts, failures), prompts_per_call):
             pending.append(threads.submit(_answer, ask, batch, first))
             while pending and (len(pending) >= AHEAD * concurrency or pending[0].done()):
                 yield from count.add(pending.popleft().result())
         while pending:
             yield from count.add(pending.popleft().result())
-        if failed:
-            raise failed
+        for failure in failures:
+            raise failure
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -126,15 +124,16 @@ async def _stream_async(
 ) -> AsyncIterator[PromptResult]:
     pending: deque[asyncio.Task[list[PromptResult]]] = deque()
     places = asyncio.Semaphore(concurrency)
-    batches = _batches_async(prompts, prompts_per_call)
-    reading: asyncio.Task[tuple[int, Batch | Exception] | None] | None = None
-    is_read, failed = False, None
+    failures: list[Exception] = []
+    batches = _batches_async(prompts, prompts_per_call, failures)
+    reading: asyncio.Task[tuple[int, Batch] | None] | None = None
+    is_read = False
 
     async def answer(first: int, batch: Batch) -> list[PromptResult]:
         async with places:
             return await _answer_async(ask, batch, first)
 
-    async def next_batch() -> tuple[int, Batch | Exception] | None:
+    async def next_batch() -> tuple[int, Batch] | None:
         return await anext(batches, None)
 
     try:
@@ -147,14 +146,12 @@ async def _stream_async(
                 for result in count.add(pending.popleft().result()):
                     yield result
             elif reading:
-                first, batch = reading.result() or (0, None)
-                reading = None
-                if batch is None or isinstance(batch, Exception):
-                    is_read, failed = True, batch
-                else:
-                    pending.append(asyncio.create_task(answer(first, batch)))
-        if failed:
-            raise failed
+                batch, reading = reading.result(), None
+                is_read = batch is None
+                if batch:
+                    pending.append(asyncio.create_task(answer(*batch)))
+        for failure in failures:
+            raise failure
     finally:
         left = [*pending, *([reading] if reading else [])]
         for task in left:
@@ -189,43 +186,48 @@ async def _answer_async(ask: AskAsync, batch: Batch, first: int) -> list[PromptR
     return await _answer_async(ask, batch[:half], first) + await _answer_async(ask, batch[half:], first + half)
 
 
-def _batches(prompts: Iterable[PromptLike], size: int) -> Iterator[tuple[int, Batch | Exception]]:
-    """Batches in order, each with the number of its first prompt; what the source raises comes after what it gave."""
-    first, batch, failed = 0, list[PromptLike](), None
-    try:
-        for prompt in prompts:
-            batch.append(prompt)
-            if len(batch) == size:
-                yield first, batch
-                first, batch = first + size, []
-    except Exception as error:
-        failed = error
-    if batch:
+def _batches(prompts: Iterable[PromptLike], size: int) -> Iterator[tuple[int, Batch]]:
+    """Batches in order, each with the number of its first prompt."""
+    rest, first = iter(prompts), 0
+    while batch := list(itertools.islice(rest, size)):
         yield first, batch
-    if failed:
-        yield first, failed
+        first += len(batch)
 
 
 async def _batches_async(
-    prompts: Iterable[PromptLike] | AsyncIterable[PromptLike], size: int
-) -> AsyncGenerator[tuple[int, Batch | Exception]]:
+    prompts: Iterable[PromptLike] | AsyncIterable[PromptLike], size: int, failures: list[Exception]
+) -> AsyncGenerator[tuple[int, Batch]]:
     if not isinstance(prompts, AsyncIterable):
-        for numbered in _batches(prompts, size):
+        for numbered in _batches(_until_failure(prompts, failures), size):
             yield numbered
         return
-    first, batch, failed = 0, list[PromptLike](), None
-    try:
-        async for prompt in prompts:
-            batch.append(prompt)
-            if len(batch) == size:
-                yield first, batch
-                first, batch = first + size, []
-    except Exception as error:
-        failed = error
+    first, batch = 0, list[PromptLike]()
+    async for prompt in _until_failure_async(prompts, failures):
+        batch.append(prompt)
+        if len(batch) == size:
+            yield first, batch
+            first, batch = first + size, []
     if batch:
         yield first, batch
-    if failed:
-        yield first, failed
+
+
+def _until_failure(prompts: Iterable[PromptLike], failures: list[Exception]) -> Iterator[PromptLike]:
+    """The prompts that a source gives before it fails, and what it fails with: to be raised after their results."""
+    try:
+        yield from prompts
+    except Exception as error:
+        failures.append(error)
+
+
+async def _until_failure_async(
+    prompts: AsyncIterable[PromptLike], failures: list[Exception]
+) -> AsyncIterator[PromptLike]:
+    """`_until_failure` for asyncio."""
+    try:
+        async for prompt in prompts:
+            yield prompt
+    except Exception as error:
+        failures.append(error)
 
 
 def _blames_prompts(error: FfnSearchError) -> bool:
