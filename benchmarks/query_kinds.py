@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.fidelity.protocols import Protocol
-from ffnsearch_indexer.fidelity.selection import SEED, choose_prompts, evaluation_ids, indexed_windows
+from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, evaluation_ids, indexed_windows, prompts_at
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -50,7 +50,8 @@ def _prompts(datastore: Datastore, kind: str, count: int) -> tuple[str, NDArray[
     if kind == "common-ending":
         return _common_ending(datastore, count)
     if datastore.manifest.split == "train":
-        return "from the rest of the text, not in the index", choose_prompts(datastore, Protocol.HELD_OUT, count)
+        positions = choose_positions(datastore, Protocol.HELD_OUT, count)
+        return "from the rest of the text, not in the index", prompts_at(datastore, positions)
     return "the first half of one substring and the second of another, not in the index", _recombined(datastore, count)
 
 

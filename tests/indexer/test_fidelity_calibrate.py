@@ -21,8 +21,9 @@ from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
 from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, work_folder
 from ffnsearch_indexer.fidelity.chunks import work_in
 from ffnsearch_indexer.fidelity.evaluate import choose_profiles
+from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol
-from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_prompts, indexed_windows
+from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions, indexed_windows, prompts_at
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
@@ -74,7 +75,7 @@ def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor:
 def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
     datastore = predictor.datastore
     calibrated = indexed_windows(datastore)[calibration_ids(datastore.manifest.substrings, 10**9)]
-    evaluated = choose_prompts(datastore, Protocol.PARITY, 10**9)
+    evaluated = prompts_at(datastore, choose_positions(datastore, Protocol.PARITY, 10**9))
     assert not {tuple(prompt) for prompt in calibrated} & {tuple(prompt) for prompt in evaluated}
     assert len(calibrated) + len(evaluated) == datastore.manifest.substrings
 
@@ -87,6 +88,22 @@ def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: 
         for name in rung["profiles"]:
             answers = predictor.predict(prompts, found.profiles[name]).answers
             assert np.mean([answer.hellinger for answer in answers]) == pytest.approx(rung["hellinger"], abs=1e-9)
+
+
+def test_an_ngram_is_fitted_to_the_same_prompts_and_measured_beside_the_profiles(
+    tiny_copy: Path, predictor: Predictor
+) -> None:
+    found = calibrate(predictor, prompts=400, save=True).document["ngram"]
+    positions = predictor.datastore.first_positions[calibration_ids(predictor.datastore.manifest.substrings, 400)]
+    assert not set(positions) & set(choose_positions(predictor.datastore, Protocol.PARITY, 200))
+    with Datastore.open(tiny_copy, check="sizes") as datastore:
+        profiles = choose_profiles(datastore.manifest, ["balanced"])
+        baselines = evaluate(Predictor(datastore), Protocol.PARITY, profiles, prompts=200).document["baselines"]
+    fitted = baselines["fitted_ngram"]["hellinger"]["mean"]
+    assert fitted == pytest.approx(found["hellinger"], abs=0.05), "no farther from prompts that it has not seen"
+    assert fitted < min(baselines[name]["hellinger"]["mean"] for name in ("unigram", "backoff_ngram", "smoothed_ngram"))
+    low, high = found["ci95"]
+    assert low < found["hellinger"] < high
 
 
 def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor: Predictor) -> None:
@@ -105,7 +122,7 @@ def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor
         assert len(by_class) == len(expectation.support) > 1
         for expected, distances in by_class.items():
             assert np.mean(distances) == pytest.approx(expected, abs=1e-9)
-            assert len(distances) > calibrating.LOW_CLASS_PROMPTS / 2  # some have the same support
+            assert len(distances) > LOW_CLASS_PROMPTS / 2  # some have the same support
         lowest, *higher = (len(by_class[distance]) for distance in expectation.distance)
         assert lowest <= min(higher)
 

@@ -44,7 +44,8 @@ def test_a_table_says_how_near_each_answer_is(run: Run, folder: Path) -> None:
         "block 1 alone",
         "own next tokens",
         "unigram",
-        "backoff ngram",
+        "back-off n-gram",
+        "smoothed n-gram",
         "sister 0",
     ]
     assert len(rows) == len(names)

@@ -63,10 +63,10 @@ class Reference:
             for block in range(2)
             for step, found in zip(STEPS.blocks[block], steps[block], strict=True)
         ]
-        suffixes = (
+        suffixes = [
             self.corpus.sum_of([window for window in counted if window.endswith(prompt[start:])])
             for start in range(WINDOW + 1)
-        )
+        ]
         return {
             ("profiles", "even"): shares([even[0], even[1], even[1]]),
             ("profiles", "steps"): shares(weighted),
@@ -75,6 +75,7 @@ class Reference:
             ("baselines", "own_next_tokens"): shares([self.corpus.sum_of([w for w in counted if w == prompt])]),
             ("baselines", "unigram"): shares([self.corpus.sum_of(counted)]),
             ("baselines", "backoff_ngram"): shares([next((found for found in suffixes if found), Counter())]),
+            ("baselines", "smoothed_ngram"): witten_bell(suffixes[::-1]),
             ("sisters", "0"): distribution(self.sister, prompt),
         }
 
@@ -95,6 +96,16 @@ def shares(sums: Sequence[dict[str, float]]) -> dict[str, float]:
             total[character] = total.get(character, 0.0) + value
     mass = math.fsum(total.values())
     return {character: value / mass for character, value in total.items()} if mass else {}
+
+
+def witten_bell(shortest_first: Sequence[Counter[str]]) -> dict[str, float]:
+    """The counts of each ending with those of the shorter ones, as much of them as it has different tokens."""
+    answer = dict.fromkeys(ALPHABET, 1 / len(ALPHABET))
+    for found in shortest_first:
+        if found:
+            mass = found.total() + len(found)
+            answer = {c: (found[c] + len(found) * answer[c]) / mass for c in ALPHABET}
+    return answer
 
 
 @torch.inference_mode()
@@ -178,7 +189,7 @@ def test_a_measurement_is_what_plain_loops_give(
         check(document["profiles"][name], [of["profiles", name] for of in answers], models)
     for block in range(2):
         check(document["blocks"][block], [of["blocks", str(block)] for of in answers], models)
-    for name in ("own_next_tokens", "unigram", "backoff_ngram"):
+    for name in ("own_next_tokens", "unigram", "backoff_ngram", "smoothed_ngram"):
         check(document["baselines"][name], [of["baselines", name] for of in answers], models)
     check(document["sisters"][0], [of["sisters", "0"] for of in answers], models)
     assert document["noise_floor"] == document["sisters"][0]["hellinger"]["mean"]

@@ -14,7 +14,7 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.fidelity.selection import (
     calibration_ids,
     evaluation_ids,
-    held_out_prompts,
+    held_out_positions,
     in_training,
 )
 from tiny import random_text
@@ -72,20 +72,22 @@ def test_held_out_prompts_are_the_new_windows_behind_the_training_part(text_seed
     train, rest = corpus.text[:split], corpus.text[split:]
     windows = {rest[first : first + window_tokens] for first in range(len(rest) - window_tokens + 1)}
     expected = {window for window in windows if window not in train}
-    found = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 1000)
-    assert found.shape[1] == window_tokens
+
+    def texts(positions: np.ndarray) -> set[str]:
+        return {corpus.text[first : first + window_tokens] for first in positions}
+
+    found = held_out_positions(tokens, split, window_tokens, len(ALPHABET), 1000)
     assert len(found) == len(expected)
-    assert {tokenizer.decode(prompt) for prompt in found} == expected
-    some_of_them = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 20)
+    assert texts(found) == expected
+    assert all(rest.index(corpus.text[first : first + window_tokens]) == first - split for first in found.tolist())
+    some_of_them = held_out_positions(tokens, split, window_tokens, len(ALPHABET), 20)
     assert np.array_equal(some_of_them, found[:20])
-    others = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 1000, seed=2)
-    assert {tokenizer.decode(prompt) for prompt in others} == expected
+    others = held_out_positions(tokens, split, window_tokens, len(ALPHABET), 1000, seed=2)
+    assert texts(others) == expected
     assert len(expected) < 20 or not np.array_equal(others, found)
     half = tokens[split : split + (len(tokens) - split) // 2]
-    unseen = held_out_prompts(tokens, split, window_tokens, len(ALPHABET), 1000, also_seen=half)
-    assert {tokenizer.decode(prompt) for prompt in unseen} == {
-        window for window in expected if window not in tokenizer.decode(half)
-    }
+    unseen = held_out_positions(tokens, split, window_tokens, len(ALPHABET), 1000, also_seen=half)
+    assert texts(unseen) == {window for window in expected if window not in tokenizer.decode(half)}
 
 
 @some

@@ -1,71 +1,94 @@
-"""Answers that need no search, to compare with: own next tokens, unigram, and a back-off n-gram.
+"""Answers that need no model, to compare with: own next tokens, unigram, and n-grams of three kinds.
 
-Shapes: B prompts, L window, N substrings, V vocabulary, M entries of counts.
+Shapes: B prompts, n of them all, L window, V vocabulary.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.fidelity.windows import SortedWindows
+from ffnsearch_indexer.answer.prediction import Bools, Float64, combine
+from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.fidelity.bands import Bands
+from ffnsearch_indexer.fidelity.endings import Endings, Int64
+from ffnsearch_indexer.fidelity.metrics import normalised
 
-Int64 = NDArray[np.int64]
+LABELS = {
+    "own_next_tokens": "own next tokens",
+    "unigram": "unigram",
+    "backoff_ngram": "back-off n-gram",
+    "smoothed_ngram": "smoothed n-gram",
+    "fitted_ngram": "fitted n-gram",
+}
+"""The baselines, by name in a document. The last is there where a calibration fitted it."""
 
-NAMES = ("own_next_tokens", "unigram", "backoff_ngram")
+FITTED_TOKENS = 12
+"""Longest ending that a fitted n-gram looks at: as many steps as the longest of a profile that is tried."""
+
+CHUNK_BYTES = 1 << 28
+"""Most memory for what follows the endings of some prompts, before all but what is fitted to goes."""
+
+Answer = tuple[Float64, Bools]
+"""Distributions [B, V], and whether each has support [B]."""
 
 
-class Baselines:
-    """What follows each suffix in the indexed text. Memory is about 2 L + 60 bytes a substring.
+def baseline_answers(freq: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
+    """The answers by name, from what follows the last l tokens of each prompt, [B, L+1, V].
 
-    windows: [N, L] uint16 by id, with the counts of the same ids.
+    unigram: [V], what the fitted one starts from. fitted: of `ngram_bands`, None for none.
     """
-
-    def __init__(self, windows: NDArray[np.uint16], counts: NextTokenCounts) -> None:
-        self._counts = counts
-        self._suffixes = SortedWindows(windows[:, ::-1], counts.vocabulary_size)
-        entries, self._offsets = _permuted(counts.offsets, self._suffixes.order)
-        self._tokens = counts.tokens[entries]
-        self._frequencies = counts.counts[entries]
-        self._mass_before = np.concatenate([[0], np.cumsum(self._frequencies, dtype=np.int64)])
-        self._totals = self._sum(0, len(entries))  # asked for often, and long
-
-    def freqs(self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool) -> dict[str, Int64]:
-        """The sums of counts [B, V] of each baseline, by name, for prompts [B, L].
-
-        own_ids: [B], the substring equal to each prompt, -1 where there is none; with `exclude_self` its row is
-        taken out of every sum. The n-gram is the longest suffix of the prompt, L tokens down to none, after
-        which something follows.
-        """
-        own = self._rows(own_ids)
-        excluded = own if exclude_self else np.zeros_like(own)
-        first, last = (self._offsets[places] for places in self._suffixes.beginning_like(prompts[:, ::-1]))
-        mass = self._mass_before[last] - self._mass_before[first] - excluded.sum(axis=1)
-        # Masses fall with the length: the number of lengths that have some is the longest of them, and one.
-        longest = np.maximum((mass > 0).sum(axis=0) - 1, 0)
-        backoff = [
-            self._sum(first[length, row], last[length, row]) if length else self._totals
-            for row, length in enumerate(longest)
-        ]
-        sums = (own, np.broadcast_to(self._totals, own.shape), np.array(backoff).reshape(own.shape))
-        return {name: freq - excluded for name, freq in zip(NAMES, sums, strict=True)}
-
-    def _rows(self, ids: Int64) -> Int64:
-        """The counts [B, V] of substrings; zeros for the id -1."""
-        freq = np.zeros((len(ids), self._counts.vocabulary_size), dtype=np.int64)
-        for row in np.flatnonzero(ids >= 0):
-            tokens, counts = self._counts.row(ids[row])
-            freq[row, tokens] = counts
-        return freq
-
-    def _sum(self, first: int, last: int) -> Int64:
-        """The sum [V] of a range of entries in the order of suffixes."""
-        part = slice(first, last)
-        # Weights are float64, which holds these sums exactly.
-        return np.bincount(self._tokens[part], self._frequencies[part], self._counts.vocabulary_size).astype(np.int64)
+    answers = {
+        "own_next_tokens": normalised(freq[:, -1]),
+        "unigram": normalised(freq[:, 0]),
+        "backoff_ngram": normalised(_longest(freq)),
+        "smoothed_ngram": _witten_bell(freq),
+    }
+    if fitted is not None:
+        answers["fitted_ngram"] = combine(fitted, [_fitted_part(freq)], unigram)
+    return answers
 
 
-def _permuted(offsets: Int64, order: Int64) -> tuple[Int64, Int64]:
-    """Compressed rows in another order: where each entry [M] was, and the new offsets [N+1]."""
-    sizes = np.diff(offsets)[order]
-    moved = np.concatenate([[0], np.cumsum(sizes)])
-    return np.repeat(offsets[order] - moved[:-1], sizes) + np.arange(moved[-1]), moved
+def ngram_bands(
+    endings: Endings, prompts: NDArray[np.uint16], own_ids: Int64, of_search: Bands, *, exclude_self: bool
+) -> Bands:
+    """The endings of the prompts [n, L] of a search as a block of their own, for the fit of a profile.
+
+    The similarity of a prompt and a substring is here the share of the window, from its end, in which they agree: step
+    l - 1, above (l - 1) / L, has what shares at least l tokens. So an n-gram is fitted just as what is searched is, to
+    the same answers of the model.
+    """
+    window_tokens = prompts.shape[1]
+    steps = min(window_tokens, FITTED_TOKENS)
+    chunk_prompts = max(1, CHUNK_BYTES // (8 * (window_tokens + 1) * of_search.model.shape[1]))
+    freq = np.empty((len(prompts), 1, steps, of_search.model.shape[1]), dtype=np.int32)
+    neighbors = np.empty((len(prompts), 1, steps), dtype=np.int64)
+    for first in range(0, len(prompts), chunk_prompts):
+        part = slice(first, first + chunk_prompts)
+        found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self)
+        freq[part, 0], neighbors[part, 0] = _fitted_part(found.freq), found.substrings[:, 1 : steps + 1]
+    thresholds = tuple(length / window_tokens for length in range(steps))
+    return Bands(thresholds, freq, neighbors, of_search.model, of_search.unigram)
+
+
+def _fitted_part(freq: Int64) -> Int64:
+    return freq[:, 1 : FITTED_TOKENS + 1]
+
+
+def _longest(freq: Int64) -> Int64:
+    """The sums [B, V] of the longest ending, L tokens down to none, after which something follows."""
+    # Masses fall with the length: the number of lengths that have some is the longest of them, and one.
+    longest = np.maximum((freq.any(axis=2)).sum(axis=1) - 1, 0)
+    chosen: Int64 = freq[np.arange(len(freq)), longest]
+    return chosen
+
+
+def _witten_bell(freq: Int64) -> Answer:
+    """Every ending's distribution smoothed by the next shorter one, the shortest by an even one.
+
+    It counts as much as there are different tokens after the ending (Witten and Bell 1991, as Chen and Goodman 1999
+    have it): `p_l = (freq_l + types_l * p_(l-1)) / (mass_l + types_l)`.
+    """
+    answers = np.full(freq.shape[::2], 1 / freq.shape[2])
+    for of_length in np.moveaxis(freq, 1, 0):
+        mass, types = of_length.sum(axis=1, keepdims=True), (of_length > 0).sum(axis=1, keepdims=True)
+        answers = np.where(mass > 0, (of_length + types * answers) / np.maximum(mass + types, 1), answers)
+    return answers, np.ones(len(freq), dtype=np.bool_)

@@ -3,7 +3,6 @@
 Shapes: n prompts.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +13,18 @@ import numpy as np
 
 from ffnsearch_indexer.answer.prediction import Float64, combine, support
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Expectation, Profile
+from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import GRID, Bands, bytes_of_prompt, collect, prompts_of_chunk
+from ffnsearch_indexer.fidelity.baselines import ngram_bands
 from ffnsearch_indexer.fidelity.chunks import identity_of_search, require_exact, work_in
 from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS
+from ffnsearch_indexer.fidelity.endings import Endings, Int64
+from ffnsearch_indexer.fidelity.expectation import expectation
 from ffnsearch_indexer.fidelity.metrics import confidence_interval, measure, normalised
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
-from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows
+from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows, prompts_at
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
@@ -59,22 +61,17 @@ STAIRCASES: dict[int, tuple[float, ...]] = {
 }
 """Thresholds of every block, by their number."""
 
-CLASSES_MAX, CLASS_PROMPTS = 10, 30
-"""Most classes of support for the expected distance, and the least judging prompts in one."""
-
-LOW_CLASS_PROMPTS = 10
-"""Least judging prompts in a part of the lowest class, where the distance changes most; fewer where supports equal."""
-
 
 class Rung(NamedTuple):
     """One profile that was tried.
 
-    distances: [n] of the judging prompts. neighbors: how many substrings are above its lowest thresholds, a prompt on
-    average, over all blocks: what any exact search must touch.
+    distances: [n] of the judging prompts. ci95: of their mean. neighbors: how many substrings are above its lowest
+    thresholds, a prompt on average, over all blocks: what any exact search must touch.
     """
 
     profile: Profile
     distances: Float64
+    ci95: tuple[float, float]
     neighbors: float
 
 
@@ -119,7 +116,8 @@ def calibrate(
         )
     protocol = Protocol.PARITY if datastore.manifest.split == "all" else Protocol.LEAVE_ONE_OUT
     folder = work_folder(datastore.path)
-    chosen = indexed_windows(datastore)[ids]
+    positions = datastore.first_positions[ids]
+    chosen = prompts_at(datastore, positions)
     exclude_self = protocol is Protocol.LEAVE_ONE_OUT
     identity = {
         **identity_of_search(predictor, chosen, exclude_self=exclude_self),
@@ -128,8 +126,12 @@ def calibrate(
     }
     with work_in(folder, identity):
         bands = collect(predictor, chosen, folder, exclude_self=exclude_self, progress=progress)
-        run = _Run(bands, seed, progress)
+        run = _Run(bands, positions, seed, progress)
         kept = _keep(run.ladder())
+        endings = Endings(indexed_windows(datastore), datastore.counts)
+        of_endings = ngram_bands(endings, chosen, ids, bands, exclude_self=exclude_self)
+        thresholds = [of_endings.thresholds]
+        ngram = _Run(of_endings, positions, seed, progress).attempt("n-gram", fitting.fit_product, thresholds)
         calibration = Calibration(
             profiles={name: _named(rung, name, run.judged, datastore.manifest) for name, rung in kept.items()},
             default=DEFAULT,
@@ -141,6 +143,7 @@ def calibrate(
                 "default": DEFAULT,
                 "curves": _curves(bands),
                 "ladder": [_describe(rung, kept) for rung in run.rungs],
+                "ngram": {**_describe(ngram, kept), "profile": ngram.profile.to_json()},
                 "seconds": time.monotonic() - started,
             },
         )
@@ -162,20 +165,20 @@ def work_folder(snapshot: Path) -> Path:
 class _Run:
     """One calibration's prompts, parted into those that are fitted to and those that judge, and the rungs so far."""
 
-    def __init__(self, bands: Bands, seed: int, progress: Progress) -> None:
+    def __init__(self, bands: Bands, positions: Int64, seed: int, progress: Progress) -> None:
         judged = int(JUDGED_SHARE * len(bands.model))
         self.judged, self.fitted = bands.take(slice(judged)), bands.take(slice(judged, None))
         self.rungs: list[Rung] = []
-        self._seed, self._progress = seed, progress
+        self._positions, self._seed, self._progress = positions[:judged], seed, progress
 
     def ladder(self) -> list[Rung]:
         """Fit profiles of growing size, of each kind as long as more steps bring something."""
         blocks = range(self.fitted.freq.shape[1])
-        self._try("one-step", fitting.fit_sum, fitting.choose_one_step(self.fitted))
+        self.attempt("one-step", fitting.fit_sum, fitting.choose_one_step(self.fitted))
         steps = self._climb("sum", fitting.fit_sum, (4, 8))
         thresholds = [STAIRCASES[steps] for _ in blocks]
-        self._try(f"sum-{steps}-mass-power", fitting.fit_sum, thresholds, mass_power=True)
-        self._try(f"sum-{steps}-by-support", fitting.fit_sum, thresholds, by_support=True)
+        self.attempt(f"sum-{steps}-mass-power", fitting.fit_sum, thresholds, mass_power=True)
+        self.attempt(f"sum-{steps}-by-support", fitting.fit_sum, thresholds, by_support=True)
         self._climb("product", fitting.fit_product, (1, 2, 4, 8, 12))
         return self.rungs
 
@@ -183,20 +186,24 @@ class _Run:
         """Try staircases of growing length until one brings nothing, and return the length of the best."""
         best, nearest = numbers[0], np.inf
         for steps in numbers:
-            rung = self._try(f"{name}-{steps}", fit, [STAIRCASES[steps] for _ in range(self.fitted.freq.shape[1])])
+            rung = self.attempt(f"{name}-{steps}", fit, [STAIRCASES[steps] for _ in range(self.fitted.freq.shape[1])])
             if rung.distances.mean() > nearest - GAIN_MIN:
                 break
             best, nearest = steps, rung.distances.mean()
         return best
 
-    def _try(self, name: str, fit: Callable[..., Profile], thresholds: fitting.Thresholds, **options: bool) -> Rung:
+    def attempt(self, name: str, fit: Callable[..., Profile], thresholds: fitting.Thresholds, **options: bool) -> Rung:
+        """Fit one profile and judge it."""
+
         def show(iteration: int) -> None:
             self._progress(f"fit {name}", iteration, fitting.ITERATIONS, "")
 
         profile = fit(self.fitted, thresholds, seed=self._seed, progress=show, **options)
+        distances = _distances(profile, self.judged)
         rung = Rung(
             profile=replace(profile, name=name),
-            distances=_distances(profile, self.judged),
+            distances=distances,
+            ci95=confidence_interval(distances, self._positions),
             neighbors=_neighbors(self.judged, thresholds),
         )
         self._progress(f"fit {name}", fitting.ITERATIONS, fitting.ITERATIONS, f"distance {rung.distances.mean():.4f}")
@@ -223,29 +230,8 @@ def _keep(rungs: Sequence[Rung]) -> dict[str, Rung]:
 def _named(rung: Rung, name: str, judged: Bands, manifest: Manifest) -> Profile:
     """The profile of a rung under its name, with where it comes from and what distance to expect of it."""
     source = f"{rung.profile.name}, calibrated on {manifest.corpus_name}, {len(judged.model):,} judging prompts"
-    return replace(rung.profile, name=name, source=source, expectation=_expectation(rung, judged))
-
-
-def _expectation(rung: Rung, judged: Bands) -> Expectation:
-    """The mean distance by support, in classes of equally many judging prompts that found anything.
-
-    The lowest class is halved as long as each part has LOW_CLASS_PROMPTS. Of less support than any of them found
-    nothing is known.
-    """
     supports = support(judged.at(rung.profile.thresholds_by_block))
-    answered = supports > 0
-    if not answered.any():
-        return Expectation((0.0,), (1.0,))
-    found, distances = supports[answered], rung.distances[answered]
-    classes = max(1, min(CLASSES_MAX, len(found) // CLASS_PROMPTS))
-    halvings = max(0, math.floor(math.log2(len(found) / classes / LOW_CLASS_PROMPTS)))
-    shares = [*(0.5**halving / classes for halving in range(halvings, 0, -1)), *(np.arange(1, classes) / classes)]
-    quantiles = np.sort(found)[(np.array(shares) * len(found)).astype(int)]  # of some prompt each: no class is empty
-    edges = np.unique([found.min(), *quantiles])
-    of_class = np.searchsorted(edges, found, side="right") - 1
-    return Expectation(
-        tuple(edges.tolist()), tuple(float(distances[of_class == number].mean()) for number in range(len(edges)))
-    )
+    return replace(rung.profile, name=name, source=source, expectation=expectation(supports, rung.distances))
 
 
 def _distances(profile: Profile, bands: Bands) -> Float64:
@@ -283,7 +269,7 @@ def _describe(rung: Rung, kept: dict[str, Rung]) -> dict[str, Any]:
         "kind": rung.profile.kind,
         "steps": max(len(steps) for steps in rung.profile.blocks),
         "hellinger": float(rung.distances.mean()),
-        "ci95": list(confidence_interval(rung.distances)),
+        "ci95": list(rung.ci95),
         "neighbors": rung.neighbors,
         "profiles": [name for name, other in kept.items() if other is rung],
     }

@@ -12,11 +12,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.prediction import Bools, Float64, combine, softmax
+from ffnsearch_indexer.answer.prediction import combine, softmax
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.fidelity.baselines import NAMES, Baselines
+from ffnsearch_indexer.fidelity.baselines import LABELS, Answer, baseline_answers
 from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, identity_of_search
+from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.evaluation import AnswerKey
 from ffnsearch_indexer.fidelity.metrics import measure, normalised
 from ffnsearch_indexer.fidelity.selection import indexed_windows
@@ -24,13 +25,13 @@ from ffnsearch_indexer.fidelity.sisters import Sister
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.work import Identity
 
-Answer = tuple[Float64, Bools]
-"""Distributions [B, V], and whether each has support [B]."""
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is asked, and whose answers are compared. prompts: [n, L] uint16. default: one of the profiles."""
+    """What is asked, and whose answers are compared.
+
+    prompts: [n, L] uint16. default: one of the profiles. ngram: what a calibration fitted, None where there is none.
+    """
 
     predictor: Predictor
     profiles: Sequence[Profile]
@@ -38,6 +39,7 @@ class Comparison:
     prompts: NDArray[np.uint16]
     exclude_self: bool
     sisters: Sequence[Sister]
+    ngram: Profile | None
 
     def identity(self) -> Identity:
         """All that decides what `compute` gives."""
@@ -45,6 +47,7 @@ class Comparison:
             **identity_of_search(self.predictor, self.prompts, exclude_self=self.exclude_self),
             "set_of_profiles": [profile.to_json() for profile in self.profiles],
             "default_profile": self.default.name,
+            "fitted_ngram": self.ngram and self.ngram.to_json(),
             "set_of_sisters": [sister.facts["model_sha256"] for sister in self.sisters],
             "chunk_prompts": self.chunk_prompts,
         }
@@ -55,7 +58,7 @@ class Comparison:
         return [
             *(("profiles", profile.name) for profile in self.profiles),
             *(("blocks", str(block)) for block in range(len(self.thresholds))),
-            *(("baselines", name) for name in NAMES),
+            *(("baselines", name) for name in LABELS if name != "fitted_ngram" or self.ngram),
             *(("sisters", str(number)) for number in range(len(self.sisters))),
         ]
 
@@ -68,11 +71,12 @@ class Comparison:
     @cached_property
     def chunk_prompts(self) -> int:
         """How many prompts make a chunk."""
-        return chunk_prompts(sum(map(len, self.thresholds)) * self.predictor.datastore.manifest.vocabulary_size)
+        sums = sum(map(len, self.thresholds)) + self.prompts.shape[1] + 1
+        return chunk_prompts(sums * self.predictor.datastore.manifest.vocabulary_size)
 
     @cached_property
-    def _baselines(self) -> Baselines:
-        return Baselines(indexed_windows(self.predictor.datastore), self.predictor.datastore.counts)
+    def _endings(self) -> Endings:
+        return Endings(indexed_windows(self.predictor.datastore), self.predictor.datastore.counts)
 
     def compute(self, rows: range) -> Arrays:
         """Compare the answers to a chunk of prompts.
@@ -87,7 +91,7 @@ class Comparison:
         answers = [
             *(combine(p, self._freqs(found, p), self.predictor.datastore.unigram) for p in self.profiles),
             *(normalised(freq.sum(axis=1)) for freq in of_default),
-            *self._baseline_answers(found, prompts),
+            *self._baseline_answers(found, prompts).values(),
             *(_ask(sister, prompts) for sister in self.sisters),
         ]
         model = softmax(found.logits)
@@ -104,10 +108,10 @@ class Comparison:
             for sums, searched, asked in zip(found.sums, self.thresholds, profile.thresholds_by_block, strict=True)
         ]
 
-    def _baseline_answers(self, found: Found, prompts: NDArray[np.uint16]) -> list[Answer]:
+    def _baseline_answers(self, found: Found, prompts: NDArray[np.uint16]) -> dict[str, Answer]:
         own_ids = np.array([-1 if own is None else own for own in found.self_ids])
-        freqs = self._baselines.freqs(prompts, own_ids, exclude_self=self.exclude_self)
-        return [normalised(freqs[name]) for name in NAMES]
+        followers = self._endings.followers(prompts, own_ids, exclude_self=self.exclude_self)
+        return baseline_answers(followers.freq, self.predictor.datastore.unigram, self.ngram)
 
 
 def _ask(sister: Sister, prompts: NDArray[np.uint16]) -> Answer:

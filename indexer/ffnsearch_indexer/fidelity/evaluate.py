@@ -1,9 +1,15 @@
-"""One measurement of fidelity, top to bottom: prompts, answers compared chunk by chunk, the result kept."""
+"""One measurement of fidelity, top to bottom: prompts, answers compared chunk by chunk, the result kept.
+
+Shapes: n prompts.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
@@ -15,8 +21,8 @@ from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.metrics import Measures
-from ffnsearch_indexer.fidelity.protocols import Protocol, require_allowed
-from ffnsearch_indexer.fidelity.selection import SEED, choose_prompts, in_training, training_tokens
+from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol, require_allowed
+from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, in_training, prompts_at, training_tokens
 from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.progress import Progress, silent
@@ -49,17 +55,20 @@ def prepare(
     for profile in profiles:
         profile.require_model(manifest.blocks, manifest.vocabulary_size)
     training = training_tokens(datastore, trained_on)
+    positions = choose_positions(datastore, protocol, prompts, seed, training)
     comparison = Comparison(
         predictor=predictor,
         profiles=profiles,
         default=next((profile for profile in profiles if profile.name == manifest.default_profile), profiles[0]),
-        prompts=choose_prompts(datastore, protocol, prompts, seed, training),
+        prompts=prompts_at(datastore, positions),
         exclude_self=protocol is Protocol.LEAVE_ONE_OUT,
         sisters=load_sisters(sisters, datastore.tokenizer, datastore.window_tokens, manifest.model_sha256),
+        ngram=_fitted_ngram(manifest),
     )
     return Measurement(
         protocol=protocol,
         comparison=comparison,
+        positions=positions,
         seed=SEED if seed is None else seed,
         trained_on=trained_on.name if trained_on else manifest.corpus_name,
         training=training,
@@ -68,10 +77,15 @@ def prepare(
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement, ready to run. training: the tokens that the model was trained on, of the corpus `trained_on`."""
+    """One measurement, ready to run.
+
+    positions: [n] int64, where in the corpus its prompts begin. training: the tokens that the model was trained on, of
+    the corpus `trained_on`.
+    """
 
     protocol: Protocol
     comparison: Comparison
+    positions: NDArray[np.int64]
     seed: int
     trained_on: str
     training: Tokens
@@ -117,6 +131,7 @@ class Measurement:
             texts=[datastore.tokenizer.decode(tokens) for tokens in comparison.prompts],
             measures={key: Measures(*arrays["measures"][:, row].T) for row, key in enumerate(comparison.keys)},
             mass=arrays["mass"],
+            positions=self.positions,
             is_in_training=in_training(comparison.prompts, self.training, datastore.manifest.vocabulary_size),
             seconds=float(arrays["seconds"].sum()),
         )
@@ -132,6 +147,12 @@ def choose_profiles(manifest: Manifest, names: Sequence[str] = ()) -> list[Profi
                 profile=name,
             )
     return [Profile.from_json(manifest.profiles[name]) for name in dict.fromkeys(names or sorted(manifest.profiles))]
+
+
+def _fitted_ngram(manifest: Manifest) -> Profile | None:
+    """The n-gram that the snapshot's calibration fitted, None where there is none."""
+    calibration = (manifest.fidelity or {}).get(CALIBRATION, {})
+    return Profile.from_json(calibration["ngram"]["profile"]) if "ngram" in calibration else None
 
 
 def work_folder(snapshot: Path, protocol: Protocol) -> Path:

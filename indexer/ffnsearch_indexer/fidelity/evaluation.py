@@ -30,7 +30,8 @@ class Evaluation:
 
     measures: by what was measured, [n] each; a block alone answers with the sums over the steps that the default
     profile has in it, normalised. mass: [n] int64, next tokens that were found at the widest step of each block, over
-    all blocks. is_in_training: [n]. sisters: the facts about each. seconds: what the search took, over all runs.
+    all blocks. positions: [n] int64, where in the corpus each prompt begins. is_in_training: [n]. sisters: the facts
+    about each. seconds: what the search took, over all runs.
     """
 
     protocol: Protocol
@@ -43,6 +44,7 @@ class Evaluation:
     texts: Sequence[str]
     measures: dict[AnswerKey, Measures]
     mass: NDArray[np.int64]
+    positions: NDArray[np.int64]
     is_in_training: NDArray[np.bool_]
     seconds: float
 
@@ -80,7 +82,9 @@ class Evaluation:
         }
 
     def _summaries(self, group: str) -> dict[str, Document]:
-        return {name: summarise(measures) for (of, name), measures in self.measures.items() if of == group}
+        return {
+            name: summarise(measures, self.positions) for (of, name), measures in self.measures.items() if of == group
+        }
 
     def _examples(self, distances: NDArray[np.float64], rows: NDArray[np.int64]) -> list[Document]:
         return [{"text": self.texts[row], "hellinger": float(distances[row])} for row in rows]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.prediction import Bools, Counts, Float64, hellinger
 
+Int64 = NDArray[np.int64]
+
 NEAR = 0.2
 """Distances below it are counted: the article's own mark."""
 
@@ -17,6 +19,9 @@ HISTOGRAM_BINS = 50
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+
+PASSAGE_TOKENS, PASSAGES_MIN = 256, 50
+"""Length of the passages that resamples are made of; shorter where a text would have fewer of them."""
 
 
 class Measures(NamedTuple):
@@ -62,11 +67,12 @@ def normalised(freq: Counts) -> tuple[Float64, Bools]:
     return freq / np.maximum(mass, 1)[:, None], mass > 0
 
 
-def summarise(measures: Measures) -> dict[str, Any]:
+def summarise(measures: Measures, positions: Int64) -> dict[str, Any]:
     """The summary of at least one prompt, ready for JSON; prompts without support count as `Measures` says.
 
-    std: of the prompts, not of the mean. below_0.2, top1_agreement, no_support, infinite_share: shares of all
-    prompts. Means of divergences are those of the finite values, None where there is none.
+    positions: [B], where in its text each prompt begins. std: of the prompts, not of the mean. below_0.2,
+    top1_agreement, no_support, infinite_share: shares of all prompts. Means of divergences are those of the finite
+    values, None where there is none.
     """
     distances = measures.hellinger
     counts, edges = np.histogram(distances, bins=HISTOGRAM_BINS, range=(0, 1))
@@ -75,7 +81,7 @@ def summarise(measures: Measures) -> dict[str, Any]:
         "hellinger": {
             "mean": float(distances.mean()),
             "std": float(distances.std()),
-            "ci95": list(confidence_interval(distances)),
+            "ci95": list(confidence_interval(distances, positions)),
             "quantiles": {str(q): float(np.quantile(distances, q)) for q in QUANTILES},
             "max": float(distances.max()),
             f"below_{NEAR}": float((distances < NEAR).mean()),
@@ -100,7 +106,7 @@ def summarise_part(distances: Float64) -> dict[str, Any]:
     return {"count": len(distances), "mean": _mean(distances), "max": largest}
 
 
-def by_support(distances: Float64, mass: NDArray[np.int64]) -> list[dict[str, Any]]:
+def by_support(distances: Float64, mass: Int64) -> list[dict[str, Any]]:
     """Mean distance of the prompts whose support mass [B] is 0, 1, 2 to 3, 4 to 7, and so on, without empty groups."""
     groups = np.frexp(mass.astype(np.float64))[1]  # 0 for 0, g for 2^(g-1) to 2^g - 1
     return [
@@ -113,10 +119,19 @@ def by_support(distances: Float64, mass: NDArray[np.int64]) -> list[dict[str, An
     ]
 
 
-def confidence_interval(values: Float64, *, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean: of 1,000 resamples' means, the middle 95 %."""
+def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of values [B]: of 1,000 resamples' means, the middle 95 %.
+
+    positions: [B], where in its text the prompt of each begins. Prompts that are near each other share tokens and a
+    subject, and are alike in how well they are answered: so passages of the text are drawn, each with all of its
+    prompts (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+    """
+    passage_tokens = max(1, min(PASSAGE_TOKENS, int(np.ptp(positions)) // PASSAGES_MIN))
+    passages = np.unique(positions // passage_tokens, return_inverse=True)[1]
+    sums, prompts = np.bincount(passages, values), np.bincount(passages)
     random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    draws = (random.integers(0, len(sums), len(sums)) for _ in range(RESAMPLES))
+    means = [sums[drawn].sum() / prompts[drawn].sum() for drawn in draws]
     low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(low), float(high)
 

@@ -1,5 +1,6 @@
 """Which prompts a measurement takes: seeded, the article's own for its corpus, none shared with calibration.
 
+A prompt is told by its position, that of its first token in the corpus: neighbouring ones have much in common.
 Shapes: L window, M prompts, N substrings, T tokens of a text.
 """
 
@@ -20,22 +21,22 @@ SEED = 1337
 Int64 = NDArray[np.int64]
 
 
-def choose_prompts(
+def choose_positions(
     datastore: Datastore,
     protocol: Protocol,
     count: int,
     seed: int | None = None,
     training: Tokens | None = None,
-) -> NDArray[np.uint16]:
-    """Up to `count` prompts [M, L] for a protocol; raises FidelityError where there is none.
+) -> Int64:
+    """Positions [M] of up to `count` prompts, no two alike, for a protocol; raises FidelityError where there is none.
 
     training: what the model was trained on, by default the training part of the snapshot's corpus. No held-out prompt
     occurs in either.
     """
     manifest = datastore.manifest
     if protocol is not Protocol.HELD_OUT:
-        return indexed_windows(datastore)[evaluation_ids(manifest.substrings, count, seed)]
-    prompts = held_out_prompts(
+        return datastore.first_positions[evaluation_ids(manifest.substrings, count, seed)]
+    positions = held_out_positions(
         datastore.corpus,
         len(training_tokens(datastore)),
         datastore.window_tokens,
@@ -44,14 +45,19 @@ def choose_prompts(
         seed,
         also_seen=training,
     )
-    if not len(prompts):
+    if not len(positions):
         raise FidelityError(
             f"the last tenth of the corpus {manifest.corpus_name} has no window of {datastore.window_tokens} tokens "
             "that is not in the rest, or in what the model was trained on: build a snapshot of a longer text",
             reason="NO_PROMPTS",
             protocol=protocol,
         )
-    return prompts
+    return positions
+
+
+def prompts_at(datastore: Datastore, positions: Int64) -> NDArray[np.uint16]:
+    """The prompts [M, L] of a snapshot's corpus that begin at positions [M]."""
+    return windows_of(datastore.corpus, datastore.window_tokens)[positions]
 
 
 def evaluation_ids(substrings: int, count: int, seed: int | None = None) -> Int64:
@@ -71,7 +77,7 @@ def calibration_ids(substrings: int, count: int) -> Int64:
     return pool[::-1][:count]
 
 
-def held_out_prompts(
+def held_out_positions(
     tokens: Tokens,
     train_tokens: int,
     window_tokens: int,
@@ -80,16 +86,17 @@ def held_out_prompts(
     seed: int | None = None,
     *,
     also_seen: Tokens | None = None,
-) -> NDArray[np.uint16]:
-    """Up to `count` prompts [M, L] of a text [T] that lie wholly behind its training part and do not occur in it.
+) -> Int64:
+    """Positions [M] of up to `count` prompts of a text [T] that lie wholly behind its training part, and not in it.
 
-    Nor in `also_seen`, another text. Each occurs once, in a seeded order.
+    Nor in `also_seen`, another text. Each is the first of its kind, in a seeded order.
     """
-    unseen = windows_of(tokens[train_tokens:], window_tokens)
+    windows = windows_of(tokens[train_tokens:], window_tokens)
+    unseen = np.arange(len(windows))
     for seen in (tokens[:train_tokens], *([] if also_seen is None else [also_seen])):
-        unseen = unseen[~in_training(unseen, seen, vocabulary_size)]
-    unique = np.unique(unseen, axis=0)
-    return unique[_permutation(len(unique), SEED if seed is None else seed)[:count]]
+        unseen = unseen[~in_training(windows[unseen], seen, vocabulary_size)]
+    unique = unseen[np.unique(windows[unseen], axis=0, return_index=True)[1]]
+    return train_tokens + unique[_permutation(len(unique), SEED if seed is None else seed)[:count]]
 
 
 def in_training(prompts: NDArray[np.uint16], training: Tokens, vocabulary_size: int) -> NDArray[np.bool_]:
@@ -113,7 +120,7 @@ def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> T
 
 def indexed_windows(datastore: Datastore) -> NDArray[np.uint16]:
     """The tokens of all substrings by id, [N, L] uint16."""
-    return windows_of(datastore.corpus, datastore.window_tokens)[datastore.first_positions]
+    return prompts_at(datastore, datastore.first_positions)
 
 
 def _evaluation_size(substrings: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ffnsearch_indexer.fidelity.baselines import LABELS
 from ffnsearch_indexer.fidelity.evaluation import Document
 
 HEADINGS = ("", "mean", "95 %", "std", "max", "below 0.2", "top-1", "no support")
@@ -32,7 +33,7 @@ def ladder_lines(document: Document) -> list[str]:
                 f"{rung['neighbors']:,.0f}",
                 ", ".join(f"{name} *" if name == document["default"] else name for name in rung["profiles"]),
             )
-            for rung in document["ladder"]
+            for rung in (*document["ladder"], document["ngram"])
         ),
     ]
     return [
@@ -55,8 +56,9 @@ def _rows(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
     for block, measures in enumerate(document["blocks"]):
         is_best = block == document["baselines"]["best_block"]["block"]
         yield f"block {block} alone{' (best)' if is_best else ''}", measures
-    for name in ("own_next_tokens", "unigram", "backoff_ngram"):
-        yield name.replace("_", " "), document["baselines"][name]
+    for name, label in LABELS.items():
+        if name in document["baselines"]:
+            yield label, document["baselines"][name]
     for number, measures in enumerate(document["sisters"]):
         yield f"sister {number}, {measures['model_sha256'][:12]}", measures
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ffnsearch_indexer.fidelity.baselines import LABELS
 from ffnsearch_indexer.fidelity.evaluation import Document
 from ffnsearch_indexer.fidelity.report.charts import (
     BLACK,
@@ -36,14 +37,7 @@ def compared(document: Document) -> list[tuple[str, str, dict[str, Any]]]:
         for number, measures in enumerate(sisters, 1)
     ]
     rows += [("block", f"best block alone ({baselines['best_block']['block']})", baselines["best_block"])]
-    rows += [
-        ("baseline", label, baselines[name])
-        for name, label in (
-            ("own_next_tokens", "own next tokens"),
-            ("backoff_ngram", "back-off n-gram"),
-            ("unigram", "unigram"),
-        )
-    ]
+    rows += [("baseline", label, baselines[name]) for name, label in LABELS.items() if name in baselines]
     return sorted(rows, key=lambda row: float(row[2]["hellinger"]["mean"]))
 
 

@@ -1,0 +1,71 @@
+"""What follows each ending of a prompt in the indexed text: the counts that n-grams are made of.
+
+Shapes: B prompts, L window, N substrings, V vocabulary, M entries of counts.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.fidelity.windows import SortedWindows
+
+Int64 = NDArray[np.int64]
+
+
+class Followers(NamedTuple):
+    """What shares the last l tokens of each prompt, for l from 0 to L, and what follows it.
+
+    freq: [B, L+1, V] int64, sums of next-token counts. substrings: [B, L+1] int64, of how many substrings.
+    """
+
+    freq: Int64
+    substrings: Int64
+
+
+class Endings:
+    """The substrings of an index by how they end; immutable. Memory is about 2 L + 60 bytes a substring.
+
+    windows: [N, L] uint16 by id, with the counts of the same ids.
+    """
+
+    def __init__(self, windows: NDArray[np.uint16], counts: NextTokenCounts) -> None:
+        self._counts = counts
+        self._suffixes = SortedWindows(windows[:, ::-1], counts.vocabulary_size)
+        entries, self._offsets = _permuted(counts.offsets, self._suffixes.order)
+        self._tokens = counts.tokens[entries]
+        self._frequencies = counts.counts[entries]
+        self._totals = self._sum(0, len(entries))  # asked for often, and long
+
+    def followers(self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool) -> Followers:
+        """What follows the endings of prompts [B, L].
+
+        own_ids: [B], the substring equal to each prompt, -1 where there is none; with `exclude_self` it does not count.
+        """
+        first, last = (places.T for places in self._suffixes.beginning_like(prompts[:, ::-1]))
+        freq = np.empty((*first.shape, self._counts.vocabulary_size), dtype=np.int64)
+        freq[:, 0] = self._totals
+        for row, length in np.ndindex(len(prompts), prompts.shape[1]):
+            begin, end = self._offsets[first[row, length + 1]], self._offsets[last[row, length + 1]]
+            freq[row, length + 1] = self._sum(begin, end)
+        substrings = last - first
+        if exclude_self:
+            for row in np.flatnonzero(own_ids >= 0):
+                tokens, counts = self._counts.row(own_ids[row])
+                freq[row][:, tokens] -= counts
+                substrings[row] -= 1
+        return Followers(freq, substrings)
+
+    def _sum(self, first: int, last: int) -> Int64:
+        """The sum [V] of a range of entries in the order of suffixes."""
+        part = slice(first, last)
+        # Weights are float64, which holds these sums exactly.
+        return np.bincount(self._tokens[part], self._frequencies[part], self._counts.vocabulary_size).astype(np.int64)
+
+
+def _permuted(offsets: Int64, order: Int64) -> tuple[Int64, Int64]:
+    """Compressed rows in another order: where each entry [M] was, and the new offsets [N+1]."""
+    sizes = np.diff(offsets)[order]
+    moved = np.concatenate([[0], np.cumsum(sizes)])
+    return np.repeat(offsets[order] - moved[:-1], sizes) + np.arange(moved[-1]), moved
