@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ffnsearch_indexer.fidelity.metrics import (
     HISTOGRAM_BINS,
+    PASSAGE_TOKENS,
     Measures,
     by_support,
     confidence_interval,
@@ -168,7 +169,7 @@ def test_prompts_that_are_near_each_other_count_as_one() -> None:
     """Where 100 prompts of a passage are answered alike, the mean of 400 passages is as sure as of 400 prompts."""
     random = np.random.default_rng(2)
     values = np.repeat(random.normal(0.5, 0.1, 400), 100)
-    positions = (np.arange(400)[:, None] * 256 + np.arange(100)).ravel()
+    positions = (np.arange(400)[:, None] * PASSAGE_TOKENS + np.arange(100)).ravel()
     shuffled = random.permutation(len(values))
     low, high = confidence_interval(values[shuffled], positions[shuffled])
     half = 1.96 * 0.1 / math.sqrt(400)
@@ -182,7 +183,7 @@ def test_the_interval_holds_the_mean_of_what_is_drawn_as_often_as_it_says() -> N
     for _ in range(200):
         sizes = random.integers(1, 40, 300)
         values = np.repeat(random.normal(0.3, 0.05, 300), sizes) + random.normal(0, 0.05, sizes.sum())
-        positions = np.repeat(np.arange(300) * 256, sizes)
+        positions = np.repeat(np.arange(300) * PASSAGE_TOKENS, sizes)
         low, high = confidence_interval(values, positions)
         held += low <= 0.3 <= high
     assert 0.9 <= held / 200 <= 0.99

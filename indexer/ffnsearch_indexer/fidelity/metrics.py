@@ -20,8 +20,13 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
-PASSAGE_TOKENS, PASSAGES_MIN = 256, 50
-"""Length of the passages that resamples are made of; shorter where a text would have fewer of them."""
+PASSAGE_TOKENS, PASSAGES_MIN = 512, 50
+"""Length of the passages that resamples are made of; shorter where a text would have fewer of them.
+
+Where nearly all prompts are taken (Python's documentation, held-out) the distances of neighbours correlate by 0.37 at 1
+token, 0.08 at 10, 0.04 at 80, 0.01 from 160 on. There intervals are three times as wide as if prompts were drawn one by
+one; passages twice as long make them 15 % wider still, but would be few.
+"""
 
 
 class Measures(NamedTuple):
