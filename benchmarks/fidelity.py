@@ -3,10 +3,13 @@
     ffnsearch calibrate SNAPSHOT && ffnsearch evaluate SNAPSHOT --sister MODEL
     python benchmarks/fidelity.py SNAPSHOT
 
-Writes results/fidelity-CORPUS-PROTOCOL.json, with the calibration that the measured profiles come from.
+Writes results/fidelity-CORPUS-PROTOCOL.json, with the calibration that the measured profiles come from. Where no
+sisters were measured, those of the result that is there stay, if they answered the same prompts: they take hours to
+train.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ import recording
 from ffnsearch_indexer.store.snapshot import Manifest, read_manifest
 
 RESULTS = Path(__file__).parent / "results"
+CIRCUMSTANCES = ("revision", "time")
+DECISIVE = ("model_sha256", "corpus", "split", "substrings", "protocol", "prompts", "seed")
+"""What decides which prompts are asked, and whose answers sisters are compared with."""
 
 
 def main() -> None:
@@ -28,7 +34,19 @@ def main() -> None:
         raise SystemExit("nothing is measured: run `ffnsearch evaluate` first")
     for protocol, document in documents.items():
         path = RESULTS / f"fidelity-{manifest.corpus_name}-{protocol.replace('_', '-')}.json"
-        recording.write(path, {"benchmark": "fidelity", **_identity(manifest), **document, "calibration": calibration})
+        result = {"benchmark": "fidelity", **_identity(manifest), **document, "calibration": calibration}
+        recording.write(path, result if result["sisters"] else result | _earlier_sisters(path, result))
+
+
+def _earlier_sisters(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The sisters of an earlier result of the same prompts, and when they were measured; nothing where none is."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    if not earlier["sisters"] or any(earlier[name] != result[name] for name in DECISIVE):
+        return {}
+    measured = earlier.get("sisters_measured") or {name: earlier[name] for name in CIRCUMSTANCES}
+    return {name: earlier[name] for name in ("sisters", "noise_floor")} | {"sisters_measured": measured}
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

@@ -119,7 +119,9 @@ def _distances(*columns: tuple[str, str]) -> str:
             "calibrated product, `best`": lambda document: document["profiles"]["best"],
             "best block alone": lambda document: document["baselines"]["best_block"],
             "the prompt's own next tokens": lambda document: document["baselines"]["own_next_tokens"],
-            "back-off n-gram": lambda document: document["baselines"]["backoff_ngram"],
+            "n-gram, fitted as the product is": lambda document: document["baselines"].get("fitted_ngram"),
+            "n-gram, smoothed": lambda document: document["baselines"].get("smoothed_ngram"),
+            "n-gram, back-off": lambda document: document["baselines"]["backoff_ngram"],
             "unigram": lambda document: document["baselines"]["unigram"],
         }.items()
         if all(find(document) for document in documents)

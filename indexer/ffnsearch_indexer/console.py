@@ -36,12 +36,13 @@ class ProgressDisplay:
     """A `progress` callback that writes to stderr; use it as a context manager.
 
     events: a file to which JSON lines are appended: `{"stage", "done", "total", "detail"}`, at most ten a second, and
-    `{"error": {"reason", "message"}}` where an error of the tree ends the work.
+    `{"error": {"reason", "message"}}` where an error of the tree ends the work. passing: of what comes before the work
+    itself; bars go when it is done, and nothing is written where stderr is no terminal.
     """
 
-    def __init__(self, events: Path | None = None) -> None:
-        self._bars = _Bars() if sys.stderr.isatty() else None
-        self._lines = _Lines()
+    def __init__(self, events: Path | None = None, *, passing: bool = False) -> None:
+        self._bars = _Bars(passing) if sys.stderr.isatty() else None
+        self._lines = None if passing else _Lines()
         self._events = _Events(events) if events else None
 
     def __enter__(self) -> Self:
@@ -59,7 +60,8 @@ class ProgressDisplay:
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` units of a stage are there; a total of 0 is not known."""
-        (self._bars or self._lines).show(stage, done, total, detail)
+        if shown := self._bars or self._lines:
+            shown.show(stage, done, total, detail)
         if self._events:
             self._events.show(stage, done, total, detail)
 
@@ -72,7 +74,7 @@ class ProgressDisplay:
 
 
 class _Bars:
-    def __init__(self) -> None:
+    def __init__(self, passing: bool) -> None:
         self._progress = Progress(
             TextColumn("{task.description:<11}"),
             BarColumn(),
@@ -82,6 +84,7 @@ class _Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
             console=Console(stderr=True),
+            transient=passing,
         )
         self._tasks: dict[str, TaskID] = {}
         self.start, self.stop = self._progress.start, self._progress.stop

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,20 @@ def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArra
     return array
 
 
-def hash_files(paths: list[Path]) -> list[str]:
-    """SHA-256 of each file, in hexadecimal; several files are read at once."""
+def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
+    """SHA-256 of each file, in hexadecimal; several files are read at once.
+
+    was_read: called with how many bytes were read of some file, from several threads.
+    """
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        return list(pool.map(_hash_file, paths))
+        return list(pool.map(partial(_hash_file, was_read), paths))
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(was_read: Callable[[int], None], path: Path) -> str:
     digest = hashlib.sha256()
     for piece in _pieces(path):
         digest.update(piece)
+        was_read(len(piece))
     return digest.hexdigest()
 
 

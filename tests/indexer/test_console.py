@@ -83,3 +83,18 @@ def test_on_a_terminal_every_stage_has_a_bar(monkeypatch: pytest.MonkeyPatch) ->
         display("blocks", 3, 6, "detail")
     for expected in ("keys", "2/2", "blocks", "3/6", "detail", "left"):
         assert expected in terminal.getvalue()
+
+
+def test_what_only_comes_before_the_work_leaves_nothing_behind(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProgressDisplay(passing=True) as display:
+        for second in range(40):
+            display("verify, MB", second, 40)
+            clock.now_s += 1
+    assert told(capsys) == []
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with ProgressDisplay(passing=True) as display:
+        display("verify, MB", 7, 40)
+    assert "7/40" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K"), "the line is cleared in the end"

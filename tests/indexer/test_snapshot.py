@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ffnsearch_indexer import files as files_module
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, SnapshotError
 from ffnsearch_indexer.files import hash_files
@@ -243,6 +244,21 @@ def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(measurable: 
     assert changed == {"manifest.json"}
     Datastore.open(snapshot).close()
     assert revise_manifest(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id
+
+
+def test_how_much_of_a_snapshot_is_read_is_told(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_HASH_BYTES", 1000)
+    told: list[tuple[str, int, int]] = []
+    total_bytes = read_manifest(tiny_copy).total_bytes()
+    assert total_bytes > 1_000_000
+    Datastore.open(tiny_copy, progress=lambda stage, done, total, detail: told.append((stage, done, total))).close()
+    assert {(stage, total) for stage, _, total in told} == {("verify, MB", total_bytes // 10**6)}
+    done = [done for _, done, _ in told]
+    assert done == sorted(done)
+    assert done[-1] == total_bytes // 10**6
+    told.clear()
+    Datastore.open(tiny_copy, check="sizes", progress=lambda *_: told.append(("", 0, 0))).close()
+    assert not told
 
 
 def test_what_others_change_while_a_part_is_hashed_stays(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

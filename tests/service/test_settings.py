@@ -247,7 +247,11 @@ def test_check_tells_all_that_would_fail(run, tiny_snapshot, tmp_path):
         "admin.corpora_folder",
     ]
     assert err.splitlines() == [f"error: {problem}" for problem in found["problems"]]
-    assert {one["key"]: one["origin"] for one in found["settings"]}["server.port"] == "c.toml line 2"
+    settings = {one["key"]: one for one in found["settings"]}
+    assert settings["server.port"] == {"key": "server.port", "value": port, "origin": "c.toml line 2"}
+    assert settings["server.admin"]["value"] is False
+    assert settings["server.threads"]["value"] is None
+    assert settings["tls.key_file"]["value"] == str(tmp_path / "key")
 
 
 def test_check_warns(run, tiny_snapshot):

@@ -16,7 +16,7 @@ from ffnsearch_indexer.cli.finishing import (
     profiles_of,
     self_sums_lines,
 )
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, opened, print_result, resumable
 from ffnsearch_indexer.errors import FfnSearchError
 
 
@@ -218,10 +218,8 @@ def index(
 
 def verify(snapshot: Snapshot, as_json: AsJson = False) -> None:
     """Read every byte of a snapshot and compare it with its manifest."""
-    from ffnsearch_indexer.store.datastore import Datastore
-
     started = time.monotonic()
-    with Datastore.open(snapshot, check="all") as datastore:
+    with opened(snapshot) as datastore:
         manifest = datastore.manifest
     seconds = time.monotonic() - started
     result = {

@@ -13,7 +13,7 @@ from ffnsearch_indexer.cli.options import (
     NoSave,
     SkipVerify,
     Snapshot,
-    check,
+    opened,
     print_result,
     resumable,
 )
@@ -41,10 +41,9 @@ def calibrate(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.fidelity.table import ladder_lines
-    from ffnsearch_indexer.store.datastore import Datastore
 
     work = calibrating.work_folder(snapshot)
-    with resumable(work), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
+    with resumable(work), opened(snapshot, skip_verify=skip_verify) as datastore:
         predictor = Predictor(datastore, backend=backend, device=device)
         with ProgressDisplay() as display:
             found = calibrating.calibrate(predictor, prompts=prompts, seed=seed, save=not no_save, progress=display)
@@ -89,11 +88,10 @@ def evaluate(
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import evaluate as evaluating
     from ffnsearch_indexer.fidelity.table import table_lines
-    from ffnsearch_indexer.store.datastore import Datastore
 
     documents = {}
     works = [evaluating.work_folder(snapshot, each) for each in Protocol]
-    with resumable(*works), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
+    with resumable(*works), opened(snapshot, skip_verify=skip_verify) as datastore:
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
         profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
@@ -129,7 +127,6 @@ def report(
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.report import writing
-    from ffnsearch_indexer.store.datastore import Datastore
     from ffnsearch_indexer.store.snapshot import read_manifest
 
     folder = out or writing.default_folder(snapshot)
@@ -137,7 +134,7 @@ def report(
     writing.require_free(folder)
     with (
         resumable(folder),
-        Datastore.open(snapshot, check=check(skip_verify)) as datastore,
+        opened(snapshot, skip_verify=skip_verify) as datastore,
         ProgressDisplay() as display,
     ):
         page, *figures = writing.write_report(

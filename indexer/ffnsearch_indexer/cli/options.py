@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ffnsearch_indexer.store.datastore import Check
+    from ffnsearch_indexer.store.datastore import Check, Datastore
 
 Corpus = Annotated[
     str,
@@ -58,6 +58,18 @@ def resumable(*kept: Path) -> Iterator[None]:
         left = f"what is done is in {begun}; the same command continues it" if begun else "nothing was written"
         typer.echo(f"stopped: {left}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def opened(snapshot: Path, *, skip_verify: bool = False) -> Iterator["Datastore"]:
+    """Open a snapshot, and tell how much of it is read."""
+    from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.store.datastore import Datastore
+
+    with ProgressDisplay(passing=True) as display:
+        datastore = Datastore.open(snapshot, check=check(skip_verify), progress=display)
+    with datastore:
+        yield datastore
 
 
 def check(skip_verify: bool) -> "Check":

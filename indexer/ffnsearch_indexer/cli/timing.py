@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, check, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, opened, print_result, resumable
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.speed import BatchSpeed
@@ -36,10 +36,9 @@ def bench(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.evaluate import choose_profiles
     from ffnsearch_indexer.fidelity.selection import evaluation_ids, indexed_windows
-    from ffnsearch_indexer.store.datastore import Datastore
 
     batches = _batches(batch)
-    with resumable(), Datastore.open(snapshot, check=check(skip_verify)) as datastore:
+    with resumable(), opened(snapshot, skip_verify=skip_verify) as datastore:
         manifest = datastore.manifest
         (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
         asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])

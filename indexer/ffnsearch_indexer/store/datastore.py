@@ -15,6 +15,7 @@ from ffnsearch_indexer.files import load_array
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefix_cache import PrefixCache
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
+from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import snapshot
 from ffnsearch_indexer.store.counts import Record, RecordStore
 from ffnsearch_indexer.store.self_sums import load_self_sums
@@ -67,12 +68,12 @@ class Datastore:
         self._records = RecordStore(path / snapshot.RECORDS_FILE)
 
     @classmethod
-    def open(cls, path: Path, *, check: Check = "all") -> Self:
+    def open(cls, path: Path, *, check: Check = "all", progress: Progress = silent) -> Self:
         """Open a snapshot, or refuse it.
 
-        check: "all" reads every byte and compares hashes (about a second a gigabyte), "sizes" looks at
-        file sizes only. Model and tokenizer are always compared with the manifest. Raises SnapshotError
-        and its kinds, which say what differs.
+        check: "all" reads every byte and compares hashes (about a second a gigabyte), and tells `progress` how many
+        megabytes of them; "sizes" looks at file sizes only. Model and tokenizer are always compared with the manifest.
+        Raises SnapshotError and its kinds, which say what differs.
         """
         manifest = read_manifest(path)
         check_sizes(path, manifest)
@@ -80,7 +81,7 @@ class Datastore:
         _require_same("model", manifest.model_sha256, model.sha256(), path)
         _require_same("tokenizer", manifest.tokenizer_sha256, tokenizer.sha256, path)
         if check == "all":
-            check_content(path, manifest)
+            check_content(path, manifest, progress)
         return cls(path, manifest, model, tokenizer)
 
     def __enter__(self) -> Self:

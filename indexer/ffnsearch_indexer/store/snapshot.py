@@ -21,12 +21,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
 from ffnsearch_indexer.files import disk_errors, hash_files, write_whole
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from ffnsearch_indexer.progress import Progress, silent
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -232,16 +234,30 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def check_content(folder: Path, manifest: Manifest) -> None:
+def check_content(folder: Path, manifest: Manifest, progress: Progress = silent) -> None:
     """Read every byte; raise DamageError for the first file whose hash is not the manifest's."""
     names = list(manifest.files)
-    for name, sha256 in zip(names, hash_files([folder / name for name in names]), strict=True):
+    was_read = _counted(manifest.total_bytes(), progress)
+    for name, sha256 in zip(names, hash_files([folder / name for name in names], was_read), strict=True):
         if sha256 != manifest.files[name].sha256:
             raise DamageError(
                 f"{name} in {folder} was altered: its hash is not the manifest's; "
                 "copy the snapshot again, or build it again",
                 file=name,
             )
+
+
+def _counted(total_bytes: int, progress: Progress) -> Callable[[int], None]:
+    """Tells progress in megabytes, of bytes that several threads have read."""
+    done_bytes, lock = 0, Lock()
+
+    def was_read(read_bytes: int) -> None:
+        nonlocal done_bytes
+        with lock:
+            done_bytes += read_bytes
+            progress("verify, MB", done_bytes // 10**6, total_bytes // 10**6, "")
+
+    return was_read
 
 
 def _entries(folder: Path, names: list[str]) -> dict[str, FileEntry]:

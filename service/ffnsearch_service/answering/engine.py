@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.answering.batcher import Batch, Batcher, Work
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.mailbox import Mailbox
@@ -92,9 +93,12 @@ class Engine(Closing):
         device: str = "auto",
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
+        progress: Progress = silent,
     ) -> "Engine":
         """Open one snapshot directory. Raises SnapshotError for one that must not be opened, BackendError."""
-        return cls.of(OpenSnapshot.open(snapshot, backend=backend, device=device, check=check, limits=limits))
+        return cls.of(
+            OpenSnapshot.open(snapshot, backend=backend, device=device, check=check, limits=limits, progress=progress)
+        )
 
     def predict(self, request: pb.PredictRequest, call: Call | None = None) -> pb.PredictResponse:
         """Answer prompts. Raises FfnSearchError: for a field at fault, or CancelledError once the call is over."""

@@ -16,6 +16,7 @@ from ffnsearch_indexer.answer.predictor import Predictor, RankedNeighbors, Suffi
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import CancelledError, DamageError, ProfileError
 from ffnsearch_indexer.index.base import Checkpoint
+from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.answering.answers import Part, Times, combine_pieces
@@ -80,12 +81,14 @@ class OpenSnapshot:
         check: Literal["all", "sizes"] = "all",
         limits: Limits | None = None,
         on_move: Callable[[], None] = lambda: None,
+        progress: Progress = silent,
     ) -> "OpenSnapshot":
         """Open a snapshot directory. Raises SnapshotError for one that must not be opened, BackendError.
 
-        on_move: called, on the thread of the search, when it has gone from a GPU to the CPU.
+        on_move: called, on the thread of the search, when it has gone from a GPU to the CPU. progress: told
+        how much of the snapshot is read.
         """
-        datastore = Datastore.open(path, check=check)
+        datastore = Datastore.open(path, check=check, progress=progress)
         try:
             predictor = Predictor(datastore, backend=backend, device=device, on_move=on_move)
             return cls(predictor, limits, name=name)

@@ -109,9 +109,13 @@ def open_target(
     """
     if is_directory(target):
         refuse_server_options(target, server)
+        from ffnsearch_indexer.console import ProgressDisplay
         from ffnsearch_service.client.local import LocalClient
 
-        return LocalClient.open(Path(target), backend=backend, device=device, check=check(skip_verify))
+        with ProgressDisplay(passing=True) as display:
+            return LocalClient.open(
+                Path(target), backend=backend, device=device, check=check(skip_verify), progress=display
+            )
     of_snapshot = {
         "--backend": None if backend == "auto" else backend,
         "--device": None if device == "auto" else device,

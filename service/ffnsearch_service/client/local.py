@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.client.calls import Calls
@@ -28,10 +29,19 @@ class LocalClient(Calls):
 
     @classmethod
     def open(
-        cls, snapshot: Path, *, backend: str = "auto", device: str = "auto", check: Literal["all", "sizes"] = "all"
+        cls,
+        snapshot: Path,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        check: Literal["all", "sizes"] = "all",
+        progress: Progress = silent,
     ) -> "LocalClient":
-        """Open a snapshot directory. Raises SnapshotError, BackendError."""
-        return cls(Engine.open(snapshot, backend=backend, device=device, check=check))
+        """Open a snapshot directory. Raises SnapshotError, BackendError.
+
+        progress: called as progress(stage, done, total, unit) while the snapshot is read whole.
+        """
+        return cls(Engine.open(snapshot, backend=backend, device=device, check=check, progress=progress))
 
     def close(self) -> None:
         """Close the engine and its snapshot."""

@@ -20,10 +20,10 @@ from ffnsearch_service.settings.loading import Loaded, key_values
 
 @dataclass(frozen=True)
 class SettingValue:
-    """A setting, its value as text (null: absent), and where that comes from."""
+    """A setting, its value (a path as text, null: absent), and where that comes from."""
 
     key: str
-    value: str | None
+    value: bool | int | float | str | None
     origin: str
 
 
@@ -67,7 +67,7 @@ def check(loaded: Loaded) -> Findings:
         _tried(problems, loaded, key, work)
     return Findings(
         settings=tuple(
-            SettingValue(key, None if value is None else str(value), loaded.origin(key))
+            SettingValue(key, str(value) if isinstance(value, Path) else value, loaded.origin(key))
             for key, value in key_values(config).items()
         ),
         snapshots=tuple(snapshots),
