@@ -20,7 +20,7 @@ from ffnsearch_indexer.fidelity.evaluate import choose_profiles, work_folder
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
 from tiny import files_of, make_model, save_model
 
 
@@ -137,6 +137,24 @@ def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str
     assert caught.value.reason == "OUTPUT_EXISTS"
     measure(predictors, Protocol.PARITY)
     assert not work_folder(measurable / "all", Protocol.PARITY).exists()
+
+
+def test_figures_of_profiles_that_are_no_longer_there_are_not_kept(measurable: Path, tmp_path: Path) -> None:
+    snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
+    changed = one_step("even", (0.5, 0.5), (1, 1)).to_json()
+
+    def calibrated_meanwhile(stage: str, done: int, total: int, detail: str) -> None:
+        if done == total:
+            revise_manifest(snapshot, profiles=lambda manifest: manifest.profiles | {"even": changed})
+
+    with Datastore.open(snapshot) as datastore:
+        predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest)
+        with pytest.raises(FidelityError, match="another profile 'even' than was measured") as caught:
+            evaluate(predictor, Protocol.LEAVE_ONE_OUT, profiles, save=True, progress=calibrated_meanwhile)
+        assert caught.value.reason == "PROFILES_CHANGED"
+        assert read_manifest(snapshot).fidelity is None
+        evaluate(predictor, Protocol.LEAVE_ONE_OUT, choose_profiles(read_manifest(snapshot)), save=True)
+    assert read_manifest(snapshot).fidelity is not None
 
 
 def test_what_cannot_be_measured_is_refused_before_the_work(

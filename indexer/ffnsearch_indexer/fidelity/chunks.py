@@ -64,8 +64,13 @@ def work_in(folder: Path, identity: Identity) -> Iterator[None]:
     advice = "make room or choose another place; what is done is kept, the same command continues it"
     with disk_errors(advice), claim(folder, identity):
         yield
-        for path in folder.glob("chunk-*"):  # the folder goes with its lock, last, so that a kill here does no harm
-            path.unlink()
+        discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Delete what is done, within `work_in`; the folder goes with its lock, last, so that a kill does no harm."""
+    for path in folder.glob("chunk-*"):
+        path.unlink()
 
 
 def map_chunks(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import ProfileError
-from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, require_exact, work_in
+from ffnsearch_indexer.errors import FidelityError, ProfileError
+from ffnsearch_indexer.fidelity.chunks import concatenated, discard, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
@@ -96,7 +97,8 @@ class Measurement:
 
         It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
         what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
-        is that of another measurement, and BackendError where what an approximate backend finds is to be saved.
+        is that of another measurement, BackendError where what an approximate backend finds is to be saved, and
+        FidelityError where the snapshot has other profiles by then: of its own, that was not measured.
         """
         if save:
             require_exact(self.comparison.predictor)
@@ -105,9 +107,25 @@ class Measurement:
         with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
             evaluation = self._evaluation(folder, progress)
             if save:
-                measured = {self.protocol.key: evaluation.document}
-                revise_manifest(snapshot, fidelity=lambda manifest: (manifest.fidelity or {}) | measured)
+                try:
+                    revise_manifest(snapshot, fidelity=lambda manifest: self._kept_in(manifest, evaluation))
+                except FidelityError:
+                    discard(folder)  # of what is no longer there
+                    raise
             yield evaluation
+
+    def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
+        """A manifest's figures with this measurement's; refuses (FidelityError) profiles that changed meanwhile."""
+        for profile in self.comparison.profiles:
+            found = manifest.profiles.get(profile.name)
+            if found is None or Profile.from_json(found) != profile:
+                raise FidelityError(
+                    f"the snapshot was calibrated meanwhile and has another profile {profile.name!r} than was "
+                    "measured, so nothing is kept: measure again",
+                    reason="PROFILES_CHANGED",
+                    profile=profile.name,
+                )
+        return (manifest.fidelity or {}) | {self.protocol.key: evaluation.document}
 
     def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:
         comparison, datastore = self.comparison, self.comparison.predictor.datastore
