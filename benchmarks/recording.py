@@ -21,8 +21,9 @@ def circumstances() -> dict[str, Any]:
     """The revision of the code, the machine and the versions of the libraries.
 
     The revision is None where the code was copied without its history, a version where a library is not installed.
+    Changes are of all but results.
     """
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
     return {
         "revision": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
