@@ -4,8 +4,8 @@
     python benchmarks/fidelity.py SNAPSHOT
 
 Writes results/fidelity-CORPUS-PROTOCOL.json, with the calibration that the measured profiles come from. Where no
-sisters were measured, those of the result that is there stay, if they answered the same prompts: they take hours to
-train.
+sisters were measured, those of the result that is there stay as they are, if they answered the same prompts: they take
+hours to train.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from ffnsearch_indexer.store.snapshot import Manifest, read_manifest
 
 RESULTS = Path(__file__).parent / "results"
 CIRCUMSTANCES = ("revision", "time")
-DECISIVE = ("model_sha256", "corpus", "split", "substrings", "protocol", "prompts", "seed")
+DECISIVE = ("model_sha256", "corpus", "split", "substrings", "protocol", "prompts", "seed", "trained_on")
 """What decides which prompts are asked, and whose answers sisters are compared with."""
 
 
@@ -27,13 +27,15 @@ def main() -> None:
     """Read, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("snapshot", type=Path)
-    manifest = read_manifest(parser.parse_args().snapshot)
+    parser.add_argument("--results", default=RESULTS, type=Path, help="where results are, and are written")
+    options = parser.parse_args()
+    manifest = read_manifest(options.snapshot)
     documents = dict(manifest.fidelity or {})
     calibration = documents.pop("calibration", None)
     if not documents:
         raise SystemExit("nothing is measured: run `ffnsearch evaluate` first")
     for protocol, document in documents.items():
-        path = RESULTS / f"fidelity-{manifest.corpus_name}-{protocol.replace('_', '-')}.json"
+        path = options.results / f"fidelity-{manifest.corpus_name}-{protocol.replace('_', '-')}.json"
         result = {"benchmark": "fidelity", **_identity(manifest), **document, "calibration": calibration}
         recording.write(path, result if result["sisters"] else result | _earlier_sisters(path, result))
 

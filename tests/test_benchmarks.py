@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,27 @@ def test_self_sums_that_are_read_are_those_that_a_search_finds(snapshot: Path, t
         assert of_profile["whole_bytes_by_the_random_sample"] > 0
         for of_block in of_profile["blocks"]:
             assert all(of_block[order]["processor_seconds_of_a_query"] > 0 for order in ("tiles", "random"))
+
+
+def test_sisters_stay_with_the_prompts_that_they_answered(snapshot: Path, tmp_path: Path) -> None:
+    """They take hours to train, so a result without any keeps those of an earlier one, and says when that was."""
+    copy = Path(shutil.copytree(snapshot, tmp_path / "copy.ffn"))
+
+    def keep(trained_on: str, sisters: list[dict[str, Any]]) -> dict[str, Any]:
+        described = {"protocol": "parity", "prompts": 7, "seed": 1, "trained_on": trained_on}
+        document = {**described, "sisters": sisters, "noise_floor": 0.25 if sisters else None}
+        revise_manifest(copy, fidelity={"parity": document, "calibration": {"prompts": 9}})
+        command = [sys.executable, BENCHMARKS / "fidelity.py", copy, "--results", tmp_path]
+        subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+        kept: dict[str, Any] = json.loads((tmp_path / "fidelity-text-parity.json").read_text())
+        return kept
+
+    measured_first = keep("text", [{"seed": 11}])
+    assert "sisters_measured" not in measured_first
+    again = keep("text", [])
+    assert (again["sisters"], again["noise_floor"]) == ([{"seed": 11}], 0.25)
+    assert again["sisters_measured"] == {name: measured_first[name] for name in ("revision", "time")}
+    assert keep("text", [])["sisters_measured"] == again["sisters_measured"], "not when they were kept again"
+    other = keep("another text", [])
+    assert (other["sisters"], other["noise_floor"]) == ([], None)
+    assert keep("text", [])["sisters"] == [], "they are gone with the result that had them"

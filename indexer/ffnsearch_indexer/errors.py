@@ -123,6 +123,12 @@ class FidelityError(FfnSearchError):
     default_reason = "INVALID_MEASUREMENT"
 
 
+class ChangedError(FidelityError):
+    """A measurement of profiles that are no longer those of the snapshot."""
+
+    default_reason = "PROFILES_CHANGED"
+
+
 class LimitError(FfnSearchError):
     """A request beyond a stated limit."""
 

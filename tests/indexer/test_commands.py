@@ -189,6 +189,21 @@ def test_verify_says_that_a_snapshot_is_whole(run: Run, tiny_snapshot: Path) -> 
     assert out.startswith(f"{tiny_snapshot} is whole: 37 files, ")
 
 
+def test_opening_a_snapshot_tells_how_much_of_it_is_read(
+    run: Run, tiny_snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(ProgressDisplay, "__call__", lambda self, stage, *_: told.append(stage))
+    assert run("verify", tiny_snapshot)[0] == 0
+    assert told[0] == "verify, MB"
+    told.clear()
+    assert run("predict", tiny_snapshot, "a" * 8)[0] == 0
+    assert told[0] == "verify, MB"
+    told.clear()
+    assert run("predict", tiny_snapshot, "a" * 8, "--skip-verify")[0] == 0
+    assert not told
+
+
 def test_an_estimate_writes_nothing(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:
     before = files_of(tmp_path)
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "deep" / "out", "--estimate")

@@ -137,12 +137,16 @@ def test_a_fitted_ngram_answers_as_it_was_fitted(
     model, unigram = np.full((20, 3), 1 / 3), np.array([0.5, 0.3, 0.2])
     searched = Bands((0.5,), np.zeros((20, 1, 1, 3), np.int32), np.zeros((20, 1, 1), np.int64), model, unigram)
     bands = ngram_bands(endings, encoded, own_ids, searched, exclude_self=exclude_self)
-    assert bands.thresholds == (0, 0.2, 0.4)
+    assert bands.thresholds == (-0.2, 0, 0.2, 0.4)
     assert bands.model is model
     found = endings.followers(encoded, own_ids, exclude_self=exclude_self)
-    assert np.array_equal(bands.freq[:, 0], found.freq[:, 1:4])
-    assert np.array_equal(bands.neighbors[:, 0], found.substrings[:, 1:4])
+    assert np.array_equal(bands.freq[:, 0], found.freq[:, :4])
+    assert np.array_equal(bands.neighbors[:, 0], found.substrings[:, :4])
     steps = tuple(ProductStep(t, 1.0, prior_mass=2.0) for t in bands.thresholds)
     fitted = ProductProfile("n-gram", (steps,))
-    answers, _ = baseline_answers(found.freq, unigram, fitted)["fitted_ngram"]
+    answers, has_support = baseline_answers(found.freq, unigram, fitted)["fitted_ngram"]
     assert np.array_equal(answers, combine(fitted, bands.at([bands.thresholds]), unigram)[0])
+    assert has_support.all()
+    of_new, has_support = baseline_answers(found.freq * [[[1]] + 5 * [[0]]], unigram, fitted)["fitted_ngram"]
+    assert has_support.all(), "a prompt with a new last token is answered as any other n-gram does"
+    assert of_new.sum(axis=1) == pytest.approx(1)

@@ -12,11 +12,11 @@ from measuring import ALPHABET, PROFILES, PROMPTS, TEXT, WINDOW, evaluate, measu
 
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
 from ffnsearch_indexer.corpora.corpus import Corpus
-from ffnsearch_indexer.errors import FidelityError, ModelError, OutputError, ProfileError, TokenError
-from ffnsearch_indexer.fidelity import chunks
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, work_folder
+from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
+from ffnsearch_indexer.fidelity import chunks, comparison
+from ffnsearch_indexer.fidelity.evaluate import choose_profiles, prepare, work_folder
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
@@ -139,22 +139,58 @@ def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str
     assert not work_folder(measurable / "all", Protocol.PARITY).exists()
 
 
-def test_figures_of_profiles_that_are_no_longer_there_are_not_kept(measurable: Path, tmp_path: Path) -> None:
+NGRAM = ProductProfile("n-gram", ((ProductStep(-0.2, 1.0, prior_mass=1.0), ProductStep(0.2, 1.0, prior_mass=1.0)),))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"profiles": lambda manifest: manifest.profiles | {"even": one_step("even", (0.5, 0.5), (1, 1)).to_json()}},
+        {"fidelity": {"calibration": {"ngram": {"profile": NGRAM.to_json()}}}},
+    ],
+    ids=["a profile", "the fitted n-gram"],
+)
+def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
+    changes: dict[str, Any], measurable: Path, tmp_path: Path
+) -> None:
+    """Not of any protocol of one command: what it has done is of no use to the next."""
     snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
-    changed = one_step("even", (0.5, 0.5), (1, 1)).to_json()
-
-    def calibrated_meanwhile(stage: str, done: int, total: int, detail: str) -> None:
-        if done == total:
-            revise_manifest(snapshot, profiles=lambda manifest: manifest.profiles | {"even": changed})
-
     with Datastore.open(snapshot) as datastore:
         predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest)
-        with pytest.raises(FidelityError, match="another profile 'even' than was measured") as caught:
-            evaluate(predictor, Protocol.LEAVE_ONE_OUT, profiles, save=True, progress=calibrated_meanwhile)
-        assert caught.value.reason == "PROFILES_CHANGED"
-        assert read_manifest(snapshot).fidelity is None
-        evaluate(predictor, Protocol.LEAVE_ONE_OUT, choose_profiles(read_manifest(snapshot)), save=True)
-    assert read_manifest(snapshot).fidelity is not None
+        first, second = (prepare(predictor, of, profiles) for of in (Protocol.LEAVE_ONE_OUT, Protocol.HELD_OUT))
+
+        def both() -> None:
+            with first.run(save=True):
+                revise_manifest(snapshot, **changes)
+                with second.run(save=True):
+                    pytest.fail("it is refused")
+
+        with pytest.raises(ChangedError, match="calibrated while it was measured, so nothing is kept: measure again"):
+            both()
+        assert "held_out" not in (read_manifest(snapshot).fidelity or {})
+        assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
+    with Datastore.open(snapshot) as datastore:
+        again = evaluate(Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest), save=True)
+    assert ("fitted_ngram" in again.document["baselines"]) is ("fidelity" in changes)
+    assert "held_out" in (read_manifest(snapshot).fidelity or {})
+
+
+def test_unfinished_work_with_other_answers_is_not_mixed_in(
+    predictors: dict[str, Predictor], measurable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a version that compares with another baseline."""
+
+    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.delitem(comparison.LABELS, "smoothed_ngram")
+        with pytest.raises(KeyboardInterrupt):
+            measure(predictors, Protocol.PARITY, progress=interrupt)
+    with pytest.raises(OutputError, match="another set of answers"):
+        measure(predictors, Protocol.PARITY)
+    shutil.rmtree(work_folder(measurable / "all", Protocol.PARITY))
 
 
 def test_what_cannot_be_measured_is_refused_before_the_work(

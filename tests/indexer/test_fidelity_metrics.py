@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ffnsearch_indexer.fidelity.metrics import (
     HISTOGRAM_BINS,
     PASSAGE_TOKENS,
+    PASSAGES_MIN,
     Measures,
     by_support,
     confidence_interval,
@@ -189,8 +190,11 @@ def test_the_interval_holds_the_mean_of_what_is_drawn_as_often_as_it_says() -> N
     assert 0.9 <= held / 200 <= 0.99
 
 
-def test_a_short_text_is_cut_into_shorter_passages() -> None:
-    values = np.random.default_rng(4).beta(2, 8, 500)
-    low, high = confidence_interval(values, np.arange(500))
+def test_a_short_text_is_cut_into_as_many_passages_as_it_takes() -> None:
+    """Twenty passages of 25 tokens, each with a level of its own, are twenty numbers to know the mean by."""
+    random = np.random.default_rng(4)
+    levels = random.normal(0.5, 0.1, PASSAGES_MIN)
+    values = np.repeat(levels, 25) + random.normal(0, 0.05, 25 * PASSAGES_MIN)
+    low, high = confidence_interval(values, 1000 + np.arange(25 * PASSAGES_MIN))
     assert low < values.mean() < high
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / math.sqrt(500), rel=0.3)
+    assert (high - low) / 2 == pytest.approx(1.96 * levels.std() / math.sqrt(PASSAGES_MIN), rel=0.25)

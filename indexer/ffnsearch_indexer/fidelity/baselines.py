@@ -22,10 +22,10 @@ LABELS = {
 """The baselines, by name in a document. The last is there where a calibration fitted it."""
 
 FITTED_TOKENS = 12
-"""Longest ending that a fitted n-gram looks at: as many steps as the longest of a profile that is tried."""
+"""Longest ending that a fitted n-gram looks at."""
 
 CHUNK_BYTES = 1 << 28
-"""Most memory for what follows the endings of some prompts, before all but what is fitted to goes."""
+"""Most memory for what follows the endings of some prompts at a time, in integers of twice the size that is kept."""
 
 Answer = tuple[Float64, Bools]
 """Distributions [B, V], and whether each has support [B]."""
@@ -33,6 +33,8 @@ Answer = tuple[Float64, Bools]
 
 def baseline_answers(freq: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
     """The answers by name, from what follows the last l tokens of each prompt, [B, L+1, V].
+
+    All but a prompt's own next tokens have support as long as the text has: the shortest ending is none.
 
     unigram: [V], what the fitted one starts from. fitted: of `ngram_bands`, None for none.
     """
@@ -43,7 +45,8 @@ def baseline_answers(freq: Int64, unigram: Float64, fitted: Profile | None) -> d
         "smoothed_ngram": _witten_bell(freq),
     }
     if fitted is not None:
-        answers["fitted_ngram"] = combine(fitted, [_fitted_part(freq)], unigram)
+        lengths = [round(threshold * (freq.shape[1] - 1)) + 1 for threshold in fitted.thresholds(0)]
+        answers["fitted_ngram"] = combine(fitted, [freq[:, lengths]], unigram)
     return answers
 
 
@@ -53,24 +56,20 @@ def ngram_bands(
     """The endings of the prompts [n, L] of a search as a block of their own, for the fit of a profile.
 
     The similarity of a prompt and a substring is here the share of the window, from its end, in which they agree: step
-    l - 1, above (l - 1) / L, has what shares at least l tokens. So an n-gram is fitted just as what is searched is, to
-    the same answers of the model.
+    l, above (l - 1) / L, has what shares at least l tokens, from none on. So an n-gram is fitted just as what is
+    searched is, to the same answers of the model.
     """
     window_tokens = prompts.shape[1]
-    steps = min(window_tokens, FITTED_TOKENS)
-    chunk_prompts = max(1, CHUNK_BYTES // (8 * (window_tokens + 1) * of_search.model.shape[1]))
+    steps = min(window_tokens, FITTED_TOKENS) + 1
+    chunk_prompts = max(1, CHUNK_BYTES // (8 * steps * of_search.model.shape[1]))
     freq = np.empty((len(prompts), 1, steps, of_search.model.shape[1]), dtype=np.int32)
     neighbors = np.empty((len(prompts), 1, steps), dtype=np.int64)
     for first in range(0, len(prompts), chunk_prompts):
         part = slice(first, first + chunk_prompts)
-        found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self)
-        freq[part, 0], neighbors[part, 0] = _fitted_part(found.freq), found.substrings[:, 1 : steps + 1]
-    thresholds = tuple(length / window_tokens for length in range(steps))
+        found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self, longest=steps - 1)
+        freq[part, 0], neighbors[part, 0] = found
+    thresholds = tuple((length - 1) / window_tokens for length in range(steps))
     return Bands(thresholds, freq, neighbors, of_search.model, of_search.unigram)
-
-
-def _fitted_part(freq: Int64) -> Int64:
-    return freq[:, 1 : FITTED_TOKENS + 1]
 
 
 def _longest(freq: Int64) -> Int64:

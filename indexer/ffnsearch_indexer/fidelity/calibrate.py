@@ -37,8 +37,9 @@ BYTES_MAX = 2 << 30
 
 What is found is held twice while the chunks are put together, 4.3 GB, and once from then on. A fit holds its steps'
 sums as floats beside it, of 12 thresholds of 21 and four fifths of the prompts: 1 GB, and as much again while they are
-made. A batch with its gradients takes 3.2 GB at most (`fitting.BATCH_SUMS`): together 6.4 GB. Judging, the curves and
-the choice of one step a block hold less than what is found once more. Mapped files of the snapshot come on top.
+made. A batch with its gradients takes 3.2 GB at most (`fitting.BATCH_SUMS`): together 6.4 GB. What follows the endings
+for an n-gram is 13 steps of one block: 0.2 GB where there are six. Judging, the curves and the choice of one step a
+block hold less than what is found once more. Mapped files of the snapshot come on top.
 """
 
 JUDGED_SHARE = 0.2

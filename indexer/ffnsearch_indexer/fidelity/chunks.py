@@ -25,7 +25,7 @@ CHUNK_PROMPTS = 512
 """Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""
 
 CHUNK_SUMS = 1 << 26
-"""Most sums of a chunk, over its prompts, blocks, steps and tokens: half a gigabyte, for large vocabularies."""
+"""Most sums of a chunk, over its prompts, all steps and endings, and tokens: half a gigabyte, if V is large."""
 
 Arrays = dict[str, NDArray[Any]]
 """The results of a chunk by name; the first axis of each is the chunk's items."""

@@ -49,6 +49,7 @@ class Comparison:
             "default_profile": self.default.name,
             "fitted_ngram": self.ngram and self.ngram.to_json(),
             "set_of_sisters": [sister.facts["model_sha256"] for sister in self.sisters],
+            "set_of_answers": [list(key) for key in self.keys],
             "chunk_prompts": self.chunk_prompts,
         }
 

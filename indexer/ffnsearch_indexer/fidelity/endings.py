@@ -15,7 +15,7 @@ Int64 = NDArray[np.int64]
 
 
 class Followers(NamedTuple):
-    """What shares the last l tokens of each prompt, for l from 0 to L, and what follows it.
+    """What shares the last l tokens of each prompt, for l from 0 to L or fewer, and what follows it.
 
     freq: [B, L+1, V] int64, sums of next-token counts. substrings: [B, L+1] int64, of how many substrings.
     """
@@ -25,7 +25,7 @@ class Followers(NamedTuple):
 
 
 class Endings:
-    """The substrings of an index by how they end; immutable. Memory is about 2 L + 60 bytes a substring.
+    """The substrings of an index by how they end; immutable. Memory is about 2 L + 8 bytes a substring and 6 an entry.
 
     windows: [N, L] uint16 by id, with the counts of the same ids.
     """
@@ -38,18 +38,25 @@ class Endings:
         self._frequencies = counts.counts[entries]
         self._totals = self._sum(0, len(entries))  # asked for often, and long
 
-    def followers(self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool) -> Followers:
+    def followers(
+        self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool, longest: int | None = None
+    ) -> Followers:
         """What follows the endings of prompts [B, L].
 
         own_ids: [B], the substring equal to each prompt, -1 where there is none; with `exclude_self` it does not count.
+        longest: tokens of the longest ending, by default L.
         """
-        first, last = (places.T for places in self._suffixes.beginning_like(prompts[:, ::-1]))
+        kept = slice(None if longest is None else longest + 1)
+        first, last = (places[kept].T for places in self._suffixes.beginning_like(prompts[:, ::-1]))
+        substrings = last - first
         freq = np.empty((*first.shape, self._counts.vocabulary_size), dtype=np.int64)
         freq[:, 0] = self._totals
-        for row, length in np.ndindex(len(prompts), prompts.shape[1]):
-            begin, end = self._offsets[first[row, length + 1]], self._offsets[last[row, length + 1]]
-            freq[row, length + 1] = self._sum(begin, end)
-        substrings = last - first
+        for row, length in np.ndindex(len(prompts), first.shape[1] - 1):
+            if substrings[row, length + 1] == substrings[row, length]:
+                freq[row, length + 1] = freq[row, length]  # none too: long endings are new, or of one place
+            else:
+                begin, end = self._offsets[first[row, length + 1]], self._offsets[last[row, length + 1]]
+                freq[row, length + 1] = self._sum(begin, end)
         if exclude_self:
             for row in np.flatnonzero(own_ids >= 0):
                 tokens, counts = self._counts.row(own_ids[row])

@@ -16,7 +16,7 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import FidelityError, ProfileError
+from ffnsearch_indexer.errors import ChangedError, ProfileError
 from ffnsearch_indexer.fidelity.chunks import concatenated, discard, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
@@ -98,7 +98,7 @@ class Measurement:
         It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
         what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
         is that of another measurement, BackendError where what an approximate backend finds is to be saved, and
-        FidelityError where the snapshot has other profiles by then: of its own, that was not measured.
+        ChangedError where a calibration came between.
         """
         if save:
             require_exact(self.comparison.predictor)
@@ -106,25 +106,20 @@ class Measurement:
         folder = work_folder(snapshot, self.protocol)
         with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
             evaluation = self._evaluation(folder, progress)
-            if save:
-                try:
+            try:
+                if save:
                     revise_manifest(snapshot, fidelity=lambda manifest: self._kept_in(manifest, evaluation))
-                except FidelityError:
-                    discard(folder)  # of what is no longer there
-                    raise
-            yield evaluation
+                yield evaluation
+            except ChangedError:  # of this measurement, or of one that the caller runs within its context
+                discard(folder)
+                raise
 
     def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
-        """A manifest's figures with this measurement's; refuses (FidelityError) profiles that changed meanwhile."""
-        for profile in self.comparison.profiles:
-            found = manifest.profiles.get(profile.name)
-            if found is None or Profile.from_json(found) != profile:
-                raise FidelityError(
-                    f"the snapshot was calibrated meanwhile and has another profile {profile.name!r} than was "
-                    "measured, so nothing is kept: measure again",
-                    reason="PROFILES_CHANGED",
-                    profile=profile.name,
-                )
+        """A manifest's figures with this measurement's; refuses (ChangedError) where a calibration came between."""
+        measured = {profile.name: profile for profile in self.comparison.profiles}
+        found = {name: Profile.from_json(profile) for name, profile in manifest.profiles.items() if name in measured}
+        if found != measured or _fitted_ngram(manifest) != self.comparison.ngram:
+            raise ChangedError("the snapshot was calibrated while it was measured, so nothing is kept: measure again")
         return (manifest.fidelity or {}) | {self.protocol.key: evaluation.document}
 
     def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:

@@ -20,12 +20,13 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
-PASSAGE_TOKENS, PASSAGES_MIN = 512, 50
+PASSAGE_TOKENS, PASSAGES_MIN = 512, 20
 """Length of the passages that resamples are made of; shorter where a text would have fewer of them.
 
 Where nearly all prompts are taken (Python's documentation, held-out) the distances of neighbours correlate by 0.37 at 1
-token, 0.08 at 10, 0.04 at 80, 0.01 from 160 on. There intervals are three times as wide as if prompts were drawn one by
-one; passages twice as long make them 15 % wider still, but would be few.
+token, 0.08 at 10, 0.04 at 80, 0.01 from 160 to 512. There intervals are three times as wide as if prompts were drawn
+one by one; passages twice as long make them 15 % wider still, but would be few. Of stretches of 5,000 tokens there, an
+interval made so holds the mean of all text nine times in ten, of 1,000 tokens three times in four.
 """
 
 
@@ -131,7 +132,7 @@ def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> 
     subject, and are alike in how well they are answered: so passages of the text are drawn, each with all of its
     prompts (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
     """
-    passage_tokens = max(1, min(PASSAGE_TOKENS, int(np.ptp(positions)) // PASSAGES_MIN))
+    passage_tokens = min(PASSAGE_TOKENS, int(np.ptp(positions)) // PASSAGES_MIN + 1)
     passages = np.unique(positions // passage_tokens, return_inverse=True)[1]
     sums, prompts = np.bincount(passages, values), np.bincount(passages)
     random = np.random.default_rng(seed)

@@ -39,7 +39,8 @@ class LocalClient(Calls):
     ) -> "LocalClient":
         """Open a snapshot directory. Raises SnapshotError, BackendError.
 
-        progress: called as progress(stage, done, total, unit) while the snapshot is read whole.
+        progress: called as progress(stage, done, total, detail) while the snapshot is read whole, from several threads,
+        one at a time.
         """
         return cls(Engine.open(snapshot, backend=backend, device=device, check=check, progress=progress))
 

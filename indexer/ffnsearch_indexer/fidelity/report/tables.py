@@ -15,8 +15,9 @@ INFINITE = "∞"
 TERMS = {
     "Hellinger distance": "between two next-token distributions: 0 for equal ones, 1 where they have no token in "
     "common. A prompt for which nothing is found counts as 1.",
-    "95 % CI": "where the mean would lie in 95 of 100 texts of this kind (bootstrap of passages of the text, each with "
-    "all of its prompts, since neighbouring prompts are alike).",
+    "95 % CI": "made so that it holds the mean over all text of this kind, answered by this index and model, in 95 of "
+    "100 cases: a bootstrap of passages of the text, each with all of its prompts, since neighbouring prompts are "
+    "answered alike. Too narrow for texts of a few thousand tokens.",
     "KL": "Kullback-Leibler divergence of the answer from the model, in nats, over the prompts where it is finite; it "
     "is infinite where an answer gives no probability to a token that the model thinks possible.",
     "profile": "for each block of the model, thresholds and weights that turn what is found into an answer.",
@@ -29,7 +30,7 @@ TERMS = {
     "back-off n-gram": "what follows the longest ending of the prompt that occurs in the indexed text.",
     "smoothed n-gram": "what follows each ending of the prompt, the longer ones smoothed by the shorter (Witten-Bell).",
     "fitted n-gram": "what follows each ending of the prompt, weighted as a calibrated profile is, on the same "
-    "prompts: what is nearer than this comes from the FFN outputs, not from the fit.",
+    "prompts: what is nearer is more than counts of endings give when they are weighted in the same way.",
     "unigram": "how often each token occurs, whatever the prompt.",
 }
 
