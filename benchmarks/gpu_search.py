@@ -40,9 +40,7 @@ SHAPES = (
 )
 """In which block, how many queries, and what is tried for them besides what is shipped."""
 
-INTERPRETED = Device(
-    keys=512, centres=32, programs=1, room=4096, pairs=4096, sharers=1, tilings=(Tiling(256, 128, 1, 1, True),)
-)
+INTERPRETED = Device(keys=512, centres=32, programs=1, room=4096, pairs=4096, tilings=(Tiling(256, 512, 128, 1, 1),))
 """What the interpreter runs in tolerable time."""
 
 

@@ -569,8 +569,7 @@ class FusedInSmallTiles(FusedIndex):
         programs=2,
         room=32,
         pairs=256,
-        sharers=1,
-        tilings=(Tiling(2, 32, 1, 1, True), Tiling(16, 32, 1, 1, False)),
+        tilings=(Tiling(2, 32, 32, 1, 1, queries_first=True), Tiling(16, 64, 32, 1, 1, resident=False)),
     )
 
 
@@ -583,8 +582,7 @@ class FusedInLargeTiles(FusedIndex):
         programs=1,
         room=1 << 12,
         pairs=1 << 9,
-        sharers=1,
-        tilings=(Tiling(4, 128, 1, 1, True), Tiling(64, 64, 1, 1, True)),
+        tilings=(Tiling(4, 512, 128, 1, 1), Tiling(64, 512, 64, 1, 1, queries_first=True)),
     )
 
 

@@ -65,23 +65,30 @@ Result = TypeVar("Result")
 
 
 class Tiling(NamedTuple):
-    """How a tile of queries is searched: the tile's height, how deep its products' steps are, and how it is compiled.
+    """How a tile of queries is searched with tiles of keys, and how that is compiled.
 
-    resident: whether the tile stays in shared memory, 2 D bytes a query; else it is read again for each tile of keys.
+    queries, keys: of a tile each. depth: dimensions of a step of their products. resident: whether the queries stay in
+    shared memory, 2 D bytes each; else they are read again for each tile of keys. queries_first: whether they are the
+    rows of the scores; a tensor core takes 64 rows a warp group, and columns by 8. sharers: programs that look at one
+    list of pairs.
     """
 
     queries: int
+    keys: int
     depth: int
     warps: int
     stages: int
-    resident: bool
+    resident: bool = True
+    queries_first: bool = False
+    sharers: int = 1
 
 
 class Device(NamedTuple):
-    """What a tile of keys is on this device, and which tilings there are, of the fewest queries first.
+    """What a search takes on this device, and which tilings there are, of the fewest queries first.
 
-    keys: of a tile. centres: that are multiplied at once. programs: that the device is kept busy with. room: pairs in a
-    list, at first. pairs: of a list that are looked at together, by one of `sharers` programs.
+    keys: of a tile whose counts are summed; only in tilings of so many keys are whole tiles added. centres: that are
+    multiplied at once. programs: that the device is kept busy with. room: pairs in a list, at first. pairs: of a list
+    that are looked at together.
     """
 
     keys: int
@@ -89,8 +96,15 @@ class Device(NamedTuple):
     programs: int
     room: int
     pairs: int
-    sharers: int
     tilings: tuple[Tiling, ...]
+
+
+def tiling_of(device: Device, queries: int, d_model: int) -> Tiling:
+    """The tiling of the fewest queries that holds so many, or the largest; not resident where vectors are long."""
+    tiling = next((tiling for tiling in device.tilings if tiling.queries >= queries), device.tilings[-1])
+    width = -(-d_model // tiling.depth) * tiling.depth
+    resident_bytes = 2 * width * (tiling.queries + tiling.keys * tiling.stages)
+    return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
 
 
 class _ListTooShortError(Exception):
@@ -143,9 +157,12 @@ class FusedIndex(OnDeviceIndex):
         centres=64,
         programs=1056,
         room=1 << 12,
-        pairs=64,
-        sharers=4,
-        tilings=(Tiling(16, 128, 4, 3, True), Tiling(64, 128, 4, 2, True), Tiling(128, 128, 8, 2, True)),
+        pairs=32,
+        tilings=(
+            Tiling(16, 32, 128, 4, 3),
+            Tiling(64, 64, 128, 4, 2, sharers=4),
+            Tiling(128, 64, 128, 8, 2, queries_first=True, sharers=4),
+        ),
     )
 
     def __init__(
@@ -244,7 +261,7 @@ class FusedIndex(OnDeviceIndex):
         limits = self._limits(thresholds)
         lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
         layout, tiling = self._layout, lists.tiling
-        self._kernels.add_pairs[len(lists.found), self.settings.sharers](
+        self._kernels.add_pairs[len(lists.found), lists.tiling.sharers](
             *(vectors, layout.keys, lists.places, lists.marks, lists.found, limits.exact),
             *(layout.offsets, layout.tokens, layout.counts, lists.sums),
             *(lists.places.shape[1], lists.splits, len(thresholds)),
@@ -269,7 +286,7 @@ class FusedIndex(OnDeviceIndex):
         _, most = lists.fetch()
         self._require_room(most, lists)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
-        self._kernels.score_pairs[len(lists.found), self.settings.sharers](
+        self._kernels.score_pairs[len(lists.found), lists.tiling.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
             *(lists.places.shape[1], lists.splits),
             **{"D": vectors.shape[1], "TILE_QUERIES": lists.tiling.queries},
@@ -315,7 +332,7 @@ class FusedIndex(OnDeviceIndex):
         shape: of the sums, to which whole tiles are added; of none where these are to be listed too.
         """
         layout, tiling, settings, B = self._layout, self._tiling(shape[0]), self.settings, shape[0]
-        query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // settings.keys)
+        query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // tiling.keys)
         splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
         programs, size = query_tiles * splits, math.prod(shape)
         zeros = torch.zeros(size + -(-(query_tiles + programs) // 2), dtype=torch.int64, device=self.device)
@@ -329,8 +346,9 @@ class FusedIndex(OnDeviceIndex):
         self._kernels.scan_tiles[query_tiles, splits](
             *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits.rounded, places, marks, found),
             *(self._room, ids.start, ids.stop, B, tiles, len(limits.exact)),
-            **{"D": vectors.shape[1], "SKIPS": self.skips, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
-            **{"DEPTH": tiling.depth, "RESIDENT": tiling.resident, "num_warps": tiling.warps},
+            **{"D": vectors.shape[1], "SKIPS": self.skips, "TILE_KEYS": tiling.keys, "TILE_QUERIES": tiling.queries},
+            **{"DEPTH": tiling.depth, "RESIDENT": tiling.resident, "QUERIES_FIRST": tiling.queries_first},
+            num_warps=tiling.warps,
             num_stages=tiling.stages,
         )
         return Lists(places, marks, found, sums, zeros, splits, tiling)
@@ -346,14 +364,14 @@ class FusedIndex(OnDeviceIndex):
     ) -> None:
         """List the tiles that are left open for each tile of queries; where sums are given, add whole ones to them."""
         layout, settings, tiling = self._layout, self.settings, self._tiling(B)
-        adds = sums is not None and len(layout.tile_sums) > 0
+        adds = sums is not None and len(layout.tile_sums) > 0 and tiling.keys == settings.keys
         longer = 1 + (len(self.keys[0]) + 32) * 2.0**-23  # D roundings of a sum, and what the bound rounds itself
         self._kernels.bound_tiles[len(open_tiles), len(layout.centres) // settings.centres](
             *(vectors, layout.centres, layout.bounds, limits, layout.tile_sums, open_tiles, open_lengths),
             *(sums if adds else open_lengths, self._error, SLACK, longer),
             *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(limits)),
             **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
-            **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": settings.keys, "TILE_QUERIES": tiling.queries},
+            **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": tiling.keys, "TILE_QUERIES": tiling.queries},
             **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": BOUND_WARPS},
         )
 
@@ -365,11 +383,7 @@ class FusedIndex(OnDeviceIndex):
             raise _ListTooShortError(most)
 
     def _tiling(self, queries: int) -> Tiling:
-        """The tiling of the fewest queries that holds so many, or the largest; not resident where vectors are long."""
-        tilings = self.settings.tilings
-        tiling = next((tiling for tiling in tilings if tiling.queries >= queries), tilings[-1])
-        resident_bytes = 2 * self.keys.shape[1] * (tiling.queries + self.settings.keys * tiling.stages)
-        return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
+        return tiling_of(self.settings, queries, self.keys.shape[1])
 
     @property
     def _columns(self) -> int:

@@ -125,51 +125,63 @@ def scan_tiles(
     TILE_QUERIES: tl.constexpr,
     DEPTH: tl.constexpr,
     RESIDENT: tl.constexpr,  # whether the tile of queries stays in shared memory; else it is read for each tile of keys
+    QUERIES_FIRST: tl.constexpr,  # whether rows of scores are queries, columns keys; else the other way round
 ):
     """Score a tile of queries with a share of the tiles of keys, and list the pairs that may be above a threshold."""
     query_tile = tl.program_id(0)
     program = query_tile * tl.num_programs(1) + tl.program_id(1)
-    rows = query_tile * TILE_QUERIES + tl.arange(0, TILE_QUERIES)
-    lanes = tl.arange(0, TILE_KEYS)
+    OF_QUERIES: tl.constexpr = 1 if QUERIES_FIRST else 0  # the axis along which a query's scores lie
+    OF_KEYS: tl.constexpr = 1 - OF_QUERIES
+    query_lanes = tl.expand_dims(tl.arange(0, TILE_QUERIES), OF_QUERIES)
+    key_lanes = tl.expand_dims(tl.arange(0, TILE_KEYS), OF_KEYS)
+    rows = query_tile * TILE_QUERIES + query_lanes
     steps = tl.arange(0, DEPTH)
     count = tl.load(open_lengths + query_tile) if SKIPS else tiles
     share = tl.cdiv(count, tl.num_programs(1))
     first_tile = tl.program_id(1) * share
     least = tl.load(limits)
-    query_rows = queries + rows[None, :].to(tl.int64) * D + steps[:, None]
+    query_rows = queries + rows.to(tl.int64) * D + tl.expand_dims(steps, OF_KEYS)
+    key_rows = keys + key_lanes * D + tl.expand_dims(steps, OF_QUERIES)
     resident = ()
     if RESIDENT:
         for depth in tl.static_range(0, D, DEPTH):
             resident = resident + (tl.load(query_rows + depth),)  # noqa: RUF005, as Triton reads it
-    key_rows = keys + lanes[:, None] * D + steps[None, :]
-    for number in tl.range(first_tile, tl.minimum(first_tile + share, count), flatten=not RESIDENT):
+    nothing = tl.zeros_like(rows) + tl.zeros_like(key_lanes)
+    for number in range(first_tile, tl.minimum(first_tile + share, count)):
         tile = tl.load(open_tiles + query_tile.to(tl.int64) * tiles + number) if SKIPS else number
         first = tile.to(tl.int64) * TILE_KEYS
-        scores = tl.zeros([TILE_KEYS, TILE_QUERIES], tl.float32)
+        scores = nothing.to(tl.float32)
         if RESIDENT:
             for part in tl.static_range(D // DEPTH):
-                scores = tl.dot(tl.load(key_rows + first * D + part * DEPTH), resident[part], scores)
+                x = tl.load(key_rows + first * D + part * DEPTH)
+                scores = _products(x, resident[part], scores, QUERIES_FIRST)
         else:
             for depth in range(0, D, DEPTH):
                 x = tl.load(key_rows + first * D + depth)
-                scores = tl.dot(x, tl.load(query_rows + depth), scores)
-        if tl.max(tl.max(scores, axis=0), axis=0) > least:
-            id = tl.load(ids + first + lanes)
-            is_meant = ((id >= first_id) & (id < last_id))[:, None] & (rows[None, :] < B)
-            listed = (scores > least) & is_meant
-            mark = tl.zeros([TILE_KEYS, TILE_QUERIES], tl.int32)
+                scores = _products(x, tl.load(query_rows + depth), scores, QUERIES_FIRST)
+        if tl.max(scores) > least:
+            id = tl.load(ids + first + key_lanes)
+            listed = (scores > least) & (id >= first_id) & (id < last_id) & (rows < B)
+            mark = nothing
             for level in range(levels):
                 is_sure = scores > tl.load(limits + levels + level)
                 is_close = (scores > tl.load(limits + level)) & (is_sure == 0)
                 mark = tl.where(is_close, -256, mark + is_sure.to(tl.int32))  # it stays below 0, whatever is added
-            mark = tl.maximum(mark, 0)
-            mark += tl.arange(0, TILE_QUERIES)[None, :] * 256
-            counters = found + program + tl.zeros([TILE_KEYS, TILE_QUERIES], tl.int32)
+            mark = tl.maximum(mark, 0) + query_lanes * 256
+            # A compiler that knows that all count in one place lets each wait for the one before it: this one does not
+            # know that the id of what is listed is never negative.
+            counters = found + program + (id >> 31) + nothing
             place = tl.atomic_add(counters, 1, listed, sem="relaxed")
             is_kept = listed & (place < room)
             target = program.to(tl.int64) * room
-            tl.store(places + target + place, tile * TILE_KEYS + lanes[:, None] + tl.zeros_like(mark), is_kept)
+            tl.store(places + target + place, tile * TILE_KEYS + key_lanes + nothing, is_kept)
             tl.store(marks + target + place, mark, is_kept)
+
+
+@triton.jit
+def _products(keys, queries, scores, QUERIES_FIRST: tl.constexpr):
+    """Add the products of a step of keys and of queries to their scores."""
+    return tl.dot(queries, keys, scores) if QUERIES_FIRST else tl.dot(keys, queries, scores)
 
 
 @triton.jit
