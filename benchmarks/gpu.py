@@ -5,7 +5,7 @@
 
 It makes the reference corpus' keys with the reference model on the device, and needs torch, Triton, numpy, numba and
 safetensors alone. Measurements run one after the other; what one finds stands in the result under its name, or why it
-found nothing. On a CPU the kernels run in Triton's interpreter, and the figures say nothing.
+found nothing, or how it failed. On a CPU the kernels run in Triton's interpreter, and the figures say nothing.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "ceilings": gpu_search.ceilings,
     "agreement": gpu_search.agreement,
     "rates": gpu_search.rates,
+    "together": gpu_search.together,
     "faiss": _faiss,
     "range_search_gpu_emulated": gpu_search.top_k_emulation,
     "neighbors": gpu_search.neighbors,
@@ -81,10 +83,15 @@ def main() -> None:
             setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
         except UnavailableError as error:
             setting.found[name] = {"not_measured": str(error)}
+        except Exception:  # what else can be measured is: machines with a GPU are rare
+            setting.found[name] = {"failed": traceback.format_exc()}
+            traceback.print_exc()
         recording.write(options.json, {**result, **setting.found})
         print(f"{name}: {time.monotonic() - started:.1f} s", json.dumps(setting.found[name])[:1500], flush=True)
     if setting.found["agreement"].get("differing_integers"):
         sys.exit("integers differ from the oracle's: the figures say nothing")
+    if failed := [name for name, found in setting.found.items() if "failed" in found]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,4 +12,4 @@ if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
     echo "there is no GPU that torch of $PYTHON can use: nothing was measured" >&2
     exit 1
 fi
-PYTHONPATH=indexer:service:protos exec "$PYTHON" benchmarks/gpu.py --json "$RESULT" "$@"
+PYTHONPATH=indexer:service:protos${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" benchmarks/gpu.py --json "$RESULT" "$@"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
 from ffnsearch_indexer.index import fused, scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
+from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.exact_device import DeviceIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
@@ -385,6 +386,20 @@ class OnDeviceContract(IndexContract):
             found, expected = (index.range_sum(queries, case.thresholds) for queries in (there, case.queries))
             np.testing.assert_array_equal(found.freq, expected.freq)
             np.testing.assert_array_equal(found.neighbors, expected.neighbors)
+
+    def test_several_blocks_together_are_each_as_alone(self) -> None:
+        """Whether a block can be queued or not, and one that is not searched among them."""
+        first, second = (case._replace(queries=case.queries[:3]) for case in (clustered(keys=100), clustered(keys=60)))
+        for indexes in ([self.small(first), self.index(second)], [self.index(first), self.small(second)]):
+            searchers = [cast(OnDeviceIndex, index) for index in (*indexes, indexes[0])]
+            queries = torch.from_numpy(np.stack([first.queries, second.queries, first.queries])).to(self.device)
+            thresholds: list[list[float]] = [[0.3, 0.9, 0.3], [0.85], []]
+            found = range_sums_together(searchers, queries, thresholds)
+            for case, of_block, sums in zip((first, second, first), thresholds, found, strict=True):
+                expected = oracle_sums(case._replace(thresholds=of_block))
+                np.testing.assert_array_equal(sums.freq, expected.freq)
+                np.testing.assert_array_equal(sums.neighbors, expected.neighbors)
+            assert all(not len(sums.freq) for sums in range_sums_together(searchers, queries[:, :0], thresholds))
 
     def test_queries_elsewhere_or_of_another_type_are_our_own_bug(self) -> None:
         case = clustered(keys=50)

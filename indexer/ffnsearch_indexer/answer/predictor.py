@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
-from ffnsearch_indexer.index.device import OnDeviceIndex
+from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
 from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.on_device import DeviceModel, OnDevice
 from ffnsearch_indexer.models.queries import Queries, run_prompts
@@ -327,8 +327,10 @@ class Predictor:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
         The one that took longest the last time begins, so that none is left to run alone at the end. vectors: [K, B, D]
-        float16, an array, or a tensor on the device of the indexes.
+        float16, an array, or a tensor on the device of the indexes: that is told of all blocks at once instead.
         """
+        if isinstance(vectors, torch.Tensor):
+            return range_sums_together(cast(list[OnDeviceIndex], self._indexes), vectors, thresholds, checkpoint)
         threads = torch.get_num_threads()
         workers = min(threads, len(self._indexes))
 

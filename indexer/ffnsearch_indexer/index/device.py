@@ -4,7 +4,8 @@ Shapes: B queries, D d_model.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ffnsearch_indexer.index.base import (
     Float32,
     Float64,
     Index,
+    Int64,
     Neighbors,
     RangeSums,
     nobody_waits,
@@ -26,6 +28,17 @@ from ffnsearch_indexer.index.gpu import choose_device, device_errors
 
 PRODUCTS_MAX = 32
 """Most products that a tensor core adds in one step: 4 on Volta, 16 on Hopper and Blackwell."""
+
+
+class QueuedSums(NamedTuple):
+    """A search that a device was told to do.
+
+    result: int64 [n], what it leaves on the device. finish: makes the sums of that, once it is in this machine's
+    memory; None where the search must be done again, in the usual way.
+    """
+
+    result: Tensor
+    finish: Callable[[Int64], RangeSums | None]
 
 
 class OnDeviceIndex(Index):
@@ -67,6 +80,10 @@ class OnDeviceIndex(Index):
         self.begin(vectors, thresholds, checkpoint)
         return vectors
 
+    def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> "QueuedSums | None":
+        """Begin a search of queries that are on the device, without waiting for it; None where that is not possible."""
+        return None
+
     @abstractmethod
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
         """Sum for queries [B, D] on the device."""
@@ -74,6 +91,30 @@ class OnDeviceIndex(Index):
     @abstractmethod
     def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
         """List the neighbors of queries [B, D] on the device above a limit [1], of those with some ids."""
+
+
+def range_sums_together(
+    indexes: Sequence[OnDeviceIndex],
+    queries: Tensor,
+    thresholds: Sequence[Sequence[float]],
+    checkpoint: Checkpoint = nobody_waits,
+) -> list[RangeSums]:
+    """Sum in K blocks, each for its own queries, of [K, B, D] float16 on the device, and its own thresholds.
+
+    The device is told of all blocks that can be queued, and waited for once.
+    """
+    with device_errors():
+        asked = list(zip(indexes, queries, thresholds, strict=True))
+        queued = [index.queue_sums(of_block, levels) for index, of_block, levels in asked]
+        results = [search.result for search in queued if search]
+        sizes = [len(result) for result in results]
+        here = iter(np.split(torch.cat(results).cpu().numpy(), np.cumsum(sizes)[:-1]) if results else ())
+        checkpoint()
+    done = [search.finish(next(here)) if search else None for search in queued]
+    return [
+        sums or index.range_sum(of_block, levels, checkpoint=checkpoint)
+        for sums, (index, of_block, levels) in zip(done, asked, strict=True)
+    ]
 
 
 def device_score_error(d_model: int) -> float:

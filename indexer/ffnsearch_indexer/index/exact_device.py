@@ -58,7 +58,10 @@ class DeviceIndex(OnDeviceIndex):
     scores_max: ClassVar[int] = 1 << 28
     scores_min: ClassVar[int] = 1 << 16
     values_max: ClassVar[int] = 1 << 24
-    """Most values of vectors that are gathered at once, and entries of counts, for pairs that are decided or added."""
+    """Most values of vectors that are gathered at once, and entries of counts, for pairs that are decided or added.
+
+    As many pairs as an eighth of it go through all steps together: each has some eight numbers on the way.
+    """
     sums_bytes_max: ClassVar[int] = 1 << 30
 
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
@@ -98,7 +101,7 @@ class DeviceIndex(OnDeviceIndex):
         shape = len(vectors), len(thresholds), self.counts.vocabulary_size + 1
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
-            for part in parts_of(len(pairs.ids), max(1, self.values_max // keys.shape[1])):
+            for part in parts_of(len(pairs.ids), max(1, self.values_max // 8)):
                 some = _Pairs(*(tensor[part] for tensor in pairs))
                 self._add(sums, some.rows, some.ids + first, self._levels(vectors, keys, some, limits))
                 checkpoint()
@@ -142,8 +145,11 @@ class DeviceIndex(OnDeviceIndex):
         """How many thresholds [S] each pair exceeds; pairs that are too close to one are decided exactly."""
         scores = pairs.scores.double()
         levels = torch.searchsorted(limits, scores - self._error)
-        close = torch.nonzero(levels != torch.searchsorted(limits, scores + self._error)).ravel()
-        levels[close] = torch.searchsorted(limits, _exact_scores(vectors, keys, pairs.rows[close], pairs.ids[close]))
+        unsure = torch.nonzero(levels != torch.searchsorted(limits, scores + self._error)).ravel()
+        for part in parts_of(len(unsure), max(1, self.values_max // keys.shape[1])):
+            close = unsure[part]
+            exact = _exact_scores(vectors, keys, pairs.rows[close], pairs.ids[close])
+            levels[close] = torch.searchsorted(limits, exact)
         return levels
 
     def _add(self, sums: Tensor, rows: Tensor, ids: Tensor, levels: Tensor) -> None:

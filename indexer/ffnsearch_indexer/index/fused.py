@@ -31,10 +31,12 @@ from ffnsearch_indexer.index.base import (
     Int64,
     Neighbors,
     RangeSums,
+    nobody_waits,
     parts_of,
 )
 from ffnsearch_indexer.index.device import (
     OnDeviceIndex,
+    QueuedSums,
     free_bytes,
     limits_around,
     on_device,
@@ -119,7 +121,7 @@ class Limits(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """What `scan_tiles` listed, and what will be copied back.
+    """What `scan_tiles` listed.
 
     places, marks: [P, room] int32. found: [P] int32. sums: [b, S, V + 1] int64, of whole tiles; of none where neighbors
     are listed. zeros: int64, sums and found in one. splits: programs of a query tile.
@@ -133,11 +135,37 @@ class Lists(NamedTuple):
     splits: int
     tiling: Tiling
 
-    def fetch(self) -> tuple[Int64, int]:
-        """The sums, and how many pairs the program found that found most; waits for the device, once."""
-        here = self.zeros.cpu().numpy()
-        sums, counters = np.split(here, [self.sums.numel()])
-        return sums.reshape(self.sums.shape), int(counters.view(np.int32)[: len(self.found)].max())
+    @property
+    def room(self) -> int:
+        """How many pairs a list holds."""
+        return self.places.shape[1]
+
+
+class Counted(NamedTuple):
+    """What will be copied back: the lists themselves are not.
+
+    result: int64, the sums and then, as int32, how many pairs each of `programs` found. shape: of the sums. order:
+    which query each row is, None where all are in order. room: pairs that a list held.
+    """
+
+    result: Tensor
+    shape: tuple[int, ...]
+    programs: int
+    order: Tensor | None
+    room: int
+
+    def read(self, here: Int64) -> Int64:
+        """The sums of the result, once it is in this machine's memory; raises _ListTooShortError where pairs lack."""
+        sums, counters = np.split(here, [math.prod(self.shape)])
+        most = int(counters.view(np.int32)[: self.programs].max())
+        if most > self.room:
+            raise _ListTooShortError(most)
+        sums = sums.reshape(self.shape)
+        if self.order is None:
+            return sums
+        found = np.empty_like(sums)
+        found[self.order.cpu().numpy()] = sums
+        return found
 
 
 class FusedIndex(OnDeviceIndex):
@@ -151,6 +179,7 @@ class FusedIndex(OnDeviceIndex):
     name: ClassVar[str] = "fused"
     queries_max: ClassVar[int] = 4096
     sums_bytes_max: ClassVar[int] = 1 << 30
+    queued_bytes_max: ClassVar[int] = 1 << 26
     columns_max: ClassVar[int] = COLUMNS_MAX
     settings: ClassVar[Device] = Device(
         keys=64,
@@ -198,6 +227,28 @@ class FusedIndex(OnDeviceIndex):
         for rows, sums in self._pieces(queries_to_sum, rows_max, everything, attempt, checkpoint):
             result.add_sums(slice(rows.start, rows.stop), sums)
         return result.sums()
+
+    def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> QueuedSums | None:
+        """Queue a search whose queries, thresholds and sums are not too many for one piece, and not so large."""
+        self.begin(queries, thresholds, nobody_waits)
+        result = SumAccumulator(len(queries), thresholds, self.counts)
+        rows_max = min(self.queries_max, result.rows_within(self.queued_bytes_max))
+        if not (0 < len(queries) <= rows_max and 0 < len(thresholds) <= LEVELS_MAX):
+            return None
+        try:
+            counted = self._counted(queries, result.thresholds, range(len(self.keys)))
+        except torch.OutOfMemoryError:
+            return None
+
+        def finish(here: Int64) -> RangeSums | None:
+            try:
+                result.add_sums(slice(None), counted.read(here))
+            except _ListTooShortError as error:
+                self._lengthen(int(error.args[0]))
+                return None
+            return result.sums()
+
+        return QueuedSums(counted.result, finish)
 
     def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
         """List pairs, count by count until the lists hold them."""
@@ -257,6 +308,11 @@ class FusedIndex(OnDeviceIndex):
 
     def _summed(self, queries: Tensor, thresholds: Float64, ids: range) -> Int64:
         """The sums [b, S, V + 1] of queries at the highest threshold that each pair with an id exceeds."""
+        counted = self._counted(queries, thresholds, ids)
+        return counted.read(counted.result.cpu().numpy())
+
+    def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> Counted:
+        """Tell the device to sum; it is not waited for."""
         vectors, order = self._prepared(queries)
         limits = self._limits(thresholds)
         lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
@@ -264,7 +320,7 @@ class FusedIndex(OnDeviceIndex):
         self._kernels.add_pairs[len(lists.found), lists.tiling.sharers](
             *(vectors, layout.keys, lists.places, lists.marks, lists.found, limits.exact),
             *(layout.offsets, layout.tokens, layout.counts, lists.sums),
-            *(lists.places.shape[1], lists.splits, len(thresholds)),
+            *(lists.room, lists.splits, len(thresholds)),
             **{"D": vectors.shape[1], "Y": self._columns, "TILE_QUERIES": tiling.queries},
             **{
                 "PAIRS": self.settings.pairs * ENTRIES // self._entries,
@@ -273,49 +329,46 @@ class FusedIndex(OnDeviceIndex):
                 "num_warps": 4,
             },
         )
-        sums, most = lists.fetch()
-        self._require_room(most, lists)
-        found = np.empty_like(sums)
-        found[order] = sums
-        return found
+        return Counted(lists.zeros, lists.sums.shape, len(lists.found), order, lists.room)
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""
         vectors, order = self._prepared(queries)
         lists = self._list(vectors, (len(queries), 0, 0), self._limits(thresholds), ids)
-        _, most = lists.fetch()
-        self._require_room(most, lists)
+        most = int(lists.found.max())
+        if most > lists.room:
+            raise _ListTooShortError(most)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
         self._kernels.score_pairs[len(lists.found), lists.tiling.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
-            *(lists.places.shape[1], lists.splits),
+            *(lists.room, lists.splits),
             **{"D": vectors.shape[1], "TILE_QUERIES": lists.tiling.queries},
             **{"PAIRS": self.settings.pairs, "DEPTH": lists.tiling.depth, "num_warps": 4},
         )
-        is_listed = torch.arange(lists.places.shape[1], device=self.device) < lists.found[:, None]
+        is_listed = torch.arange(most, device=self.device) < lists.found[:, None]
         program, lane = torch.nonzero(is_listed, as_tuple=True)
         score = scores[program, lane]
         is_above = score > thresholds[0]
         program, lane, score = program[is_above], lane[is_above], score[is_above]
         row = program // lists.splits * lists.tiling.queries + lists.marks[program, lane] // 256
-        row = on_device(order, self.device)[row]
+        row = row if order is None else order[row]
         id_ = self._layout.ids[lists.places[program, lane].long()].long()
         place = torch.argsort(row * len(self.keys) + id_)
         return row[place].cpu().numpy(), id_[place].cpu().numpy(), score[place].cpu().numpy()
 
-    def _prepared(self, queries: Tensor) -> tuple[Tensor, Int64]:
-        """Queries [b, D] on the device in whole tiles, near ones together, and which each is."""
+    def _prepared(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Queries [b, D] on the device in whole tiles, near ones together, and which each is, None where in order."""
         tiling = self._tiling(len(queries))
         (B, D), width = queries.shape, self._layout.keys.shape[1]
         rows = -(-B // tiling.queries) * tiling.queries
         vectors = torch.zeros((rows, width), dtype=torch.float16, device=self.device)
         vectors[:B, :D] = queries
         if not self.skips or tiling.queries >= B:
-            return vectors, np.arange(B)
+            return vectors, None
         nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)
         order = torch.argsort(nearest, stable=True)
         vectors[:B] = vectors[order]
-        return vectors, order.cpu().numpy()
+        return vectors, order
 
     def _limits(self, thresholds: Float64) -> Limits:
         """Thresholds on the device: those of the last search are there."""
@@ -377,10 +430,6 @@ class FusedIndex(OnDeviceIndex):
 
     def _integers(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=self.device)
-
-    def _require_room(self, most: int, lists: Lists) -> None:
-        if most > lists.places.shape[1]:
-            raise _ListTooShortError(most)
 
     def _tiling(self, queries: int) -> Tiling:
         return tiling_of(self.settings, queries, self.keys.shape[1])

@@ -16,6 +16,7 @@ _OF_DEVICE = (
     "CUDA error",
     "CUDA driver error",
     "Triton Error [CUDA]",
+    "PassManager::run failed",
     "CUBLAS_STATUS_",
     "CUDNN_STATUS_",
     "NVIDIA",
@@ -73,23 +74,29 @@ def device_errors() -> Iterator[None]:
     """Raise what a failing GPU raises in torch, Triton or faiss as DeviceError; other errors pass as they are."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         reason = _reason(error)
         if reason is None:
             raise
         raise DeviceError(_message(reason, error), reason=reason) from error
 
 
-def _reason(error: RuntimeError) -> str | None:
+def _reason(error: Exception) -> str | None:
     """What a device has said, in the words of its libraries: they have one class for some of it alone."""
     text = str(error)
-    is_of_device = isinstance(error, torch.AcceleratorError) or any(words in text for words in _OF_DEVICE)
+    is_told = isinstance(error, RuntimeError) and any(words in text for words in _OF_DEVICE)
+    is_of_device = isinstance(error, torch.AcceleratorError) or _is_of_triton(error) or is_told
     if isinstance(error, torch.OutOfMemoryError) or (is_of_device and any(words in text for words in _OF_MEMORY)):
         return DEVICE_MEMORY
     return DEVICE_FAILED if is_of_device else None
 
 
-def _message(reason: str, error: RuntimeError) -> str:
+def _is_of_triton(error: Exception) -> bool:
+    """Whether a kernel could not be made for the device, or not started there: too large for it, say."""
+    return any(of.__module__.startswith("triton.") for of in type(error).__mro__)
+
+
+def _message(reason: str, error: Exception) -> str:
     if reason == DEVICE_MEMORY:
         return "the GPU's memory is full: free some of it, give it less at a time, or choose --device cpu"
     return f"the GPU failed ({_first_line(error)}): start again, or choose --device cpu"

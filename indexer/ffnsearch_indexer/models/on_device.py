@@ -12,6 +12,7 @@ Shapes: n windows, R rows of a batch, L window, K block, D d_model, V vocabulary
 """
 
 import copy
+import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -32,6 +33,9 @@ ROWS = 64
 
 WARM_UPS = 3
 """Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
+
+_recording = threading.Lock()
+"""Held while a graph is recorded: CUDA records one at a time in a process, and two models may be opened at once."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 """What weights and products may be; float32 is full float32, never TF32."""
@@ -173,7 +177,7 @@ class DeviceModel:
                 self._forward()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with _recording, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             batch = self._forward()
         return graph, batch
 
