@@ -132,10 +132,7 @@ def test_blocks_together_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) ->
     together()  # which puts the blocks on the device
     cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: waits.append(tensor) or cpu(tensor))
-    for wanted, room in (
-        (1, 1 << 9),
-        (4, 1),
-    ):  # the usual search of lists that are too short waits for each block again
+    for wanted, room in ((1, 1 << 9), (4, 1)):  # where lists are too short, each block is searched again as usual
         waits.clear()
         for index in indexes:
             index._room = room
