@@ -26,6 +26,7 @@ from gpu_setting import CORPORA, Setting, make_setting
 
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.index.faiss.library import gpu_problem
+from ffnsearch_indexer.models.on_device import ROWS
 
 
 class UnavailableError(Exception):
@@ -33,8 +34,12 @@ class UnavailableError(Exception):
 
 
 def _model(setting: Setting) -> dict[str, Any]:
-    """The forward pass: prompts a second, keys a second, how far from the compiled one."""
-    return gpu_model.measure(setting.model, setting.windows, device=setting.device)
+    """The forward pass: prompts a second, keys a second, how far from the compiled one; and in smaller batches."""
+    usual, *smaller = (
+        gpu_model.measure(setting.model, setting.windows, device=setting.device, rows=rows, keys=keys, calls=calls)
+        for rows, keys, calls in ((ROWS, 100_000, gpu_model.CALLS), (4, 1024, (1, 16)), (16, 1024, (1, 16)))
+    )
+    return {**usual, "smaller_batches": smaller}
 
 
 def _faiss(setting: Setting) -> dict[str, Any]:

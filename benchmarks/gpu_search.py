@@ -34,6 +34,7 @@ SHAPED_BLOCK = 2
 SHAPES = (
     (4096, Tiling(128, 64, 128, 8, 2, queries_first=True, sharers=4)),
     (4096, Tiling(128, 32, 128, 8, 4, queries_first=True, sharers=4)),
+    (4096, Tiling(128, 32, 128, 8, 5, queries_first=True, sharers=4)),
     (4096, Tiling(128, 64, 128, 4, 2, sharers=4)),
     (4096, Tiling(128, 128, 64, 8, 3, resident=False, queries_first=True, sharers=4)),
     (1, Tiling(16, 32, 128, 4, 2)),
