@@ -48,7 +48,7 @@ SHAPES = (
 PROGRAMS = (528, 660, 1056, 2112)
 """How many programs are tried."""
 
-INTERPRETED = Device(keys=512, centres=32, programs=1, room=4096, pairs=4096, tilings=(Tiling(256, 512, 128, 1, 1),))
+INTERPRETED = Device(centres=32, programs=1, room=4096, pairs=4096, tilings=(Tiling(256, 512, 128, 1, 1),))
 """What the interpreter runs in tolerable time."""
 
 

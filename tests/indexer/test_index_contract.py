@@ -579,7 +579,6 @@ def few_cases(test: Callable[..., None], **others: st.SearchStrategy) -> Callabl
 class FusedInSmallTiles(FusedIndex):
     queries_max: ClassVar = 3
     settings: ClassVar = Device(
-        keys=64,
         centres=16,
         programs=2,
         room=32,
@@ -592,7 +591,6 @@ class FusedInLargeTiles(FusedIndex):
     """What the interpreter runs in tolerable time: its steps cost the same, however large."""
 
     settings: ClassVar = Device(
-        keys=512,
         centres=16,
         programs=1,
         room=1 << 12,

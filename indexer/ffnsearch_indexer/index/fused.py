@@ -88,12 +88,10 @@ class Tiling(NamedTuple):
 class Device(NamedTuple):
     """What a search takes on this device, and which tilings there are, of the fewest queries first.
 
-    keys: of a tile whose counts are summed; only in tilings of so many keys are whole tiles added. centres: that are
-    multiplied at once. programs: that the device is kept busy with. room: pairs in a list, at first. pairs: of a list
-    that are looked at together.
+    centres: that are multiplied at once, of whole tiles of keys. programs: that the device is kept busy with. room:
+    pairs in a list, at first. pairs: of a list that are looked at together.
     """
 
-    keys: int
     centres: int
     programs: int
     room: int
@@ -182,7 +180,6 @@ class FusedIndex(OnDeviceIndex):
     queued_bytes_max: ClassVar[int] = 1 << 26
     columns_max: ClassVar[int] = COLUMNS_MAX
     settings: ClassVar[Device] = Device(
-        keys=64,
         centres=64,
         programs=1056,
         room=1 << 12,
@@ -417,10 +414,10 @@ class FusedIndex(OnDeviceIndex):
     ) -> None:
         """List the tiles that are left open for each tile of queries; where sums are given, add whole ones to them."""
         layout, settings, tiling = self._layout, self.settings, self._tiling(B)
-        adds = sums is not None and len(layout.tile_sums) > 0 and tiling.keys == settings.keys
+        adds = sums is not None and len(layout.group_sums) > 0
         longer = 1 + (len(self.keys[0]) + 32) * 2.0**-23  # D roundings of a sum, and what the bound rounds itself
         self._kernels.bound_tiles[len(open_tiles), len(layout.centres) // settings.centres](
-            *(vectors, layout.centres, layout.bounds, limits, layout.tile_sums, open_tiles, open_lengths),
+            *(vectors, layout.centres, layout.bounds, limits, layout.group_sums, open_tiles, open_lengths),
             *(sums if adds else open_lengths, self._error, SLACK, longer),
             *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(limits)),
             **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
@@ -455,7 +452,6 @@ class FusedIndex(OnDeviceIndex):
             self._order,
             self.device,
             whole_keys=settings.centres * GROUP,
-            tile_keys=settings.keys,
             depth=max(tiling.depth for tiling in settings.tilings),
             columns_max=self.columns_max,
         )

@@ -25,7 +25,7 @@ def bound_tiles(
     centres,  # [C', D'] float16: one for every GROUP keys
     bounds,  # [5, C'] float32: lowest, highest, 1/|c|^2, spread, |c|
     limits,  # [S] float32
-    tile_sums,  # [N'/TILE_KEYS, Y] int64: all that is in a tile
+    group_sums,  # [N'/GROUP, Y] int64: all that is in a group
     open_tiles,  # [B'/TILE_QUERIES, N'/TILE_KEYS] int32: which tiles are left open; written
     open_lengths,  # [B'/TILE_QUERIES] int32: how many; added to
     sums,  # [B', S, Y] int64: those of whole tiles are added
@@ -90,8 +90,10 @@ def bound_tiles(
             is_whole = (fewest == most) & (most == level + 1)
             if tl.max(is_whole.to(tl.int32)) > 0:
                 inside = is_whole[:, None] & (columns[None, :] < Y)
-                of_tiles = tl.load(tile_sums + numbers[:, None].to(tl.int64) * Y + columns[None, :], inside, 0)
-                added = tl.sum(of_tiles, axis=0)
+                added = tl.zeros([COLUMNS], tl.int64)
+                for part in tl.static_range(TILE_KEYS // GROUP):
+                    group = numbers[:, None].to(tl.int64) * (TILE_KEYS // GROUP) + part
+                    added += tl.sum(tl.load(group_sums + group * Y + columns[None, :], inside, 0), axis=0)
                 first_row = sums + (query_tile.to(tl.int64) * TILE_QUERIES * levels + level) * Y
                 for lane in range(0, tl.minimum(TILE_QUERIES, B - query_tile * TILE_QUERIES)):
                     target = first_row + lane * levels * Y + columns

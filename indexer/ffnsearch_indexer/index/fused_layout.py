@@ -31,8 +31,8 @@ class Layout(NamedTuple):
 
     keys: [N', D'] float16, zeros behind. ids: [N'] int32, -1 behind. offsets: [N + 1] int64, tokens: [M] int32, counts:
     [M] int64, the next-token counts by place. centres: [C', D'] float16. bounds: [5, C'] float32: lowest, highest,
-    1/|c|^2, spread, |c|. tile_sums: [N' / tile_keys, V + 1] int64, the counts of each tile, summed, and how many keys
-    it has; of no rows where the vocabulary is large. centres and bounds have none where no order is known.
+    1/|c|^2, spread, |c|. group_sums: [C', V + 1] int64, the counts of each group, summed, and how many keys it
+    has; of no rows where the vocabulary is large. centres and bounds have none where no order is known.
     """
 
     keys: Tensor
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     counts: Tensor
     centres: Tensor
     bounds: Tensor
-    tile_sums: Tensor
+    group_sums: Tensor
 
 
 def lay_out(
@@ -52,13 +52,12 @@ def lay_out(
     device: torch.device,
     *,
     whole_keys: int,
-    tile_keys: int,
     depth: int,
     columns_max: int,
 ) -> Layout:
     """Put a block on a device, in multiples of `whole_keys` places and `depth` dimensions.
 
-    order: [N] int32, the id at each place, None where none is known. tile_sums are made for at most `columns_max`
+    order: [N] int32, the id at each place, None where none is known. group_sums are made for at most `columns_max`
     columns. Takes 200 MB of the device besides.
     """
     N, D = keys.shape
@@ -72,7 +71,7 @@ def lay_out(
     offsets, tokens, of_entries = _rows_in_order(counts, members)
     centres, bounds = _measured(laid, N if order is not None else 0)
     has_sums = order is not None and counts.vocabulary_size < columns_max
-    sums = _tile_sums(offsets, tokens, of_entries, len(laid) // tile_keys if has_sums else 0, tile_keys, counts)
+    sums = _group_sums(offsets, tokens, of_entries, len(laid) // GROUP if has_sums else 0, counts)
     on_host = (ids, offsets, tokens, of_entries, sums)
     ids_, offsets_, tokens_, counts_, sums_ = (on_device(array, device) for array in on_host)
     return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
@@ -85,20 +84,15 @@ def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple
     return offsets, counts.tokens[entries].astype(np.int32), counts.counts[entries].astype(np.int64)
 
 
-def _tile_sums(
-    offsets: NDArray[Any],
-    tokens: NDArray[Any],
-    of_entries: NDArray[Any],
-    tiles: int,
-    tile_keys: int,
-    counts: NextTokenCounts,
+def _group_sums(
+    offsets: NDArray[Any], tokens: NDArray[Any], of_entries: NDArray[Any], groups: int, counts: NextTokenCounts
 ) -> NDArray[np.int64]:
-    """The counts of each tile, summed, and how many keys it has: [tiles, V + 1] int64."""
-    sums = np.zeros((tiles, counts.vocabulary_size + 1), np.int64)
-    if tiles:
+    """The counts of each group, summed, and how many keys it has: [groups, V + 1] int64."""
+    sums = np.zeros((groups, counts.vocabulary_size + 1), np.int64)
+    if groups:
         places = np.arange(len(offsets) - 1)
-        np.add.at(sums, (np.repeat(places, np.diff(offsets)) // tile_keys, tokens), of_entries)
-        sums[:, -1] = np.bincount(places // tile_keys, minlength=tiles)
+        np.add.at(sums, (np.repeat(places, np.diff(offsets)) // GROUP, tokens), of_entries)
+        sums[:, -1] = np.bincount(places // GROUP, minlength=groups)
     return sums
 
 
