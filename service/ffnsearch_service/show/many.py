@@ -54,7 +54,8 @@ def print_many(
             _print_line(asked.popleft(), result, out, as_json=as_json)
             answered += 1
             if result.error is not None:
-                refused, first = refused + 1, first or result.error.message
+                place = f"{prompts}, line {answered}: " if isinstance(prompts, Path) else ""
+                refused, first = refused + 1, first or place + result.error.message
     return [f"{refused:,} of {answered:,} prompts were refused; the first: {first}"] if refused else []
 
 
