@@ -219,7 +219,8 @@ def test_the_command_line_answers_a_file_a_line_a_prompt(run, tiny_snapshot, add
     for target in (tiny_snapshot, address):
         code, out, err = run("predict", target, "--prompts-file", file, "--jsonl", "--prompts-per-call", 2)
         assert code == 2
-        assert err.startswith(f"error: 2 of 4 prompts were refused; the first: {file}, line 2: prompts[1].text ")
+        told = f"{file}, line 2: prompts[1].text is no UTF-8, from character 3 on\n"
+        assert err == f"error: 2 of 4 prompts were refused; the first: {told}"
         assert err.count("\n") == 1
         lines.append([json.loads(line) for line in out.splitlines()])
     assert lines[0] == lines[1]

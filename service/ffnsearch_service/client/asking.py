@@ -120,7 +120,9 @@ def message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:
     """Write a message. Raises InvalidRequestError, which names the field, for values that it cannot hold."""
     try:
         return kind(**fields)
-    except (ValueError, TypeError, UnicodeError) as error:
-        raise InvalidRequestError(
-            f"{field}: {error}", code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field
-        ) from None
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UnicodeEncodeError):
+            told = f" is no UTF-8, from character {error.start} on"
+        else:
+            told = f": {error}"
+        raise InvalidRequestError(field + told, code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field) from None
