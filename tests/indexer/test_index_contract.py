@@ -26,7 +26,8 @@ from ffnsearch_indexer.index.exact_device import DeviceIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex
 from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of
-from ffnsearch_indexer.index.fused import Device, FusedIndex, Tiling
+from ffnsearch_indexer.index.fused import FusedIndex
+from ffnsearch_indexer.index.fused_tilings import Device, Tiling
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import tiles_of
 
@@ -391,11 +392,11 @@ class OnDeviceContract(IndexContract):
         """Whether a block can be queued or not, and one that is not searched among them."""
         first, second = (case._replace(queries=case.queries[:3]) for case in (clustered(keys=100), clustered(keys=60)))
         for indexes in ([self.small(first), self.index(second)], [self.index(first), self.small(second)]):
-            searchers = [cast(OnDeviceIndex, index) for index in (*indexes, indexes[0])]
-            queries = torch.from_numpy(np.stack([first.queries, second.queries, first.queries])).to(self.device)
-            thresholds: list[list[float]] = [[0.3, 0.9, 0.3], [0.85], []]
+            searchers = [cast(OnDeviceIndex, index) for index in (indexes[0], *indexes)]
+            queries = torch.from_numpy(np.stack([first.queries, first.queries, second.queries])).to(self.device)
+            thresholds: list[list[float]] = [[], [0.3, 0.9, 0.3], [0.85]]
             found = range_sums_together(searchers, queries, thresholds)
-            for case, of_block, sums in zip((first, second, first), thresholds, found, strict=True):
+            for case, of_block, sums in zip((first, first, second), thresholds, found, strict=True):
                 expected = oracle_sums(case._replace(thresholds=of_block))
                 np.testing.assert_array_equal(sums.freq, expected.freq)
                 np.testing.assert_array_equal(sums.neighbors, expected.neighbors)

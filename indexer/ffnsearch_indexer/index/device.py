@@ -103,14 +103,15 @@ def range_sums_together(
 
     The device is told of all blocks that can be queued, and waited for once.
     """
+    checkpoint()
     with device_errors():
         asked = list(zip(indexes, queries, thresholds, strict=True))
         queued = [index.queue_sums(of_block, levels) for index, of_block, levels in asked]
         results = [search.result for search in queued if search]
         sizes = [len(result) for result in results]
         here = iter(np.split(torch.cat(results).cpu().numpy(), np.cumsum(sizes)[:-1]) if results else ())
-        checkpoint()
-    done = [search.finish(next(here)) if search else None for search in queued]
+        done = [search.finish(next(here)) if search else None for search in queued]
+    checkpoint()
     return [
         sums or index.range_sum(of_block, levels, checkpoint=checkpoint)
         for sums, (index, of_block, levels) in zip(done, asked, strict=True)
@@ -149,5 +150,5 @@ def free_bytes(device: torch.device) -> int:
 
 
 def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array, which may be a read-only map, on a device; on a CPU a copy."""
-    return torch.from_numpy(np.array(array)).to(device)
+    """An array, which may be a read-only map, on a device, without waiting for it; on a CPU a copy."""
+    return torch.from_numpy(np.array(array)).to(device, non_blocking=True)

@@ -42,6 +42,7 @@ from ffnsearch_indexer.index.device import (
     on_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
+from ffnsearch_indexer.index.fused_tilings import Device, Tiling, tiling_of
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
 
@@ -54,9 +55,6 @@ LEVELS_MAX = 255
 COLUMNS_MAX = 256
 """Larger vocabularies have no summed counts of tiles: whole tiles are left open."""
 
-SHARED_BYTES_MAX = 224 << 10
-"""What a resident tile of queries and the tiles of keys on their way may take: Hopper has 227 KB."""
-
 BOUND_WARPS = 8
 """Warps of `bound_tiles`, which keeps several numbers of each query and centre in registers."""
 
@@ -64,47 +62,6 @@ ENTRIES, LONG_ROW = 4, 256
 """Entries of a row of counts that are added at once, and from which length of a row on it is more."""
 
 Result = TypeVar("Result")
-
-
-class Tiling(NamedTuple):
-    """How a tile of queries is searched with tiles of keys, and how that is compiled.
-
-    queries, keys: of a tile each. depth: dimensions of a step of their products. resident: whether the queries stay in
-    shared memory, 2 D bytes each; else they are read again for each tile of keys. queries_first: whether they are the
-    rows of the scores; a tensor core takes 64 rows a warp group, and columns by 8. sharers: programs that look at one
-    list of pairs.
-    """
-
-    queries: int
-    keys: int
-    depth: int
-    warps: int
-    stages: int
-    resident: bool = True
-    queries_first: bool = False
-    sharers: int = 1
-
-
-class Device(NamedTuple):
-    """What a search takes on this device, and which tilings there are, of the fewest queries first.
-
-    centres: that are multiplied at once, of whole tiles of keys. programs: that the device is kept busy with. room:
-    pairs in a list, at first. pairs: of a list that are looked at together.
-    """
-
-    centres: int
-    programs: int
-    room: int
-    pairs: int
-    tilings: tuple[Tiling, ...]
-
-
-def tiling_of(device: Device, queries: int, d_model: int) -> Tiling:
-    """The tiling of the fewest queries that holds so many, or the largest; not resident where vectors are long."""
-    tiling = next((tiling for tiling in device.tilings if tiling.queries >= queries), device.tilings[-1])
-    width = -(-d_model // tiling.depth) * tiling.depth
-    resident_bytes = 2 * width * (tiling.queries + tiling.keys * tiling.stages)
-    return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
 
 
 class _ListTooShortError(Exception):
@@ -142,14 +99,13 @@ class Lists(NamedTuple):
 class Counted(NamedTuple):
     """What will be copied back: the lists themselves are not.
 
-    result: int64, the sums and then, as int32, how many pairs each of `programs` found. shape: of the sums. order:
-    which query each row is, None where all are in order. room: pairs that a list held.
+    result: int64, the sums and then, as int32, how many pairs each of `programs` found. shape: of the sums. room: pairs
+    that a list held.
     """
 
     result: Tensor
     shape: tuple[int, ...]
     programs: int
-    order: Tensor | None
     room: int
 
     def read(self, here: Int64) -> Int64:
@@ -158,16 +114,13 @@ class Counted(NamedTuple):
         most = int(counters.view(np.int32)[: self.programs].max())
         if most > self.room:
             raise _ListTooShortError(most)
-        sums = sums.reshape(self.shape)
-        if self.order is None:
-            return sums
-        found = np.empty_like(sums)
-        found[self.order.cpu().numpy()] = sums
-        return found
+        return sums.reshape(self.shape)
 
 
 class FusedIndex(OnDeviceIndex):
-    """Range sums in Triton kernels, with the keys resident: 2 N D bytes of the device, and 12 of each count.
+    """Range sums in Triton kernels, with the keys resident.
+
+    They take 2 N D bytes of the device, their counts 12 each, and the sums of groups of keys V / 4 of each key.
 
     tiles: of the snapshot; without them no tile is skipped. skips: whether tiles may be. A search takes the lists
     beside the result, a quarter of what is free at most. Raises BackendError where Triton or the device is missing, and
@@ -186,8 +139,8 @@ class FusedIndex(OnDeviceIndex):
         pairs=32,
         tilings=(
             Tiling(16, 32, 128, 4, 3),
-            Tiling(64, 64, 128, 4, 2, sharers=4),
-            Tiling(128, 64, 128, 8, 2, queries_first=True, sharers=4),
+            Tiling(64, 64, 128, 4, 3, sharers=4),
+            Tiling(128, 32, 128, 8, 4, queries_first=True, sharers=4),
         ),
     )
 
@@ -326,7 +279,9 @@ class FusedIndex(OnDeviceIndex):
                 "num_warps": 4,
             },
         )
-        return Counted(lists.zeros, lists.sums.shape, len(lists.found), order, lists.room)
+        if order is not None:
+            lists.sums[order] = lists.sums.clone()
+        return Counted(lists.zeros, lists.sums.shape, len(lists.found), lists.room)
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""

@@ -149,8 +149,12 @@ def scan_tiles(
         for depth in tl.static_range(0, D, DEPTH):
             resident = resident + (tl.load(query_rows + depth),)  # noqa: RUF005, as Triton reads it
     nothing = tl.zeros_like(rows) + tl.zeros_like(key_lanes)
-    for number in range(first_tile, tl.minimum(first_tile + share, count)):
-        tile = tl.load(open_tiles + query_tile.to(tl.int64) * tiles + number) if SKIPS else number
+    last_tile = tl.minimum(first_tile + share, count)
+    numbers = open_tiles + query_tile.to(tl.int64) * tiles
+    following = tl.load(numbers + first_tile, first_tile < last_tile, 0) if SKIPS else first_tile
+    for number in range(first_tile, last_tile):
+        tile = following  # it is read one ahead, so that its keys can be fetched ahead, too
+        following = tl.load(numbers + number + 1, number + 1 < last_tile, 0) if SKIPS else number + 1
         first = tile.to(tl.int64) * TILE_KEYS
         scores = nothing.to(tl.float32)
         if RESIDENT:

@@ -17,6 +17,7 @@ _OF_DEVICE = (
     "CUDA driver error",
     "Triton Error [CUDA]",
     "PassManager::run failed",
+    "Failed to find C compiler",
     "CUBLAS_STATUS_",
     "CUDNN_STATUS_",
     "NVIDIA",
@@ -92,8 +93,8 @@ def _reason(error: Exception) -> str | None:
 
 
 def _is_of_triton(error: Exception) -> bool:
-    """Whether a kernel could not be made for the device, or not started there: too large for it, say."""
-    return any(of.__module__.startswith("triton.") for of in type(error).__mro__)
+    """Whether a kernel could not be made for the device, or not started there; a mistake in a kernel is our own."""
+    return type(error).__name__ in ("OutOfResources", "PTXASError") and type(error).__module__.startswith("triton.")
 
 
 def _message(reason: str, error: Exception) -> str:

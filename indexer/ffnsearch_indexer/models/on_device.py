@@ -35,7 +35,7 @@ WARM_UPS = 3
 """Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
 
 _recording = threading.Lock()
-"""Held while a graph is recorded: CUDA records one at a time in a process, and two models may be opened at once."""
+"""Held while a graph is recorded: torch records one at a time in a process, and two models may be opened at once."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 """What weights and products may be; float32 is full float32, never TF32."""

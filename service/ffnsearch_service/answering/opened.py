@@ -35,8 +35,8 @@ from ffnsearch_service.version import software_version
 HEAVY_PROMPTS = 32
 """Prompts from which on writing a response takes a millisecond or more: too long for an event loop."""
 
-WARM_UP_PROMPTS = (1, 16)
-"""Prompts in the calls of a warm-up: one prompt and many take different compiled code."""
+WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
+"""Prompts in the calls of a warm-up, by device: few and many take different compiled code."""
 
 
 class OpenSnapshot:
@@ -127,7 +127,7 @@ class OpenSnapshot:
         prompt = self.datastore.substring(0)[1 - self.datastore.window_tokens :]  # no substring, so that it is searched
 
         def answer() -> None:
-            for prompts in WARM_UP_PROMPTS:
+            for prompts in WARM_UP_PROMPTS[self.predictor.device]:
                 self.predictor.predict([prompt] * prompts, profile)
 
         run_stepped_back(answer)
