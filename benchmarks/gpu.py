@@ -61,6 +61,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "faiss": _faiss,
     "range_search_gpu_emulated": gpu_search.top_k_emulation,
     "neighbors": gpu_search.neighbors,
+    "where_time_goes": gpu_search.where_time_goes,
     "model": _model,
     "tilings": gpu_search.tilings,
 }

@@ -4,7 +4,7 @@ Rates are of whole calls: queries from the host's memory, sums back in it, block
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -31,6 +31,9 @@ STAIRCASE = (0.02, 0.0, -0.05)
 """Thresholds beside a block's own, as steps from it."""
 
 ROUNDS_MIN, ROUNDS_MAX, ROUNDS_SECONDS = 3, 30, 2.0
+STEPS_TOLD = 25
+"""Of what a call is made of, the dearest that are told."""
+
 TOP_K = 2048
 """Most neighbors that faiss finds for a query on a GPU."""
 
@@ -137,22 +140,14 @@ def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]]) -> dict[str
 
 def together(setting: Setting) -> dict[str, Any]:
     """Prompts a second as the service asks: queries on the device, all blocks told of at once, and waited for once."""
-    indexes = [cast(FusedIndex, _indexes(setting, block)["fused, skipping"]) for block in range(len(setting.keys))]
-    queries, thresholds = torch.from_numpy(setting.queries).to(setting.device), [[of_block] for of_block in THRESHOLDS]
     measured = {}
     for batch in BATCHES if setting.device == "cuda" else BATCHES[:1]:
-        starts = iter(range(0, 1 << 30, batch))
-
-        def search(batch: int = batch, starts: Iterator[int] = starts) -> None:
-            first = next(starts) % queries.shape[1]
-            range_sums_together(indexes, queries[:, first : first + batch], thresholds)
-
+        queries, search = _together(setting, batch)
         alone = [
-            index.range_sum(of_block[:batch], of_levels)
-            for index, of_block, of_levels in zip(indexes, queries, thresholds, strict=True)
+            _indexes(setting, block)["fused, skipping"].range_sum(of_block[:batch], [THRESHOLDS[block]])
+            for block, of_block in enumerate(queries)
         ]
-        found = range_sums_together(indexes, queries[:, :batch], thresholds)
-        differing = sum(_differing(*of_block) for of_block in zip(found, alone, strict=True))
+        differing = sum(_differing(*of_block) for of_block in zip(search(), alone, strict=True))
         seconds = median(_seconds(setting, search))
         measured[batch] = {
             "prompts_per_second": batch / seconds,
@@ -160,6 +155,42 @@ def together(setting: Setting) -> dict[str, Any]:
             "differing_integers": differing,
         }
     return measured
+
+
+def where_time_goes(setting: Setting) -> dict[str, Any]:
+    """What a call as in `together` is made of: calls of libraries and kernels, by what they take there and here."""
+    measured: dict[str, Any] = {}
+    for batch in (1, 4096) if setting.device == "cuda" else (1,):
+        _, search = _together(setting, batch)
+        search()
+        setting.synchronize()
+        with torch.profiler.profile() as profiler:
+            search()
+            setting.synchronize()
+        steps = [
+            {
+                "name": step.key[:80],
+                "calls": step.count,
+                "device_us": step.self_device_time_total,
+                "host_us": step.self_cpu_time_total,
+            }
+            for step in profiler.key_averages()
+        ]
+        measured[str(batch)] = sorted(steps, key=lambda step: -step["device_us"] - step["host_us"])[:STEPS_TOLD]
+    return measured
+
+
+def _together(setting: Setting, batch: int) -> tuple[torch.Tensor, Callable[[], list[RangeSums]]]:
+    """The queries on the device, and a search of so many of them in all blocks, each time of the next."""
+    indexes = [cast(FusedIndex, _indexes(setting, block)["fused, skipping"]) for block in range(len(setting.keys))]
+    queries, thresholds = torch.from_numpy(setting.queries).to(setting.device), [[of_block] for of_block in THRESHOLDS]
+    starts = iter(range(0, 1 << 30, batch))
+
+    def search() -> list[RangeSums]:
+        first = next(starts) % queries.shape[1]
+        return range_sums_together(indexes, queries[:, first : first + batch], thresholds)
+
+    return queries, search
 
 
 def top_k_emulation(setting: Setting) -> dict[str, Any]:
