@@ -117,7 +117,7 @@ def _distances(*columns: tuple[str, str]) -> str:
             "calibrated product, `fast`": lambda document: document["profiles"]["fast"],
             "calibrated product, `balanced` (default)": lambda document: document["profiles"]["balanced"],
             "calibrated product, `best`": lambda document: document["profiles"]["best"],
-            "best block alone": lambda document: document["baselines"]["best_block"],
+            "best block alone, its steps added up": lambda document: document["baselines"]["best_block"],
             "the prompt's own next tokens": lambda document: document["baselines"]["own_next_tokens"],
             "n-gram, fitted as the product is": lambda document: document["baselines"].get("fitted_ngram"),
             "n-gram, smoothed": lambda document: document["baselines"].get("smoothed_ngram"),

@@ -27,14 +27,13 @@ def ladder_lines(document: Document) -> list[str]:
         ("tried", "distance", "95 %", "neighbors", "kept as"),
         *(
             (
-                rung["name"],
-                f"{rung['hellinger']:.4f}",
-                "{:.4f} to {:.4f}".format(*rung["ci95"]),
+                *_distance(rung),
                 f"{rung['neighbors']:,.0f}",
                 ", ".join(f"{name} *" if name == document["default"] else name for name in rung["profiles"]),
             )
-            for rung in (*document["ladder"], document["ngram"])
+            for rung in document["ladder"]
         ),
+        (*_distance(document["ngram"]), "none", "(to compare with)"),
     ]
     return [
         f"{document['protocol'].replace('_', '-')}: {document['prompts']:,} prompts, of which "
@@ -42,6 +41,10 @@ def ladder_lines(document: Document) -> list[str]:
         "",
         *aligned(rows),
     ]
+
+
+def _distance(rung: dict[str, Any]) -> tuple[str, str, str]:
+    return rung["name"], f"{rung['hellinger']:.4f}", "{:.4f} to {:.4f}".format(*rung["ci95"])
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

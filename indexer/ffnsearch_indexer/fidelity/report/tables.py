@@ -25,7 +25,7 @@ TERMS = {
     "the prompt's.",
     "retrained model": "a model of the same kind, trained again from another seed: how much two equally good models "
     "differ.",
-    "best block alone": "what the one block that does best answers without the others.",
+    "best block alone": "what the one block that does best answers without the others, the sums of its steps added up.",
     "own next tokens": "what follows the prompt itself in the indexed text.",
     "back-off n-gram": "what follows the longest ending of the prompt that occurs in the indexed text.",
     "smoothed n-gram": "what follows each ending of the prompt, the longer ones smoothed by the shorter (Witten-Bell).",
