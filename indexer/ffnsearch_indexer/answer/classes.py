@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import SuffixOrder
-
-Int64 = NDArray[np.int64]
+from ffnsearch_indexer.index.base import Int64
 
 PARTS_PER_BIT = 1000
 """Bits are rounded to whole parts: then a sum does not depend on its order, and a tie is a tie."""

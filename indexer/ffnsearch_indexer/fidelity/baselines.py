@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from ffnsearch_indexer.answer.prediction import Bools, Float64, combine
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.bands import Bands
-from ffnsearch_indexer.fidelity.endings import Endings, Int64
+from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.metrics import normalised
+from ffnsearch_indexer.index.base import Int64
 
 LABELS = {
     "own_next_tokens": "own next tokens",

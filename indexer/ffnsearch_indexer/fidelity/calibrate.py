@@ -20,12 +20,13 @@ from ffnsearch_indexer.fidelity.bands import GRID, Bands, bytes_of_prompt, colle
 from ffnsearch_indexer.fidelity.baselines import ngram_bands
 from ffnsearch_indexer.fidelity.chunks import identity_of_search, require_exact, work_in
 from ffnsearch_indexer.fidelity.defaults import CALIBRATION_PROMPTS
-from ffnsearch_indexer.fidelity.endings import Endings, Int64
+from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.expectation import expectation
 from ffnsearch_indexer.fidelity.metrics import confidence_interval, measure, normalised
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows, prompts_at
 from ffnsearch_indexer.files import beside
+from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.fidelity.windows import SortedWindows
-
-Int64 = NDArray[np.int64]
+from ffnsearch_indexer.index.base import Int64
 
 
 class Followers(NamedTuple):

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
@@ -26,6 +23,7 @@ from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol, require_
 from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, in_training, prompts_at, training_tokens
 from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
+from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
 
@@ -86,7 +84,7 @@ class Measurement:
 
     protocol: Protocol
     comparison: Comparison
-    positions: NDArray[np.int64]
+    positions: Int64
     seed: int
     trained_on: str
     training: Tokens

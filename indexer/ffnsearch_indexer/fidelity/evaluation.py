@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.metrics import Measures, by_support, summarise, summarise_part
 from ffnsearch_indexer.fidelity.protocols import Protocol
+from ffnsearch_indexer.index.base import Int64
 
 AnswerKey = tuple[str, str]
 """What was measured: a group (profiles, blocks, baselines, sisters) and a name or number in it."""
@@ -43,8 +44,8 @@ class Evaluation:
     sisters: Sequence[dict[str, Any]]
     texts: Sequence[str]
     measures: dict[AnswerKey, Measures]
-    mass: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    mass: Int64
+    positions: Int64
     is_in_training: NDArray[np.bool_]
     seconds: float
 
@@ -86,5 +87,5 @@ class Evaluation:
             name: summarise(measures, self.positions) for (of, name), measures in self.measures.items() if of == group
         }
 
-    def _examples(self, distances: NDArray[np.float64], rows: NDArray[np.int64]) -> list[Document]:
+    def _examples(self, distances: NDArray[np.float64], rows: Int64) -> list[Document]:
         return [{"text": self.texts[row], "hellinger": float(distances[row])} for row in rows]

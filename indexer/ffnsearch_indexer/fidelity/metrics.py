@@ -6,11 +6,9 @@ Shapes: B prompts, V vocabulary.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.prediction import Bools, Counts, Float64, hellinger
-
-Int64 = NDArray[np.int64]
+from ffnsearch_indexer.index.base import Int64
 
 NEAR = 0.2
 """Distances below it are counted: the article's own mark."""

@@ -13,12 +13,11 @@ from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.windows import SortedWindows, windows_of
+from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.store.datastore import Datastore
 
 SEED = 1337
 """The article's: with it, the first prompts of TinyShakespeare are the article's own."""
-
-Int64 = NDArray[np.int64]
 
 
 def choose_positions(

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-
-Int64 = NDArray[np.int64]
+from ffnsearch_indexer.index.base import Int64
 
 
 class Ranges(NamedTuple):

@@ -80,7 +80,7 @@ class OnDeviceIndex(Index):
         self.begin(vectors, thresholds, checkpoint)
         return vectors
 
-    def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> "QueuedSums | None":
+    def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> QueuedSums | None:
         """Begin a search of queries that are on the device, without waiting for it; None where that is not possible."""
         return None
 

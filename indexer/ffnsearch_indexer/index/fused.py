@@ -111,9 +111,7 @@ class Counted(NamedTuple):
     def read(self, here: Int64) -> Int64:
         """The sums of the result, once it is in this machine's memory; raises _ListTooShortError where pairs lack."""
         sums, counters = np.split(here, [math.prod(self.shape)])
-        most = int(counters.view(np.int32)[: self.programs].max())
-        if most > self.room:
-            raise _ListTooShortError(most)
+        _require_room(int(counters.view(np.int32)[: self.programs].max()), self.room)
         return sums.reshape(self.shape)
 
 
@@ -288,8 +286,7 @@ class FusedIndex(OnDeviceIndex):
         vectors, order = self._prepared(queries)
         lists = self._list(vectors, (len(queries), 0, 0), self._limits(thresholds), ids)
         most = int(lists.found.max())
-        if most > lists.room:
-            raise _ListTooShortError(most)
+        _require_room(most, lists.room)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
         self._kernels.score_pairs[len(lists.found), lists.tiling.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
@@ -422,6 +419,12 @@ class FusedIndex(OnDeviceIndex):
                 backend=self.name,
             ) from None
         return fused_kernels
+
+
+def _require_room(most: int, room: int) -> None:
+    """Refuse (_ListTooShortError) lists of so many pairs where a program found more."""
+    if most > room:
+        raise _ListTooShortError(most)
 
 
 def _halves(rows: range, ids: range) -> list[tuple[range, range]]:
