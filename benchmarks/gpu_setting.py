@@ -75,18 +75,18 @@ def make_setting(device: str, corpus: Path, characters: int | None, budget_secon
     keys = list(DeviceModel(model, WINDOW_TOKENS, device=device).extract_keys(windows))
     seconds["keys"] = time.monotonic() - started
     started = time.monotonic()
-    tiles = _tiles(keys, substrings.counts, windows[:, -ENDING_TOKENS:])
+    tiles = _tiles(keys, substrings.counts, windows[:, -ENDING_TOKENS:], device)
     seconds["tiles"] = time.monotonic() - started
     drawn = np.random.default_rng(SEED).choice(len(windows), 4096, replace=len(windows) < 4096)
     queries = np.stack([of_block[drawn] for of_block in keys])
     return Setting(device, model, windows, keys, substrings.counts, tiles, queries, deadline, seconds)
 
 
-def _tiles(keys: Sequence[np.ndarray], counts: NextTokenCounts, endings: np.ndarray) -> list[Tiles]:
-    """The tiles of all blocks, one core each."""
+def _tiles(keys: Sequence[np.ndarray], counts: NextTokenCounts, endings: np.ndarray, device: str) -> list[Tiles]:
+    """The tiles of all blocks, one core each, as a build makes them."""
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda of_block: tiles_of(of_block, counts, endings), keys))
+            return list(pool.map(lambda of_block: tiles_of(of_block, counts, endings, device=device), keys))
     finally:
         torch.set_num_threads(threads)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_index_contract import clustered, random_counts, unit
-from test_tiles import HEADERS_BYTES, SIZES, draw, ones
+from test_on_device import DEVICES
+from test_tiles import HEADERS_BYTES, SIZES, draw, ones, require_exact
 
 import stopping
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index import tiles
 from ffnsearch_indexer.index.ordering import closest_order, tile_order
+from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import (
     GROUP_TILES,
     PREFIX,
@@ -44,7 +46,9 @@ class TilesJob:
 
     def input(self, substrings: int) -> tuple[np.ndarray, NextTokenCounts, np.ndarray]:
         rng = np.random.default_rng(0)
-        keys = np.concatenate([unit(rng.standard_normal((substrings // 100, self.D))) for _ in range(100)])
+        keys = np.empty((substrings, self.D), np.float16)
+        for part in np.split(keys, 100):  # what is made at once would hide what tiles take
+            part[:] = unit(rng.standard_normal(part.shape))
         offsets = self.counts_of_key * np.arange(substrings + 1)
         tokens = np.tile(np.arange(self.counts_of_key, dtype=np.uint16), substrings)
         counts = NextTokenCounts(offsets, tokens, np.ones(len(tokens), np.uint32), 65)
@@ -71,13 +75,41 @@ def test_an_order_is_a_permutation(substrings: int, endings: str) -> None:
 
 
 def test_an_order_keeps_classes_together_and_cuts_them_at_whole_tiles() -> None:
+    """Wherever its class begins, a tile within it has keys that follow each other."""
     rng = np.random.default_rng(0)
-    classes = rng.permutation(np.repeat([5, 1 << 47, 9], [640, 33, 7]))
-    positions = (rng.integers(0, 20, 680) * 100)[:, None].astype(np.float32)
+    sizes = [640, 33, 7, 700]
+    classes = rng.permutation(np.repeat([5, 9, 11, 1 << 47], sizes))
+    positions = np.empty((sum(sizes), 1), np.float32)
+    for number, size in zip([5, 9, 11, 1 << 47], sizes, strict=True):
+        positions[classes == number, 0] = rng.permutation(size)
     order = tile_order(positions, classes, TILE_KEYS)
     np.testing.assert_array_equal(classes[order], np.sort(classes))
-    halves = positions[order[:640], 0].reshape(2, 320)
-    assert halves[0].max() <= halves[1].min() or halves[1].max() <= halves[0].min()
+    whole = len(order) // TILE_KEYS * TILE_KEYS
+    within = [tile for tile in order[:whole].reshape(-1, TILE_KEYS) if len(set(classes[tile])) == 1]
+    assert len(within) == 20 + 1 + 21
+    for tile in within:
+        assert np.ptp(positions[tile]) == TILE_KEYS - 1
+
+
+def test_how_many_last_tokens_make_a_class_is_decided_class_by_class() -> None:
+    """The token before the last tells keys of one class apart, and in the other says nothing."""
+    rng = np.random.default_rng(0)
+    centres, last, before = unit(rng.standard_normal((80, 64))), np.repeat([0, 1], 40 * TILE_KEYS), np.arange(80)
+    before = np.concatenate([np.repeat(before[:40], TILE_KEYS), rng.permutation(np.repeat(before[40:], TILE_KEYS))])
+    near = np.concatenate([0.8 * rng.standard_normal((len(last) // 2, 64)), np.zeros((len(last) // 2, 64))])
+    positions = (np.repeat(centres, TILE_KEYS, axis=0) * 4 + near).astype(np.float32)
+    endings = np.stack([before, last], axis=1).astype(np.uint16)
+
+    def reaches(order: np.ndarray) -> np.ndarray:
+        tiles = positions[order].reshape(2, -1, TILE_KEYS, 64)
+        return np.linalg.norm(tiles - tiles.mean(axis=2, keepdims=True), axis=3).max(axis=2).sum(axis=1)
+
+    by_last = reaches(tile_order(positions, last, TILE_KEYS))
+    by_both = reaches(tile_order(positions, last << 16 | before, TILE_KEYS))
+    assert by_both[0] < by_last[0]
+    assert by_last[1] < by_both[1]
+    found = reaches(closest_order(positions, endings, TILE_KEYS))
+    np.testing.assert_allclose(found, [by_both[0], by_last[1]], rtol=1e-6)
 
 
 def test_near_keys_share_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +138,14 @@ def test_the_same_keys_give_the_same_tiles(D: int) -> None:
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_tiles_that_were_measured_on_a_device_give_the_same_integers(device: str) -> None:
+    case = clustered(keys=1500)
+    made = tiles_of(case.keys, case.counts, device=device)
+    assert all(isinstance(array, np.ndarray) for array in made)
+    require_exact(TiledIndex(case.keys, case.counts, made), case)
 
 
 @pytest.mark.parametrize("D", SIZES)
@@ -151,7 +191,7 @@ def test_the_bytes_of_tiles_are_known_beforehand(substrings: int, D: int, vocabu
     assert taken <= tiles_bytes(substrings, D, counts) < 1.3 * taken + 4096
 
 
-@pytest.mark.parametrize(("substrings", "D", "counts_of_key"), [(60_000, 384, 1), (200_000, 48, 1), (60_000, 32, 30)])
+@pytest.mark.parametrize(("substrings", "D", "counts_of_key"), [(120_000, 384, 1), (200_000, 48, 1), (60_000, 32, 30)])
 def test_the_memory_that_tiles_take_is_known_beforehand(
     substrings: int, D: int, counts_of_key: int, tmp_path: Path
 ) -> None:

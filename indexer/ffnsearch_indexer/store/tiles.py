@@ -20,18 +20,25 @@ from ffnsearch_indexer.store.snapshot import tiles_files
 
 
 def write_tiles(
-    folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, progress: Progress
+    folder: Path,
+    keys: Sequence[Float16],
+    counts: NextTokenCounts,
+    endings: Tokens,
+    progress: Progress,
+    *,
+    device: str = "cpu",
 ) -> None:
     """Make the tiles of each block that are not there, whole, several blocks at once.
 
-    folder: the snapshot's. keys: [N, D] of each block. endings: [N, E], the last tokens of substrings.
+    folder: the snapshot's. keys: [N, D] of each block. endings: [N, E], the last tokens of substrings. device: cpu or
+    cuda, as `tiles_of` takes it.
     """
     threads = torch.get_num_threads()
     missing = missing_tiles(folder, len(keys), *keys[0].shape)
     progress("tiles", len(keys) - len(missing), len(keys), "")
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            work = partial(_write_block, folder, keys, counts, endings)
+            work = partial(_write_block, folder, keys, counts, endings, device)
             for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
                 progress("tiles", done, len(keys), "")
     finally:
@@ -85,7 +92,9 @@ def load_tiles(folder: Path, block: int, substrings: int, d_model: int) -> Tiles
     return made
 
 
-def _write_block(folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, block: int) -> None:
-    tiles = tiles_of(keys[block], counts, endings)
+def _write_block(
+    folder: Path, keys: Sequence[Float16], counts: NextTokenCounts, endings: Tokens, device: str, block: int
+) -> None:
+    tiles = tiles_of(keys[block], counts, endings, device=device)
     for name, file in tiles_files(block).items():
         save_array(folder / file, getattr(tiles, name))
