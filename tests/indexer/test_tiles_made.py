@@ -75,7 +75,7 @@ def test_an_order_is_a_permutation(substrings: int, endings: str) -> None:
 
 
 def test_an_order_keeps_classes_together_and_cuts_them_at_whole_tiles() -> None:
-    """Wherever its class begins, a tile within it has keys that follow each other."""
+    """Wherever its class begins, a tile within it has keys that follow each other, and so has a pair of tiles."""
     rng = np.random.default_rng(0)
     sizes = [640, 33, 7, 700]
     classes = rng.permutation(np.repeat([5, 9, 11, 1 << 47], sizes))
@@ -84,11 +84,12 @@ def test_an_order_keeps_classes_together_and_cuts_them_at_whole_tiles() -> None:
         positions[classes == number, 0] = rng.permutation(size)
     order = tile_order(positions, classes, TILE_KEYS)
     np.testing.assert_array_equal(classes[order], np.sort(classes))
-    whole = len(order) // TILE_KEYS * TILE_KEYS
-    within = [tile for tile in order[:whole].reshape(-1, TILE_KEYS) if len(set(classes[tile])) == 1]
-    assert len(within) == 20 + 1 + 21
-    for tile in within:
-        assert np.ptp(positions[tile]) == TILE_KEYS - 1
+    for keys, expected in ((TILE_KEYS, 20 + 1 + 21), (2 * TILE_KEYS, 10 + 10)):
+        whole = len(order) // keys * keys
+        within = [tile for tile in order[:whole].reshape(-1, keys) if len(set(classes[tile])) == 1]
+        assert len(within) == expected
+        for tile in within:
+            assert np.ptp(positions[tile]) == keys - 1
 
 
 def test_how_many_last_tokens_make_a_class_is_decided_class_by_class() -> None:

@@ -110,8 +110,11 @@ def _cut(positions: Float32, order: Int64, starts: Int64, tile_keys: int) -> Non
             first, last = waiting[parts]
             if first // tile_keys == (last - 1) // tile_keys:
                 continue
-            middle = ((first + last) // 2 + tile_keys // 2) // tile_keys * tile_keys
-            middle = min(max(middle, first // tile_keys * tile_keys + tile_keys), (last - 1) // tile_keys * tile_keys)
+            step = 2 * tile_keys  # pairs of tiles stay together: the larger tiles of `fused`
+            if first // step == (last - 1) // step:
+                step = tile_keys
+            middle = ((first + last) // 2 + step // 2) // step * step
+            middle = min(max(middle, first // step * step + step), (last - 1) // step * step)
             members = order[first:last]
             _find_direction(positions, members, (middle - first) / (last - first), direction, along)
             _measure(positions, members, direction, along)
