@@ -162,9 +162,7 @@ def build(
             whole = work / SNAPSHOT_FOLDER
             _write_keys(source, work, whole, progress)
             _write_counts(source, whole, progress)
-            endings = source.windows[:, -ENDING_TOKENS:]
-            mapped, counts = _mapped_keys(source, whole), source.substrings.counts
-            write_tiles(whole, mapped, counts, endings, progress, device=source.device)
+            _write_tiles(source, whole, progress)
             _write_model_and_corpus(source, whole)
             progress("checksums", 0, 1, "")
             manifest = write_manifest(whole, _manifest(source, plan))
@@ -342,6 +340,12 @@ def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
             windows = source.windows[source.order[positions.start : positions.stop]]
             keys.save_shard(shards, shard, source.extract_keys(windows))
         progress("keys", positions.stop, N, "")
+
+
+def _write_tiles(source: _Source, whole: Path, progress: Progress) -> None:
+    endings = source.windows[:, -ENDING_TOKENS:]
+    counts = source.substrings.counts
+    write_tiles(whole, _mapped_keys(source, whole), counts, endings, progress, device=source.device)
 
 
 def _mapped_keys(source: _Source, whole: Path) -> list[NDArray[np.float16]]:
