@@ -26,6 +26,7 @@ from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.tiles import write_tiles
 from tiny import files_of, float16_steps, make_model, model_on_cpu, random_text, save_model
 
 WINDOW, ALPHABET = 6, "abc\n"
@@ -139,6 +140,7 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build takes the device's way, on the CPU."""
     monkeypatch.setattr(building, "choose_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
     monkeypatch.setattr(building, "DeviceModel", model_on_cpu)
+    monkeypatch.setattr(building, "write_tiles", lambda *arguments, device: write_tiles(*arguments, device="cpu"))
     monkeypatch.setattr(building.keys, "SHARD_WINDOWS", 100)
 
 
@@ -157,6 +159,20 @@ def test_a_build_on_a_device_differs_in_its_keys_alone(model: Path, tmp_path: Pa
         assert float16_steps(*arrays) <= 1
     passes = [read_manifest(tmp_path / name).written_by["forward_pass"] for name in ("cpu", "gpu")]
     assert passes == ["compiled, on a CPU", "torch float32 on CPU, 64 rows"]
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_tiles_are_measured_where_the_model_runs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    on_cpu = building.write_tiles
+    monkeypatch.setattr(
+        building,
+        "write_tiles",
+        lambda *arguments, device: (asked.append(device), on_cpu(*arguments, device=device)),
+    )
+    for device in ("cpu", "cuda"):
+        build(CORPUS, model, tmp_path / device, window_tokens=5, device=device)
+    assert asked == ["cpu", "cuda"]
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
