@@ -82,7 +82,8 @@ def test_an_order_keeps_classes_together_and_cuts_them_at_whole_tiles() -> None:
     positions = np.empty((sum(sizes), 1), np.float32)
     for number, size in zip([5, 9, 11, 1 << 47], sizes, strict=True):
         positions[classes == number, 0] = rng.permutation(size)
-    order = tile_order(positions, classes, TILE_KEYS)
+    order, starts = tile_order(positions, classes, TILE_KEYS)
+    np.testing.assert_array_equal(starts, np.cumsum([0, *sizes[:-1]]))
     np.testing.assert_array_equal(classes[order], np.sort(classes))
     for keys, expected in ((TILE_KEYS, 20 + 1 + 21), (2 * TILE_KEYS, 10 + 10)):
         whole = len(order) // keys * keys
@@ -105,8 +106,8 @@ def test_how_many_last_tokens_make_a_class_is_decided_class_by_class() -> None:
         tiles = positions[order].reshape(2, -1, TILE_KEYS, 64)
         return np.linalg.norm(tiles - tiles.mean(axis=2, keepdims=True), axis=3).max(axis=2).sum(axis=1)
 
-    by_last = reaches(tile_order(positions, last, TILE_KEYS))
-    by_both = reaches(tile_order(positions, last << 16 | before, TILE_KEYS))
+    by_last = reaches(tile_order(positions, last, TILE_KEYS)[0])
+    by_both = reaches(tile_order(positions, last << 16 | before, TILE_KEYS)[0])
     assert by_both[0] < by_last[0]
     assert by_last[1] < by_both[1]
     found = reaches(closest_order(positions, endings, TILE_KEYS))

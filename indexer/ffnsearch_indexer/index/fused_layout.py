@@ -17,7 +17,7 @@ from torch import Tensor
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16
 from ffnsearch_indexer.index.device import on_device
-from ffnsearch_indexer.index.tiles import CENTRE_NORM_MIN, MARGIN
+from ffnsearch_indexer.index.tiles import centre_of, cone_of
 
 GROUP = 32
 """Keys of a centre: the tiles of the snapshot."""
@@ -104,16 +104,9 @@ def _measured(laid: Tensor, N: int) -> tuple[Tensor, Tensor]:
     for first in range(0, N, STEP_KEYS):
         places = torch.arange(first, min(_whole(N, GROUP), first + STEP_KEYS), device=laid.device)
         x = laid[places.clamp(max=N - 1)].double().unflatten(0, (-1, GROUP))  # the last group has its last key again
-        mean = x.mean(dim=1, keepdim=True)
-        c = torch.where(mean.norm(dim=2, keepdim=True) < CENTRE_NORM_MIN, 0, mean).half().double()
-        square = c.square().sum(dim=2)
-        inverse_square = torch.where(square > 0, 1 / square, 0)
-        along = (x * c).sum(dim=2) * inverse_square
-        spread = (x - along[..., None] * c).norm(dim=2).amax(dim=1) * MARGIN
+        c = centre_of(x).half().double()
         part = slice(first // GROUP, first // GROUP + len(x))
-        centres[part] = c[:, 0].half()
-        measures = (along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], spread, square[:, 0].sqrt() * MARGIN)
-        bounds[:, part] = torch.stack(measures).float()
+        centres[part], bounds[:, part] = c[:, 0].half(), torch.stack(cone_of(x, c)).float()
     return centres, bounds
 
 

@@ -40,7 +40,7 @@ def closest_order(positions: Float32, endings: NDArray[np.uint16], tile_keys: in
     """
     order, reaches = np.empty(0, np.int64), np.empty(0)
     for depth in range(endings.shape[1], -1, -1):
-        other, starts = _ordered(positions, _classes(endings, depth), tile_keys)
+        other, starts = tile_order(positions, _classes(endings, depth), tile_keys)
         of_other = _reaches(positions, other, tile_keys)
         if not len(order):
             order, reaches = other, of_other
@@ -50,16 +50,11 @@ def closest_order(positions: Float32, endings: NDArray[np.uint16], tile_keys: in
     return order
 
 
-def tile_order(positions: Float32, classes: NDArray[np.int64], tile_keys: int) -> Int64:
-    """Order N keys: classes in ascending order, and in each the nearest next to each other.
+def tile_order(positions: Float32, classes: Int64, tile_keys: int) -> tuple[Int64, Int64]:
+    """Order N keys: classes in ascending order, and in each the nearest next to each other; and where each begins.
 
     classes: [N], equal for keys of one class. tile_keys: parts are cut at multiples of it.
     """
-    return _ordered(positions, classes, tile_keys)[0]
-
-
-def _ordered(positions: Float32, classes: Int64, tile_keys: int) -> tuple[Int64, Int64]:
-    """The order of the keys, and where in it each class begins."""
     order = np.argsort(classes, kind="stable")
     starts = np.flatnonzero(np.diff(classes[order], prepend=classes[order[0]] - 1))
     _cut(positions, order, np.append(starts, len(order)), tile_keys)
@@ -178,27 +173,5 @@ def _measure(positions: Float32, members: Int64, direction: Float32, along: Floa
 
 @numba.njit(nogil=True, cache=True)
 def _select(along: Float32, members: Int64, size: int) -> None:
-    """Put the members that are least far along first, `size` of them (Hoare, 1961: quickselect), and `along` with them.
-
-    The pivot is the median of three; equal numbers are swapped too, so that many of them are halved likewise.
-    """
-    first, last = 0, len(members) - 1
-    while first < last:
-        one, other, third = along[first], along[(first + last) // 2], along[last]
-        pivot = max(min(one, other), min(max(one, other), third))
-        left, right = first, last
-        while left <= right:
-            while along[left] < pivot:
-                left += 1
-            while along[right] > pivot:
-                right -= 1
-            if left <= right:
-                along[left], along[right] = along[right], along[left]
-                members[left], members[right] = members[right], members[left]
-                left, right = left + 1, right - 1
-        if size <= right:
-            last = right
-        elif size >= left:
-            first = left
-        else:
-            return
+    """Put the members that are least far along first, `size` of them."""
+    members[:] = members[np.argpartition(along[: len(members)], size)]

@@ -142,6 +142,22 @@ def tiles_of(
     return Tiles(*(order.astype(np.int32), basis.numpy(), *measured, *counted))
 
 
+def centre_of(x: Tensor) -> Tensor:
+    """The centres [n, 1, D] of tiles of keys [n, K, D]; 0 where they are too short to be a direction."""
+    mean = x.mean(dim=1, keepdim=True)
+    return torch.where(mean.norm(dim=2, keepdim=True) < CENTRE_NORM_MIN, 0, mean)
+
+
+def cone_of(x: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    """Of tiles of keys [n, K, D] around c [n, 1, D]: lowest, highest, 1/|c|^2, spread and |c|, [n] each, as x is."""
+    square = c.double().square().sum(dim=2)
+    inverse_square = torch.where(square > 0, 1 / square, 0).to(x.dtype)
+    along = (x * c).sum(dim=2) * inverse_square
+    spread = (x - along[..., None] * c).norm(dim=2).amax(dim=1) * MARGIN
+    length = square[:, 0].sqrt().to(x.dtype) * MARGIN
+    return along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], spread, length
+
+
 def slack(basis: Float32) -> float:
     """How far q.x may be from the product of the rotated vectors, and from what float32 makes of the bounds above.
 
@@ -186,20 +202,12 @@ def _measured(source: Tensor, order: Int64, basis: Tensor, device: str) -> tuple
         of_part = members[part.start * TILE_KEYS : part.stop * TILE_KEYS]
         x = torch.zeros((part.stop - part.start, TILE_KEYS, width), device=device)
         x[..., :D] = (source[of_part].to(device).double() @ wide_basis).view(-1, TILE_KEYS, D)
-        mean = x.mean(dim=1, keepdim=True)
-        direction = torch.where(mean.norm(dim=2, keepdim=True) < CENTRE_NORM_MIN, 0, mean)
-        whole, scale = _quantised(direction)
+        whole, scale = _quantised(centre_of(x))
         c = whole.float() * scale
-        square = c.double().square().sum(dim=2)
-        inverse_square = torch.where(square > 0, 1 / square, 0).float()
-        along = (x * c).sum(dim=2) * inverse_square
-        across = (x - along[..., None] * c).norm(dim=2)
         d = x - c
         d1, of_prefix = _residual(d[..., :PREFIX])
         d2, of_detail = _residual(d[..., PREFIX:])
-        cones = [along.amin(dim=1), along.amax(dim=1), inverse_square[:, 0], across.amax(dim=1) * MARGIN]
-        of_centre = [square[:, 0].sqrt().float() * MARGIN, scale[:, 0, 0]]
-        bounds[:, part] = torch.stack([*cones, *of_centre, *of_prefix, *of_detail]).cpu()
+        bounds[:, part] = torch.stack([*cone_of(x, c), scale[:, 0, 0], *of_prefix, *of_detail]).cpu()
         centres[part], residuals[part], details[part] = whole[:, 0].cpu(), d1.cpu(), d2.cpu()
         remainders[part] = (d[..., PREFIX:].norm(dim=2) * MARGIN).cpu()
     return tuple(array.numpy() for array in (centres, bounds, residuals, remainders, details))
