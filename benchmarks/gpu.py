@@ -1,11 +1,13 @@
 """All checks and measurements of the search on a GPU, in one run of less than 8 minutes.
 
     benchmarks/gpu.sh [FILE.json]
+    benchmarks/gpu.sh [FILE.json] --only faiss range_search_gpu                these, and the chip's ceilings
     python benchmarks/gpu.py --json FILE [--device cpu --characters 3000]      the same on a CPU: for the script itself
 
 It makes the reference corpus' keys with the reference model on the device, and needs torch, Triton, numpy, numba and
-safetensors alone. Measurements run one after the other; what one finds stands in the result under its name, or why it
-found nothing, or how it failed. On a CPU the kernels run in Triton's interpreter, and the figures say nothing.
+safetensors alone; a GPU build of faiss for what faiss does. Measurements run one after the other; what one finds stands
+in the result under its name, or why it found nothing, or how it failed. On a CPU the kernels run in Triton's
+interpreter, and the figures say nothing.
 """
 
 import argparse
@@ -50,15 +52,19 @@ def _model(setting: Setting) -> dict[str, Any]:
     return {**usual, "other_batches": smaller + larger}
 
 
-def _faiss(setting: Setting) -> dict[str, Any]:
-    """Faiss' own GPU index; only a GPU build of it can be measured."""
-    try:
-        problem = gpu_problem()
-    except BackendError as error:
-        problem = error.message
-    if problem:
-        raise UnavailableError(f"{problem}; its method is emulated instead")
-    return gpu_search.faiss_rates(setting)
+def _with_faiss(measure: Callable[[Setting], Any]) -> Callable[[Setting], Any]:
+    """What only a GPU build of faiss can do."""
+
+    def measured(setting: Setting) -> Any:
+        try:
+            problem = gpu_problem()
+        except BackendError as error:
+            problem = error.message
+        if problem:
+            raise UnavailableError(f"{problem}; its method is emulated instead")
+        return measure(setting)
+
+    return measured
 
 
 MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
@@ -66,12 +72,13 @@ MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "agreement": gpu_search.agreement,
     "rates": gpu_search.rates,
     "together": gpu_search.together,
-    "faiss": _faiss,
     "range_search_gpu_emulated": gpu_search.top_k_emulation,
     "neighbors": gpu_search.neighbors,
     "where_time_goes": gpu_search.where_time_goes,
     "model": _model,
     "tilings": gpu_search.tilings,
+    "range_search_gpu": _with_faiss(gpu_search.range_search_gpu),
+    "faiss": _with_faiss(gpu_search.faiss_rates),
 }
 """What is measured, in this order: the most important first. Each takes the setting, or raises UnavailableError."""
 
@@ -91,7 +98,10 @@ def main() -> None:
         "blocks": len(setting.keys),
         "build_seconds": setting.seconds,
     }
+    chosen = options.only and {"ceilings", *options.only}  # other measurements tell their share of these
     for name, measure in MEASUREMENTS.items():
+        if chosen and name not in chosen:
+            continue
         started = time.monotonic()
         try:
             setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
@@ -122,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     corpus = next((path for path in CORPORA if path.exists()), None)
     parser.add_argument("--corpus", default=corpus, required=corpus is None, type=Path, help="a UTF-8 text")
     parser.add_argument("--characters", type=int, help="of the corpus' beginning; all by default")
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, help="all by default", metavar="MEASUREMENT")
     parser.add_argument("--budget-seconds", type=float, default=420, help="after these nothing new is begun")
     return parser
 

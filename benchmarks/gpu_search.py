@@ -18,12 +18,17 @@ from gpu_setting import THRESHOLDS, Setting
 from ffnsearch_indexer.index.base import Index, RangeSums
 from ffnsearch_indexer.index.device import range_sums_together
 from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.faiss.flat import flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
+from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.fused import FusedIndex
 from ffnsearch_indexer.index.fused_tilings import Device, Tiling
 
 BATCHES = (1, 16, 64, 256, 1024, 4096)
 ORACLE_QUERIES = 2000
+BATCHES_OF_PEERS = (1, 16, 64, 256)
+"""Of what answers again on the CPU: larger ones take minutes."""
+
 FEWER = (1, 16, 40)
 """Smaller calls that are compared with the oracle, too."""
 
@@ -120,6 +125,9 @@ def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]]) -> dict[str
     measured: dict[str, Any] = {}
     keys = setting.keys[0]
     for name, batch in product(indexes[0], batches):
+        if setting.left_seconds() < 0:
+            measured.setdefault(name, {})[batch] = {"not_measured": "no time left"}
+            continue
         try:
             by_block = [
                 median(_search_seconds(setting, of_block[name], block, batch)) for block, of_block in enumerate(indexes)
@@ -193,14 +201,39 @@ def _together(setting: Setting, batch: int) -> tuple[torch.Tensor, Callable[[], 
     return queries, search
 
 
+def range_search_gpu(setting: Setting) -> dict[str, Any]:
+    """`faiss.contrib.exhaustive_search.range_search_gpu` with the most it may ask a GPU for; neighbors only, no sums.
+
+    Queries that have more than that are done again by faiss' own range search on the CPU.
+    """
+    from faiss.contrib.exhaustive_search import range_search_gpu as search
+
+    measured, gpus = {}, Gpus()
+    flats = [flat_of(keys) for keys in setting.keys]
+    copies = [gpus.copy(flat) for flat in flats]
+    for batch in BATCHES_OF_PEERS:
+        seconds, differing = 0.0, 0
+        for block, (flat, copy) in enumerate(zip(flats, copies, strict=True)):
+            queries, threshold = setting.queries[block, :batch], THRESHOLDS[block]
+            vectors = queries.astype(np.float32)
+            search(vectors, threshold, copy, flat, gpus.best_max)  # loads kernels
+            started = time.perf_counter()
+            lengths, *_ = search(vectors, threshold, copy, flat, gpus.best_max)
+            seconds += time.perf_counter() - started
+            expected = _indexes(setting, block)["exact"].range_sum(queries, [threshold]).neighbors[:, 0]
+            differing += int((np.diff(lengths) != expected).sum())
+        measured[batch] = {"prompts_per_second": batch / seconds, "differing_counts": differing}
+    return {"cpu_threads": library().omp_get_max_threads(), **measured}
+
+
 def top_k_emulation(setting: Setting) -> dict[str, Any]:
-    """An emulation of `faiss.contrib.exhaustive_search.range_search_gpu`, not faiss itself.
+    """An emulation of `range_search_gpu`, not faiss itself.
 
     The top 2,048 of each query by torch on the device; queries whose last one is above the threshold are done again
     on the CPU, by a float32 product with all keys. Neighbors only, no sums.
     """
     measured = {}
-    for batch in (1, 64) if setting.device == "cuda" else (1,):
+    for batch in BATCHES_OF_PEERS if setting.device == "cuda" else (1,):
         seconds, overflowed = 0.0, []
         for block, keys in enumerate(setting.keys):
             resident = torch.from_numpy(keys).to(setting.device)
