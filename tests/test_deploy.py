@@ -19,10 +19,11 @@ def environment_of(text):
     return dict(re.findall(r"\b(FFNSEARCH_\w+)=(\S+)", text))
 
 
-def test_the_environment_of_the_unit_gives_settings():
+def test_the_unit_and_its_settings_fit():
     unit = (DEPLOY / "ffnsearch.service").read_text()
     config = load([*from_file(DEPLOY / "ffnsearch.toml"), *from_environment(environment_of(unit))]).config
-    assert str(config.tls.key_file) == "%d/key.pem"
+    assert "\nLoadCredential" not in unit, "a copy from the start: revoked tokens would stay valid"
+    assert str(config.state_folder).startswith("/var/lib/ffnsearch/")
     assert config.grace_s < float(re.search(r"TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[1])
     assert "Type=notify" in unit
 
