@@ -6,6 +6,7 @@ import json
 import threading
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +177,26 @@ def test_a_server_and_a_snapshot_opened_here_give_the_same(engine, address, monk
             fields = {row: result.error.field for row, result in enumerate(ours) if result.status == "INVALID"}
             assert fields == {row: f"prompts[{row}].text" for row in (2, 4, 6)}
             assert ours[0] == client.predict(PROMPTS[0], include_model=True).results[0]
+
+
+@pytest.mark.parametrize("nothing", [5, None, 1.5])
+async def test_a_prompt_that_is_none_fails_alone(address, nothing):
+    prompts = [nothing, "the people", "no", nothing]
+    statuses = ["INVALID", "OK", "OK", "INVALID"]
+    with Client(address, timeout_s=WAIT_S) as client:
+        found = list(client.predict_many(prompts, prompts_per_call=3))
+    assert [result.status for result in found] == statuses
+    assert [found[row].error.field for row in (0, 3)] == ["prompts[0]", "prompts[3]"]
+    assert "neither a text nor a sequence of token ids" in found[3].error.message
+    async with AsyncClient(address, timeout_s=WAIT_S) as client:
+        assert [result.status async for result in client.predict_many(prompts, prompts_per_call=3)] == statuses
+
+
+def test_numbers_one_by_one_are_not_a_prompt(address):
+    with Client(address, timeout_s=WAIT_S) as client:
+        assert [result.status for result in client.predict_many([13, 52, 42])] == ["INVALID"] * 3
+        assert [result.status for result in client.predict_many(np.array([13, 52, 42]))] == ["INVALID"] * 3
+        assert [result.status for result in client.predict_many(np.array([[13, 52, 42]]))] == ["OK"]
 
 
 async def test_the_asynchronous_client_takes_both_kinds_of_iterables(address):

@@ -15,7 +15,7 @@ from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapsh
 from ffnsearch_service.client.asking import message
 from ffnsearch_service.client.call import TIMEOUT_S, Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
-from ffnsearch_service.client.readiness import wait_until_ready
+from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.errors import DeadlineExceededError
 
@@ -40,11 +40,12 @@ class AdminClient(Closing):
         self._channel = open_channel(address, access)
         self._admin = pb_grpc.AdminServiceStub(self._channel)
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
+        self._health = health_stub(self._channel)
 
     def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
         """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
         service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
-        wait_until_ready(self._caller, self._channel, timeout_s, service=service)
+        wait_until_ready(self._caller, self._health, timeout_s, service=service)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """All snapshots by name, a call a page."""
@@ -184,7 +185,8 @@ class AdminClient(Closing):
         self._ask(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest, name=name)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls of other threads end, too."""
+        self._caller.close()
         self._channel.close()
 
     def _wait_once(self, name: str, wait_s: float) -> BuildOperation:

@@ -1,8 +1,8 @@
 """How a caller's arguments become request messages."""
 
 import numbers
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, TypeGuard, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypedDict, TypeVar, cast
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
@@ -70,8 +70,15 @@ class ClassesOptions(SearchOptions, total=False):
     min_share: float
 
 
-def predict_request(prompts: PromptLike | Sequence[PromptLike], options: PredictOptions) -> pb.PredictRequest:
-    """Ask for the answers to one prompt or several. Raises InvalidRequestError for what no message can hold."""
+def one_or_several(prompts: PromptLike | Sequence[PromptLike]) -> Sequence[PromptLike]:
+    """Several prompts, of one or several: text, or a sequence of numbers, is one. An empty sequence is none at all."""
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
+    several: Any = [prompts] if is_one else prompts
+    return cast(Sequence[PromptLike], several)
+
+
+def predict_request(prompts: Sequence[PromptLike], options: PredictOptions) -> pb.PredictRequest:
+    """Ask for the answers to prompts. Raises InvalidRequestError for what no message can hold."""
     fields: dict[str, Any] = {name: value for name, value in options.items() if name != "profile"}
     profile = options.get("profile")
     if isinstance(profile, Profile):
@@ -79,8 +86,7 @@ def predict_request(prompts: PromptLike | Sequence[PromptLike], options: Predict
     else:
         fields["profile_name"] = profile
     request = message(pb.PredictRequest, "options", **fields)
-    together: Any = [prompts] if _is_prompt(prompts) else prompts
-    request.prompts.extend(prompt_message(prompt, f"prompts[{row}]") for row, prompt in enumerate(together))
+    request.prompts.extend(prompt_message(prompt, f"prompts[{row}]") for row, prompt in enumerate(prompts))
     return request
 
 
@@ -104,16 +110,18 @@ def info_request(snapshot: str) -> pb.GetInfoRequest:
 
 
 def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
-    """Write one prompt. Raises InvalidRequestError for lone surrogates and for numbers that are no token ids."""
+    """Write one prompt. Raises InvalidRequestError for lone surrogates, and for what are no token ids."""
     if isinstance(prompt, str):
         return message(pb.Prompt, f"{field}.text", text=prompt)
+    if not isinstance(prompt, Iterable):
+        raise InvalidRequestError(
+            f"{field}: {prompt!r} is neither a text nor a sequence of token ids",
+            code="INVALID_ARGUMENT",
+            reason="INVALID_VALUE",
+            field=field,
+        )
     ids = message(pb.TokenIds, f"{field}.tokens", ids=[token for token in prompt])
     return pb.Prompt(tokens=ids)
-
-
-def _is_prompt(prompts: PromptLike | Sequence[PromptLike]) -> TypeGuard[PromptLike]:
-    """Tell one prompt from several: text, or a sequence of numbers. An empty sequence is no prompts at all."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
 
 
 def message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:

@@ -6,6 +6,7 @@ deadline.
 """
 
 import asyncio
+import math
 import random
 import time
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.client.channel import Bearer
-from ffnsearch_service.errors import ResourceExhaustedError, ServiceError
+from ffnsearch_service.errors import CallCancelledError, RequestError, ResourceExhaustedError, ServiceError
 from ffnsearch_service.status import service_error
 
 TIMEOUT_S = 30.0
 """How long a call may take where the caller does not say: gRPC's own default is for ever."""
+
+TIMEOUT_S_MAX = 1e9
+"""30 years. Beyond 200 years gRPC's own clock overflows, and the call would be over before it began."""
 
 PAUSE_S_MIN = 0.01
 """Shortest pause before a call is sent again, whatever the server says."""
@@ -27,7 +31,10 @@ class Patience:
     """One caller's deadline over several tries."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._deadline_s = time.monotonic() + timeout_s
+        """Begin now; `math.inf` is for ever. Raises RequestError for what is no number."""
+        if math.isnan(timeout_s):
+            raise RequestError("timeout_s is nan: give seconds", field="timeout_s")
+        self._deadline_s = time.monotonic() + min(timeout_s, TIMEOUT_S_MAX)
 
     def left_s(self) -> float:
         """Seconds that are left, at least 0."""
@@ -52,29 +59,52 @@ class Caller:
         self._bearer = bearer
         self._timeout_s = timeout_s
         self._retry_overloaded = retry_overloaded
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Make no call from now on. Call it before the channel is closed."""
+        self._is_closed = True
 
     def call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        """Send a request through a method of a stub, and return the response. Raises ServiceError, CredentialsError."""
+        """Send a request through a method of a stub, and return the response.
+
+        Raises ServiceError, CredentialsError, and RequestError for a time that is none.
+        """
         patience = self._patience(timeout_s)
         while True:
+            self._require_open()
             try:
                 return method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
                 pause_s = self._pause_s(error, patience)
+            except ValueError:  # gRPC's word for a channel that another thread closed just now
+                self._require_open()
+                raise
             time.sleep(pause_s)
 
     async def call_async(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """`call` for the stubs of asyncio."""
         patience = self._patience(timeout_s)
         while True:
+            self._require_open()
             try:
                 return await method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
                 pause_s = self._pause_s(error, patience)
+            except asyncio.CancelledError:
+                if not _is_cancelled():  # the call is, by a channel that was closed
+                    self._require_open()
+                raise
             await asyncio.sleep(pause_s)
 
     def _patience(self, timeout_s: float | None) -> Patience:
         return Patience(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise CallCancelledError(
+                f"the client of {self.address} is closed: make another one", code="CANCELLED", reason="CLIENT_CLOSED"
+            )
 
     def _pause_s(self, error: grpc.RpcError, patience: Patience) -> float:
         """How long to wait before the call is sent again. Raises the error where it is not."""
@@ -83,3 +113,9 @@ class Caller:
         if pause_s is None:
             raise failed from None
         return pause_s
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -15,6 +15,7 @@ from ffnsearch_service.client.asking import (
     classes_request,
     info_request,
     neighbors_request,
+    one_or_several,
     predict_request,
 )
 from ffnsearch_service.client.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
@@ -36,7 +37,7 @@ class Calls(Closing):
         **options: Unpack[PredictOptions],
     ) -> PredictResult:
         """Answer one prompt or several, each text or token ids; one result for each, in their order."""
-        return reading.predict_result(self._send("Predict", predict_request(prompts, options), timeout_s))
+        return self._predict(one_or_several(prompts), timeout_s, options)
 
     def predict_many(
         self,
@@ -57,7 +58,7 @@ class Calls(Closing):
         """
 
         def ask(batch: Sequence[PromptLike]) -> PredictResult:
-            return self.predict(batch, timeout_s=timeout_s, **options)
+            return self._predict(batch, timeout_s, options)
 
         return many.predict_many(
             ask, prompts, prompts_per_call=prompts_per_call, concurrency=concurrency, progress=progress
@@ -92,6 +93,11 @@ class Calls(Closing):
     def info(self, *, snapshot: str = "", timeout_s: float | None = None) -> Info:
         """Tell what is served, and within which limits. snapshot: name or alias."""
         return reading.info(self._send("GetInfo", info_request(snapshot), timeout_s))
+
+    def _predict(
+        self, prompts: Sequence[PromptLike], timeout_s: float | None, options: PredictOptions
+    ) -> PredictResult:
+        return reading.predict_result(self._send("Predict", predict_request(prompts, options), timeout_s))
 
     @abstractmethod
     def close(self) -> None:

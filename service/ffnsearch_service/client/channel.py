@@ -14,6 +14,10 @@ from ffnsearch_service.security.calling import channel_credentials, load_token, 
 RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
 """Pause between two attempts to connect: gRPC's own grows to 2 minutes, after which a server has long been back."""
 
+KEEPALIVE_MS, PING_TIMEOUT_MS = 15_000, 5_000
+"""A call that hears nothing for so long asks whether anybody is there, and gives the connection up after so long: what
+forgot it on the way (a router, a frozen machine) does not say so. Servers allow a ping every 10 s."""
+
 
 class AccessOptions(TypedDict, total=False):
     """How a server is reached, and who says to be calling.
@@ -88,18 +92,20 @@ def _require_port(address: str) -> None:
 
 
 def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:
-    limits = Limits()
     return [
-        ("grpc.max_send_message_length", -1),  # the server's limit counts, and its refusal says so
-        ("grpc.max_receive_message_length", limits.response_bytes_max),
+        ("grpc.max_send_message_length", -1),  # the server's limits count, in both directions, and its refusal says so
+        ("grpc.max_receive_message_length", -1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each client
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS_MIN),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it, the line above is not honoured
         ("grpc.enable_retries", int(retries)),
         ("grpc.service_config", service_config()),
         ("grpc.service_config_disable_resolution", 1),  # ours alone, whatever the DNS says
-        ("grpc.per_rpc_retry_buffer_size", 2 * limits.request_bytes_max),  # a larger request would not be retried
+        ("grpc.per_rpc_retry_buffer_size", 2 * Limits().request_bytes_max),  # a larger request would not be retried
     ]
 
 

@@ -233,7 +233,7 @@ async def _until_failure_async(
 def _blames_prompts(error: FfnSearchError) -> bool:
     """Whether fewer prompts, or others, might be answered."""
     if isinstance(error, ResourceExhaustedError):
-        return "larger than max" in error.message  # gRPC's own words, at either end
+        return "larger than max" in error.message  # gRPC's own words, of a request or its response
     field = error.field if isinstance(error, ServiceError) else error.metadata.get("field", "")
     return field.startswith("prompts")
 

@@ -20,39 +20,37 @@ _NOT_YET = (UnavailableError, DeadlineExceededError, NotFoundError)
 """What a server may answer that does not run yet, or does not know its services yet."""
 
 
-def wait_until_ready(
-    caller: Caller, channel: grpc.Channel, timeout_s: float, *, service: str = PREDICTION_SERVICE
-) -> None:
-    """Return once `service` is SERVING.
+def health_stub(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+    """A stub of the health service, whose types do not tell its methods; of a closed channel it would crash."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def wait_until_ready(caller: Caller, health: Any, timeout_s: float, *, service: str = PREDICTION_SERVICE) -> None:
+    """Return once `service` is SERVING; `health` is a `health_stub`.
 
     Raises DeadlineExceededError, with what was in the way, if it is not within `timeout_s`; and at once ServiceError
     for what waiting does not mend, such as a token that is not accepted.
     """
-    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, service)
+    waiting = _Waiting(caller.address, timeout_s, service)
     while True:
         try:
-            if waiting.is_over(caller.call(check, waiting.question, waiting.left_s())):
+            if waiting.is_over(caller.call(health.Check, waiting.question, waiting.left_s())):
                 return
         except _NOT_YET as error:
             waiting.note(error)
         time.sleep(waiting.pause_s())
 
 
-async def wait_until_ready_async(caller: Caller, channel: grpc.aio.Channel, timeout_s: float) -> None:
+async def wait_until_ready_async(caller: Caller, health: Any, timeout_s: float) -> None:
     """Return once PredictionService is SERVING; `wait_until_ready` for asyncio."""
-    check, waiting = _stub(channel).Check, _Waiting(caller.address, timeout_s, PREDICTION_SERVICE)
+    waiting = _Waiting(caller.address, timeout_s, PREDICTION_SERVICE)
     while True:
         try:
-            if waiting.is_over(await caller.call_async(check, waiting.question, waiting.left_s())):
+            if waiting.is_over(await caller.call_async(health.Check, waiting.question, waiting.left_s())):
                 return
         except _NOT_YET as error:
             waiting.note(error)
         await asyncio.sleep(waiting.pause_s())
-
-
-def _stub(channel: Any) -> Any:
-    """A stub of the health service, whose types do not tell its methods."""
-    return health_pb2_grpc.HealthStub(channel)
 
 
 class _Waiting:

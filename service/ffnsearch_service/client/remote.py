@@ -20,12 +20,13 @@ from ffnsearch_service.client.asking import (
     classes_request,
     info_request,
     neighbors_request,
+    one_or_several,
     predict_request,
 )
 from ffnsearch_service.client.call import TIMEOUT_S, Caller
 from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel, open_channel
-from ffnsearch_service.client.readiness import wait_until_ready, wait_until_ready_async
+from ffnsearch_service.client.readiness import health_stub, wait_until_ready, wait_until_ready_async
 from ffnsearch_service.client.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
 
 
@@ -51,16 +52,18 @@ class Client(Calls):
         self._caller = Caller(address, bearer, timeout_s=timeout_s, retry_overloaded=retry_overloaded)
         self._channel = open_channel(address, access)
         self._stub = pb_grpc.PredictionServiceStub(self._channel)
+        self._health = health_stub(self._channel)
 
     def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
         """Return once the server says that it serves. Raises DeadlineExceededError if it does not within `timeout_s`.
 
         Raises ServiceError at once for what waiting does not mend, such as a token that is not accepted.
         """
-        wait_until_ready(self._caller, self._channel, timeout_s)
+        wait_until_ready(self._caller, self._health, timeout_s)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls of other threads end, too."""
+        self._caller.close()
         self._channel.close()
 
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
@@ -83,6 +86,7 @@ class AsyncClient:
         self._caller = Caller(address, bearer, timeout_s=timeout_s, retry_overloaded=retry_overloaded)
         self._channel = open_async_channel(address, access)
         self._stub = pb_grpc.PredictionServiceStub(self._channel)
+        self._health = health_stub(self._channel)
 
     async def predict(
         self,
@@ -92,7 +96,7 @@ class AsyncClient:
         **options: Unpack[PredictOptions],
     ) -> PredictResult:
         """Answer one prompt or several, each text or token ids; one result for each, in their order."""
-        return reading.predict_result(await self._send("Predict", predict_request(prompts, options), timeout_s))
+        return await self._predict(one_or_several(prompts), timeout_s, options)
 
     def predict_many(
         self,
@@ -107,7 +111,7 @@ class AsyncClient:
         """Answer any number of prompts, as `Client.predict_many` does; they may come from an asynchronous iterable."""
 
         async def ask(batch: Sequence[PromptLike]) -> PredictResult:
-            return await self.predict(batch, timeout_s=timeout_s, **options)
+            return await self._predict(batch, timeout_s, options)
 
         return many.predict_many_async(
             ask, prompts, prompts_per_call=prompts_per_call, concurrency=concurrency, progress=progress
@@ -146,10 +150,11 @@ class AsyncClient:
 
     async def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
         """Return once the server says that it serves, as `Client.wait_for_ready` does."""
-        await wait_until_ready_async(self._caller, self._channel, timeout_s)
+        await wait_until_ready_async(self._caller, self._health, timeout_s)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls of other tasks end, too."""
+        self._caller.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -159,6 +164,11 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _predict(
+        self, prompts: Sequence[PromptLike], timeout_s: float | None, options: PredictOptions
+    ) -> PredictResult:
+        return reading.predict_result(await self._send("Predict", predict_request(prompts, options), timeout_s))
 
     async def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
         return await self._caller.call_async(getattr(self._stub, method), request, timeout_s)
