@@ -33,6 +33,7 @@ def test_the_environment_of_the_image_gives_settings():
     config = load([*from_arguments(["a.ffn"]), *from_environment(environment_of(image))]).config
     assert (config.metrics.port, config.logging.format) == (9464, "json")
     assert re.search(r"^USER \d+$", image, re.MULTILINE)
+    assert 'ENTRYPOINT ["tini"' in image, "as process 1 a server would not hear a second SIGTERM"
     for folder in re.findall(r"^COPY (?!--)(.+) \S+$", image, re.MULTILINE):
         assert all((DEPLOY.parent / name).exists() for name in folder.split())
 

@@ -49,9 +49,9 @@ class Authority:
         is_authority = [x509.BasicConstraints(ca=True, path_length=None), x509.KeyUsage(**signs)]
         self.certificate = self._sign(self._key, self._name, is_authority)
 
-    def make(self, *, for_client=False, begins=-DAY, ends=DAY) -> Pair:
-        """A pair for 127.0.0.1, valid from and to so long from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def make(self, *, for_client=False, begins=-DAY, ends=DAY, key=None) -> Pair:
+        """A pair for 127.0.0.1, valid from and to so long from now; of a new key where none is given."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if for_client else ExtendedKeyUsageOID.SERVER_AUTH
         here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])

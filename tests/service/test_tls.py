@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from certificates import DAY, Authority, Pair, der, encrypted, shown, write_key
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from looping import WAIT_S
 from protected import SERVICE, protected
 from serving import serving
@@ -60,6 +61,28 @@ def test_calls_are_encrypted_and_only_the_right_authority_is_believed(files, ca,
         with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(f"/{SERVICE}/Echo")(b"hello", timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("key", "serves"),
+    [
+        (rsa.generate_private_key(65537, 2048), True),
+        (ec.generate_private_key(ec.SECP256R1()), True),
+        (ec.generate_private_key(ec.SECP384R1()), True),
+        (ec.generate_private_key(ec.SECP521R1()), False),
+        (ed25519.Ed25519PrivateKey.generate(), False),
+        (ed448.Ed448PrivateKey.generate(), False),
+    ],
+    ids=["RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448"],
+)
+def test_keys_of_every_kind_that_is_taken_serve(ca, tmp_path, key, serves):
+    files = AUTHORITY.make(key=key).write(tmp_path)
+    if not serves:
+        with pytest.raises(CredentialsError, match="make one of RSA, or of the curve P-256"):
+            protection_of(files)
+        return
+    with protected(protection_of(files)) as address:
+        assert says(address, channel_credentials(ca)) == b"hello from "
 
 
 def test_a_client_without_the_right_certificate_is_let_in_nowhere(ca, tmp_path):

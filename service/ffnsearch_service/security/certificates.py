@@ -8,15 +8,22 @@ from datetime import UTC, datetime
 
 from ffnsearch_service.errors import CredentialsError
 
+_KINDS = (
+    bytes.fromhex("300d06092a864886f70d0101010500"),  # RSA
+    bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107"),  # P-256
+    bytes.fromhex("301006072a8648ce3d020106052b81040022"),  # P-384
+)
+"""Public keys that gRPC, which has a TLS library of its own, serves with: how a certificate names theirs (RFC 5280)."""
+
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 def check_pair(certificate_pem: bytes, key_pem: bytes, *, of_client: bool = False) -> datetime:
     """Try a certificate, with the chain after it, and its private key; returns when the certificate expires.
 
-    Raises CredentialsError where either is no PEM, the key is encrypted or not the certificate's, or the certificate
-    has expired, is not valid yet or is not for servers (`of_client`: for clients). Its names are not looked at: those
-    who are shown it know which they want.
+    Raises CredentialsError where either is no PEM, the key is encrypted, not the certificate's or of a kind that gRPC
+    does not serve with, or the certificate has expired, is not valid yet or is not for servers (`of_client`: for
+    clients). Its names are not looked at: those who are shown it know which they want.
     """
     _require_pem(certificate_pem, key_pem)
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -35,6 +42,7 @@ def check_pair(certificate_pem: bytes, key_pem: bytes, *, of_client: bool = Fals
         raise _invalid(f"the certificate cannot be used: {error.reason}; renew it") from None
     found = ends[0 if of_client else 1].getpeercert()
     assert found, "the handshake is over, and the judge has seen the certificate"
+    _require_kind(ssl.PEM_cert_to_DER_cert(_first(certificate_pem)))
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found["notAfter"])), UTC)
 
 
@@ -63,6 +71,12 @@ def _require_pem(certificate_pem: bytes, key_pem: bytes) -> None:
         raise _invalid("the key is not in PEM form: it has no PRIVATE KEY block")
     if b"ENCRYPTED" in key_pem:
         raise _invalid("the key is encrypted, and nobody is there to type its password: store it decrypted")
+
+
+def _require_kind(certificate: bytes) -> None:
+    """Refuse what serves in the trial, which is OpenSSL's, and not in gRPC."""
+    if not any(kind in certificate for kind in _KINDS):
+        raise _invalid("the key is of a kind that gRPC does not serve with: make one of RSA, or of the curve P-256")
 
 
 def _load(context: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
