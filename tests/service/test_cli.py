@@ -10,9 +10,12 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 
+import grpc
 import pytest
+from scripted import Scripted, scripted_server
 from serving import WAIT_S
 
+from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.store.snapshot import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
@@ -292,6 +295,42 @@ def test_tokens_are_visible():
     assert show.quoted("a b\n") == '"a b\\n"'
     assert show.bar(1.0) == "█" * show.BAR_CHARACTERS
     assert show.bar(0.0) == ""
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b2J\r\u202e"
+
+
+class Hostile(Scripted):
+    """Says what a terminal would obey, wherever it can say something."""
+
+    def GetInfo(self, request, context):
+        return pb.GetInfoResponse(backend=HOSTILE, server_version=HOSTILE)
+
+    def Predict(self, request, context):
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, HOSTILE)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_terminal_obeys_no_server(run, monkeypatch, is_terminal):
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: is_terminal, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    with scripted_server(Hostile()) as address:
+        for arguments in (("info", address), ("predict", address, "a")):
+            _, out, err = run(*arguments)
+            for told in (out, err):
+                assert all(character.isprintable() or character == "\n" for character in told), told
+            assert "\\x1b[2J" in out + err
+
+
+@pytest.mark.parametrize("arguments", ["info {snapshot} --json", "predict --help", "predict {snapshot} abcdefghij"])
+def test_a_full_disk_is_told_in_one_line(tiny_snapshot, arguments):
+    command = [sys.executable, "-m", "ffnsearch_service.cli", *arguments.format(snapshot=tiny_snapshot).split()]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no space is left where the output goes: free some, or let it go elsewhere\n",
+    )
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 200])

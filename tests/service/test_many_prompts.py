@@ -1,6 +1,7 @@
 """Any number of prompts: answered in order, a few calls at a time, read as they are needed, bad ones alone."""
 
 import asyncio
+import codecs
 import itertools
 import json
 import threading
@@ -276,6 +277,15 @@ def test_the_command_line_reads_standard_input(run, address, tmp_path, monkeypat
     assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["the people", "no"])
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "the people\r\nno"), ("a.jsonl", '"the people"\r\n"no"\r\n')])
+def test_files_of_windows_are_read(run, address, tmp_path, name, text):
+    (tmp_path / name).write_bytes(codecs.BOM_UTF8 + text.encode())
+    code, out, err = run("predict", address, "--prompts-file", tmp_path / name, "--jsonl")
+    assert code == 0
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["the people", "no"]
+    assert "refused" not in err
+
+
 def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_path):
     cases = {"no json": "line 1 is no JSON", "[1, true, 2]": "neither", '{"text": "a"}': "neither", "[[1]]": "neither"}
     for text, expected in cases.items():
@@ -287,6 +297,8 @@ def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_p
         (): "give prompts, or --prompts-file",
         ("a", "--prompts-file", "b"): "one of the two",
         ("--prompts-file", "b", "--json"): "--jsonl",
+        ("--prompts-file", "b", "--explain"): "add --jsonl",
+        ("a", "--concurrency", 2): "are for --prompts-file",
         ("--prompts-file", tmp_path / "none"): "cannot be read",
         ("--prompts-file", tmp_path): "cannot be read",
         ("--prompts-file", "n" * 300): "cannot be read",

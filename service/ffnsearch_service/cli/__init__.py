@@ -1,5 +1,6 @@
 """The command line `ffnsearch`: one subcommand after the other; each imports only what it needs."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -23,14 +24,23 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line; one line on stderr and exit status 2 for every error of the tree."""
+    """Run the command line; one line on stderr and exit status 2 for every error of the tree, and a full disk."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told once, by us
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of torch made a search 1.6 times slower
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        make_app()(prog_name="ffnsearch")
+        try:
+            make_app()(prog_name="ffnsearch")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
+        complain("no space is left where the output goes: free some, or let it go elsewhere")
+        sys.exit(EXIT_REFUSED)
     except FfnSearchError as error:
         complain(error.message)
         sys.exit(EXIT_REFUSED)

@@ -7,6 +7,7 @@ import typer
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson
 from ffnsearch_service.cli.servers import ServerOptions, access_of, with_server_options
 from ffnsearch_service.errors import RequestError, ServiceError
+from ffnsearch_service.show.terminal import harmless
 
 if TYPE_CHECKING:
     from ffnsearch_service.client.admin import AdminClient
@@ -87,7 +88,8 @@ def load(
     if as_json:
         print_json(loaded)
     else:
-        print(f"loaded {name}: snapshot {loaded.info['id'][:12]}, {loaded.info['substrings']:,} substrings")
+        id_ = harmless(loaded.info["id"][:12])
+        print(f"loaded {name}: snapshot {id_}, {loaded.info['substrings']:,} substrings")
 
 
 def unload(context: typer.Context, name: Name, etag: Etag = "") -> None:
@@ -124,7 +126,7 @@ def alias(
     if as_json:
         print_json(moved)
     else:
-        print(f"{moved.name} points to {moved.snapshot_name}")
+        print(harmless(f"{moved.name} points to {moved.snapshot_name}"))
 
 
 def build(
@@ -199,8 +201,8 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
     def show(now: "BuildOperation") -> None:
         nonlocal shown
         if now.stage != shown.stage:  # it may have ended between two looks
-            display(shown.stage, max(1, shown.units_total), max(1, shown.units_total))
-        display(now.stage, now.units_done, max(1, now.units_total))
+            display(harmless(shown.stage), max(1, shown.units_total), max(1, shown.units_total))
+        display(harmless(now.stage), now.units_done, max(1, now.units_total))
         shown = now
 
     try:
@@ -221,9 +223,9 @@ def _print_build(operation: "BuildOperation", as_json: bool) -> None:
     if as_json:
         print_json(operation)
     elif operation.result:
-        print(f"built {operation.result.name}: {operation.result.substrings:,} substrings")
+        print(harmless(f"built {operation.result.name}: {operation.result.substrings:,} substrings"))
     else:
-        print(f"{operation.name} builds {operation.snapshot_name}")
+        print(harmless(f"{operation.name} builds {operation.snapshot_name}"))
 
 
 def _gate(text: str) -> tuple[str, float] | None:

@@ -61,8 +61,12 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
-    prompts_per_call: Annotated[int, typer.Option(help="With FILE or --jsonl: prompts in a call.", min=1)] = 64,
-    concurrency: Annotated[int, typer.Option(help="With FILE or --jsonl: calls at a time.", min=1, max=256)] = 4,
+    prompts_per_call: Annotated[
+        int | None, typer.Option(help="With FILE or --jsonl: prompts in a call.", min=1, show_default="64")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="With FILE or --jsonl: calls at a time.", min=1, max=256, show_default="4")
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     skip_verify: SkipVerify = False,
@@ -73,6 +77,10 @@ def predict(
     """
     chosen = _profile(profile, profile_file, threshold or [], weight or [])
     is_bulk = _is_bulk(prompts or [], prompts_file, as_json=as_json, as_jsonl=as_jsonl)
+    if explain and is_bulk and not as_jsonl:
+        raise RequestError("--explain needs more than a line a prompt: add --jsonl, or give prompts instead of a file")
+    if not is_bulk and (prompts_per_call or concurrency):
+        raise RequestError("--prompts-per-call and --concurrency are for --prompts-file and --jsonl: leave them out")
     with open_target(
         target, server, backend=backend, device=device, skip_verify=skip_verify, retry_overloaded=is_bulk
     ) as calls:
@@ -86,14 +94,15 @@ def predict(
             "snapshot": server.snapshot,
         }
         if is_bulk:
+            from ffnsearch_service.client.many import CONCURRENCY, PROMPTS_PER_CALL
             from ffnsearch_service.show.many import print_many
 
             failures = print_many(
                 calls,
                 prompts_file or prompts or [],
                 as_json=as_jsonl,
-                prompts_per_call=prompts_per_call,
-                concurrency=concurrency,
+                prompts_per_call=prompts_per_call or PROMPTS_PER_CALL,
+                concurrency=concurrency or CONCURRENCY,
                 **options,
             )
         else:

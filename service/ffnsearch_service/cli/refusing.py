@@ -6,13 +6,15 @@ from typing import NoReturn
 
 import typer
 
+from ffnsearch_service.show.terminal import harmless
+
 EXIT_REFUSED = 2
 """Exit status for everything that the caller can mend: wrong arguments, files, addresses, prompts."""
 
 
 def complain(message: str) -> None:
     """Tell on stderr what is wrong, in one line."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {harmless(' '.join(message.split()))}", file=sys.stderr)
 
 
 def refuse(problems: Sequence[str]) -> NoReturn:

@@ -1,5 +1,6 @@
 """How prompts are read from a file: a line each, as text or as JSON."""
 
+import codecs
 import json
 import os
 import sys
@@ -21,9 +22,9 @@ LINE_BYTES_MAX = 4 << 20
 def read_prompts(path: Path) -> Iterator[PromptLike]:
     """The prompts of a UTF-8 file, or of standard input for `-`, read as they are needed.
 
-    Each line is a prompt, without its line break; of a file *.jsonl it is a JSON string, or a list of token ids.
-    Raises RequestError, which names the line, for JSON that is neither, and for a line too long; and where there is no
-    such file.
+    Each line is a prompt, without its line break, and the first without a byte order mark; of a file *.jsonl it is a
+    JSON string, or a list of token ids. Raises RequestError, which names the line, for JSON that is neither, and for a
+    line too long; and where there is no such file.
     """
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
@@ -49,7 +50,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := file.readline(LINE_BYTES_MAX + 2):
         number += 1
-        yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        yield number, text.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:

@@ -20,12 +20,11 @@ from ffnsearch_service.client.results import (
 )
 from ffnsearch_service.profiles import Kind
 from ffnsearch_service.show.tables import Table, print_table
+from ffnsearch_service.show.terminal import harmless
 
 BAR_CHARACTERS = 24
 EXPLAINED_TOKENS_MAX = 7
 """Most tokens in a table of contributions: so many columns fit a terminal."""
-
-_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def print_prediction(prompts: Sequence[str], prediction: PredictResult, *, explain: bool = False) -> None:
@@ -40,7 +39,7 @@ def print_prediction(prompts: Sequence[str], prediction: PredictResult, *, expla
                 _print_contributions(result.distribution.tokens[:EXPLAINED_TOKENS_MAX], prediction.profile_kind)
     profile = prediction.profile_name or "the given one"
     backend = backend_line(prediction.backend, prediction.approximate, prediction.recall)
-    print(f"snapshot {prediction.snapshot_id[:12]}, profile {profile}, backend {backend}")
+    print(harmless(f"snapshot {prediction.snapshot_id[:12]}, profile {profile}, backend {backend}"))
     print(_timing_line(prediction.timings))
 
 
@@ -90,8 +89,7 @@ def visible(text: str) -> str:
 
 def quoted(text: str) -> str:
     """Show a text on one line, in quotes; spaces stay."""
-    shown = (_ESCAPES.get(c, c if c.isprintable() else c.encode("unicode_escape", "replace").decode()) for c in text)
-    return f'"{"".join(shown)}"'
+    return '"' + harmless(text.replace("\\", "\\\\")) + '"'
 
 
 def bar(probability: float) -> str:

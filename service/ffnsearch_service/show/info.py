@@ -7,6 +7,7 @@ from ffnsearch_indexer.answer.profile import ProductProfile, Profile, Step, SumP
 from ffnsearch_service.client.results import FidelitySummary, Info
 from ffnsearch_service.show.answers import backend_line
 from ffnsearch_service.show.tables import Table, print_table
+from ffnsearch_service.show.terminal import harmless
 
 
 def print_info(info: Info) -> None:
@@ -23,8 +24,10 @@ def print_info(info: Info) -> None:
     else:
         print("fidelity: not measured; `ffnsearch evaluate` measures it and keeps it in the snapshot")
     if info.self_sums_profile_names:
-        print(f"\nself-sums: prompts from the corpus need no search with {', '.join(info.self_sums_profile_names)}")
-    print(f"\nbackend {backend_line(info.backend, info.approximate, info.recall)}, version {info.server_version}")
+        names = harmless(", ".join(info.self_sums_profile_names))
+        print(f"\nself-sums: prompts from the corpus need no search with {names}")
+    backend = backend_line(info.backend, info.approximate, info.recall)
+    print(f"\n{harmless(f'backend {backend}, version {info.server_version}')}")
 
 
 def _profile_table(info: Info) -> Table:

@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from ffnsearch_service.show.terminal import harmless
 
 LAST_CHARACTERS_MIN = 20
 """The last column gives way where the terminal is narrow, down to so many characters a line."""
@@ -24,9 +26,14 @@ class Table:
 
 
 def print_table(table: Table) -> None:
-    """Print a table: with rich on a terminal, as aligned text elsewhere, and where rich would have to cut something."""
-    if not (sys.stdout.isatty() and _printed_rich(table)):
-        _print_plain(table)
+    """Print a table: with rich on a terminal, as aligned text elsewhere, and where rich would have to cut something.
+
+    What would not be printed is shown as escapes.
+    """
+    lines = [[harmless(cell) for cell in line] for line in (table.headings, *table.rows)]
+    shown = replace(table, headings=lines[0], rows=lines[1:])
+    if not (sys.stdout.isatty() and _printed_rich(shown)):
+        _print_plain(shown)
 
 
 def _printed_rich(table: Table) -> bool:
