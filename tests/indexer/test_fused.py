@@ -290,7 +290,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ffnsearch_indexer.index import fused_kernels
-from ffnsearch_indexer.index.fused import BOUND_WARPS, ENTRIES, FusedIndex
+from ffnsearch_indexer.index.fused import BOUND_STAGES, BOUND_WARPS, ENTRIES, FusedIndex
 from ffnsearch_indexer.index.fused_tilings import tiling_of
 
 tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -325,7 +325,8 @@ def compile_for_hopper(name, tiling, options, D=384, skips=True):
     votes = len(re.findall(r"\\bVOTE", sass))  # with which lanes would wait for one another's atomics
     stack_bytes = re.search(r"STACK:(\\d+)", used)[1]
     in_tensor_cores = "wgmma.mma_async" in made.asm["ptx"] or (tiling.queries < 64 and "mma.sync" in made.asm["ptx"])
-    print(name, D, made.metadata.shared, stack_bytes, int(in_tensor_cores), votes)
+    fetches_ahead = int("cp.async" in made.asm["ptx"])
+    print(name, D, made.metadata.shared, stack_bytes, int(in_tensor_cores), votes, fetches_ahead)
 
 
 for tiling, D, skips in itertools.product(settings.tilings, (384, 448, 768), (True, False)):
@@ -334,7 +335,7 @@ for tiling, D, skips in itertools.product(settings.tilings, (384, 448, 768), (Tr
         "scan_tiles", fitting, {"num_warps": fitting.warps, "num_stages": fitting.stages}, -(-D // 128) * 128, skips
     )
 for tiling in settings.tilings:
-    compile_for_hopper("bound_tiles", tiling, {"num_warps": BOUND_WARPS})
+    compile_for_hopper("bound_tiles", tiling, {"num_warps": BOUND_WARPS, "num_stages": BOUND_STAGES})
 for name in ("add_pairs", "score_pairs"):
     compile_for_hopper(name, settings.tilings[-1], {"num_warps": 4})
 """
@@ -353,8 +354,9 @@ def test_kernels_compile_for_hopper_without_spills_and_fit_it(tmp_path: Path) ->
     assert ended.returncode == 0, ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert len(lines) == 7 * len(FusedIndex.settings.tilings) + 2
-    for kernel, d_model, shared_bytes, stack_bytes, in_tensor_cores, votes in lines:
+    for kernel, d_model, shared_bytes, stack_bytes, in_tensor_cores, votes, fetches_ahead in lines:
         assert int(votes) == 0 or kernel != "scan_tiles", kernel
         assert int(shared_bytes) <= SHARED_BYTES_MAX, kernel
         assert int(stack_bytes) <= (0 if d_model == "384" else 64), kernel
         assert int(in_tensor_cores) == (kernel in ("scan_tiles", "bound_tiles")), kernel
+        assert int(fetches_ahead) == (kernel == "scan_tiles"), kernel

@@ -58,6 +58,11 @@ COLUMNS_MAX = 256
 BOUND_WARPS = 8
 """Warps of `bound_tiles`, which keeps several numbers of each query and centre in registers."""
 
+BOUND_STAGES = 1
+"""Steps of `bound_tiles` that are under way at a time. With more, Triton gives the queries, which are used twice there,
+two buffers for three steps, and fills one anew while a product may still read it: bounds would be wrong, now and then.
+"""
+
 ENTRIES, LONG_ROW = 4, 256
 """Entries of a row of counts that are added at once, and from which length of a row on it is more."""
 
@@ -374,7 +379,9 @@ class FusedIndex(OnDeviceIndex):
             *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(limits)),
             **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
             **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": tiling.keys, "TILE_QUERIES": tiling.queries},
-            **{"CENTRES": settings.centres, "DEPTH": tiling.depth, "num_warps": BOUND_WARPS},
+            **{"CENTRES": settings.centres, "DEPTH": tiling.depth},
+            num_warps=BOUND_WARPS,
+            num_stages=BOUND_STAGES,
         )
 
     def _integers(self, *shape: int) -> Tensor:
