@@ -57,7 +57,7 @@ SHAPES = (
     (64, Tiling(64, 32, 128, 4, 2, queries_first=True, sharers=4)),
     (64, Tiling(64, 32, 128, 4, 3, queries_first=True, sharers=4)),
 )
-"""How many queries, and what is tried for them besides what is shipped, in SHAPED_BLOCK."""
+"""How many queries, and what is tried for them in SHAPED_BLOCK: what is shipped, and others."""
 
 PROGRAMS = (660, 1056, 2112)
 """How many programs are tried."""
@@ -140,10 +140,16 @@ def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]]) -> dict[str
         measured.setdefault(name, {})[batch] = {
             "prompts_per_second": batch / seconds,
             "block_ms": [1000 * of_block for of_block in by_block],
-            "share_of_matmul": flop / seconds / 1e12 / setting.found["ceilings"]["matmul_tflop_s"],
-            "share_of_copy": key_bytes / seconds / 1e12 / setting.found["ceilings"]["copy_tb_s"],
+            "share_of_matmul": _share(setting, flop / seconds / 1e12, "matmul_tflop_s"),
+            "share_of_copy": _share(setting, key_bytes / seconds / 1e12, "copy_tb_s"),
         }
     return measured
+
+
+def _share(setting: Setting, rate: float, ceiling: str) -> float | None:
+    """What share a rate is of a ceiling; None where that was not measured."""
+    most = setting.found["ceilings"].get(ceiling)
+    return rate / most if most else None
 
 
 def together(setting: Setting) -> dict[str, Any]:

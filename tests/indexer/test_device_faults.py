@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,20 @@ def test_what_a_library_says_becomes_a_typed_error(reason: str, error: RuntimeEr
     assert caught.value.reason == reason
     assert "--device cpu" in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CalledProcessError(1, "gcc"), FileNotFoundError("/.triton"), AssertionError("libcuda.so cannot be found!")],
+)
+def test_what_triton_cannot_compile_with_is_a_failing_device(error: Exception) -> None:
+    of_triton: dict[str, Any] = {"__name__": "triton.runtime.build"}
+    exec("def build(error): raise error", of_triton)
+    with pytest.raises(DeviceError) as caught, device_errors():
+        of_triton["build"](error)
+    assert caught.value.reason == DEVICE_FAILED
+    with pytest.raises(type(error)), device_errors():
+        raise error.with_traceback(None)  # as it is outside of Triton
 
 
 @pytest.mark.parametrize("error", [RuntimeError("expected a tensor"), ValueError("CUDA error"), CancelledError("gone")])

@@ -290,7 +290,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ffnsearch_indexer.index import fused_kernels
-from ffnsearch_indexer.index.fused import BOUND_STAGES, BOUND_WARPS, ENTRIES, FusedIndex
+from ffnsearch_indexer.index.fused import BOUND_STAGES, BOUND_WARPS, ENTRIES, SHARED_BYTES_BESIDES, FusedIndex
 from ffnsearch_indexer.index.fused_tilings import tiling_of
 
 tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -305,7 +305,7 @@ types = {"queries": "*fp16", "keys": "*fp16", "centres": "*fp16", "bounds": "*fp
     ("ids", "tokens", "open_tiles", "open_lengths", "places", "marks", "found"), "*i32")
 
 
-def compile_for_hopper(name, tiling, options, D=384, skips=True):
+def compile_for(capability, name, tiling, options, D=384, skips=True):
     kernel = getattr(fused_kernels, name)
     of_tiling = {"TILE_QUERIES": tiling.queries, "TILE_KEYS": tiling.keys, "DEPTH": tiling.depth, "D": D,
                  "RESIDENT": tiling.resident, "QUERIES_FIRST": tiling.queries_first, "SKIPS": skips}
@@ -316,7 +316,7 @@ def compile_for_hopper(name, tiling, options, D=384, skips=True):
     assert not specialized, f"{kernel} is compiled again for other values of {specialized}"
     aligned = {numbers[name]: [["tt.divisibility", 16]] for name in numbers if signature[name][0] == "*"}
     source = ASTSource(kernel, signature, {numbers[name]: value for name, value in constants.items()}, aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -324,39 +324,47 @@ def compile_for_hopper(name, tiling, options, D=384, skips=True):
         sass = subprocess.run([tools / "cuobjdump", "-sass", file.name], capture_output=True, text=True).stdout
     votes = len(re.findall(r"\\bVOTE", sass))  # with which lanes would wait for one another's atomics
     stack_bytes = re.search(r"STACK:(\\d+)", used)[1]
-    in_tensor_cores = "wgmma.mma_async" in made.asm["ptx"] or (tiling.queries < 64 and "mma.sync" in made.asm["ptx"])
+    has_groups = capability >= 90 and tiling.queries >= 64
+    in_tensor_cores = ("wgmma.mma_async" if has_groups else "mma") in made.asm["ptx"]
     fetches_ahead = int("cp.async" in made.asm["ptx"])
-    print(name, D, made.metadata.shared, stack_bytes, int(in_tensor_cores), votes, fetches_ahead)
+    print(capability, name, D, made.metadata.shared, stack_bytes, int(in_tensor_cores), votes, fetches_ahead)
 
 
+def compile_scan(capability, shared_bytes, queries, D, skips):
+    tiling = tiling_of(settings, queries, D, shared_bytes - SHARED_BYTES_BESIDES)
+    options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    compile_for(capability, "scan_tiles", tiling, options, -(-D // 128) * 128, skips)
+
+
+shared_bytes = dict(tuple(map(int, chip.split("="))) for chip in sys.argv[1:])
 for tiling, D, skips in itertools.product(settings.tilings, (384, 448, 768), (True, False)):
-    fitting = tiling_of(settings, tiling.queries, D)
-    compile_for_hopper(
-        "scan_tiles", fitting, {"num_warps": fitting.warps, "num_stages": fitting.stages}, -(-D // 128) * 128, skips
-    )
+    compile_scan(90, shared_bytes[90], tiling.queries, D, skips)
+for capability, tiling in itertools.product(sorted({*shared_bytes} - {90}), settings.tilings):
+    compile_scan(capability, shared_bytes[capability], tiling.queries, 384, True)
 for tiling in settings.tilings:
-    compile_for_hopper("bound_tiles", tiling, {"num_warps": BOUND_WARPS, "num_stages": BOUND_STAGES})
+    compile_for(90, "bound_tiles", tiling, {"num_warps": BOUND_WARPS, "num_stages": BOUND_STAGES})
 for name in ("add_pairs", "score_pairs"):
-    compile_for_hopper(name, settings.tilings[-1], {"num_warps": 4})
+    compile_for(90, name, settings.tilings[-1], {"num_warps": 4})
 """
 
-SHARED_BYTES_MAX = 227 << 10
-"""What a block of threads may have on Hopper."""
+SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
+"""What a block of threads may have, by compute capability: Ampere, Ada and Hopper."""
 
 
-def test_kernels_compile_for_hopper_without_spills_and_fit_it(tmp_path: Path) -> None:
+def test_kernels_compile_without_spills_and_fit_the_chips(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     environment = {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-c", COMPILED]
+    chips = [f"{capability}={shared_bytes}" for capability, shared_bytes in SHARED_BYTES.items()]
+    command = [sys.executable, "-c", COMPILED, *chips]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)  # the interpreter is off there
     if ended.returncode == 77:
         pytest.skip("this Triton brings no ptxas")
     assert ended.returncode == 0, ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
-    assert len(lines) == 7 * len(FusedIndex.settings.tilings) + 2
-    for kernel, d_model, shared_bytes, stack_bytes, in_tensor_cores, votes, fetches_ahead in lines:
+    assert len(lines) == 9 * len(FusedIndex.settings.tilings) + 2
+    for capability, kernel, d_model, shared_bytes, stack_bytes, in_tensor_cores, votes, fetches_ahead in lines:
         assert int(votes) == 0 or kernel != "scan_tiles", kernel
-        assert int(shared_bytes) <= SHARED_BYTES_MAX, kernel
+        assert int(shared_bytes) <= SHARED_BYTES[int(capability)], kernel
         assert int(stack_bytes) <= (0 if d_model == "384" else 64), kernel
         assert int(in_tensor_cores) == (kernel in ("scan_tiles", "bound_tiles")), kernel
         assert int(fetches_ahead) == (kernel == "scan_tiles"), kernel

@@ -13,10 +13,11 @@ or in halves. Everything is integers, so any split of the work adds up to the sa
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -62,6 +63,9 @@ BOUND_STAGES = 1
 """Steps of `bound_tiles` that are under way at a time. With more, Triton gives the queries, which are used twice there,
 two buffers for three steps, and fills one anew while a product may still read it: bounds would be wrong, now and then.
 """
+
+SHARED_BYTES_BESIDES = 3 << 10
+"""What a kernel takes of a multiprocessor's shared memory beside its tiles."""
 
 ENTRIES, LONG_ROW = 4, 256
 """Entries of a row of counts that are added at once, and from which length of a row on it is more."""
@@ -123,7 +127,8 @@ class Counted(NamedTuple):
 class FusedIndex(OnDeviceIndex):
     """Range sums in Triton kernels, with the keys resident.
 
-    They take 2 N D bytes of the device, their counts 12 each, and the sums of groups of keys V / 4 of each key.
+    They take 2 N D bytes of the device, their counts 12 each, ids and offsets 12 of each key, and of groups of keys the
+    centres D / 16 and the sums V / 4 of each key.
 
     tiles: of the snapshot; without them no tile is skipped. skips: whether tiles may be. A search takes the lists
     beside the result, a quarter of what is free at most. Raises BackendError where Triton or the device is missing, and
@@ -249,7 +254,7 @@ class FusedIndex(OnDeviceIndex):
     def _lengthen(self, pairs: int) -> bool:
         """Make lists that hold so many pairs each, from now on; False where memory does not allow it."""
         room = 1 << (pairs - 1).bit_length()
-        programs = self.settings.programs + self.queries_max // self.settings.tilings[-1].queries
+        programs = self.settings.programs + self.queries_max // self._tiling(self.queries_max).queries
         if room * programs * 8 > self._lists_bytes_max:
             return False
         self._room = room
@@ -388,7 +393,15 @@ class FusedIndex(OnDeviceIndex):
         return torch.empty(shape, dtype=torch.int32, device=self.device)
 
     def _tiling(self, queries: int) -> Tiling:
-        return tiling_of(self.settings, queries, self.keys.shape[1])
+        return tiling_of(self.settings, queries, self.keys.shape[1], self._shared_bytes)
+
+    @cached_property
+    def _shared_bytes(self) -> int:
+        """What a tiling may take of a multiprocessor's memory; the interpreter has no limit."""
+        if self.device.type == "cpu":
+            return sys.maxsize
+        properties: Any = torch.cuda.get_device_properties(self.device)  # torch's types do not tell all of them
+        return int(properties.shared_memory_per_block_optin) - SHARED_BYTES_BESIDES
 
     @property
     def _columns(self) -> int:

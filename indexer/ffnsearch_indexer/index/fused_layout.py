@@ -22,8 +22,9 @@ from ffnsearch_indexer.index.tiles import centre_of, cone_of
 GROUP = 32
 """Keys of a centre: the tiles of the snapshot."""
 
-STEP_KEYS = 1 << 16
-"""Keys that are copied or measured at once, in whole groups: 200 MB of float64 at 384 dimensions."""
+STEP_KEYS = 1 << 14
+"""Keys that are copied or measured at once, in whole groups: three copies of them in float64, 150 MB at 384 dimensions.
+"""
 
 
 class Layout(NamedTuple):
@@ -58,7 +59,7 @@ def lay_out(
     """Put a block on a device, in multiples of `whole_keys` places and `depth` dimensions.
 
     order: [N] int32, the id at each place, None where none is known. group_sums are made for at most `columns_max`
-    columns. Takes 200 MB of the device besides.
+    columns. Takes 24 STEP_KEYS D bytes of the device besides.
     """
     N, D = keys.shape
     members = np.arange(N) if order is None else order.astype(np.int64)

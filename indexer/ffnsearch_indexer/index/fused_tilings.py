@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-SHARED_BYTES_MAX = 224 << 10
-"""What a resident tile of queries and the tiles of keys on their way may take: Hopper has 227 KB."""
+STREAMED_STAGES = 3
+"""Steps under way at a time where the queries are not resident."""
 
 
 class Tiling(NamedTuple):
@@ -39,9 +39,20 @@ class Device(NamedTuple):
     tilings: tuple[Tiling, ...]
 
 
-def tiling_of(device: Device, queries: int, d_model: int) -> Tiling:
-    """The tiling of the fewest queries that holds so many, or the largest; not resident where vectors are long."""
-    tiling = next((tiling for tiling in device.tilings if tiling.queries >= queries), device.tilings[-1])
+def tiling_of(device: Device, queries: int, d_model: int, shared_bytes: int) -> Tiling:
+    """The tiling of the fewest queries that holds so many, or the largest, of those that fit.
+
+    shared_bytes: what the queries, where they are resident, and the keys on their way may take. Where that is too
+    little for vectors so long, the queries are not resident.
+    """
+    fitting = [fit for tiling in device.tilings if (fit := _fitted(tiling, d_model, shared_bytes))]
+    return next((tiling for tiling in fitting if tiling.queries >= queries), fitting[-1])
+
+
+def _fitted(tiling: Tiling, d_model: int, shared_bytes: int) -> Tiling | None:
+    """The tiling, not resident where it must not be; None where it fits in no way."""
     width = -(-d_model // tiling.depth) * tiling.depth
-    resident_bytes = 2 * width * (tiling.queries + tiling.keys * tiling.stages)
-    return tiling if resident_bytes <= SHARED_BYTES_MAX else tiling._replace(resident=False, stages=3)
+    if 2 * width * (tiling.queries + tiling.keys * tiling.stages) <= shared_bytes:
+        return tiling
+    streamed_bytes = 2 * tiling.depth * (tiling.queries + tiling.keys) * STREAMED_STAGES
+    return tiling._replace(resident=False, stages=STREAMED_STAGES) if streamed_bytes <= shared_bytes else None

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from subprocess import SubprocessError
+from traceback import walk_tb
 
 import torch
 
@@ -93,8 +95,16 @@ def _reason(error: Exception) -> str | None:
 
 
 def _is_of_triton(error: Exception) -> bool:
-    """Whether a kernel could not be made for the device, or not started there; a mistake in a kernel is our own."""
-    return type(error).__name__ in ("OutOfResources", "PTXASError") and type(error).__module__.startswith("triton.")
+    """Whether a kernel could not be made for the device, or not started there; a mistake in a kernel is our own.
+
+    Triton compiles with programs and files of this machine, and passes on what these fail with.
+    """
+    if type(error).__module__.startswith("triton."):
+        return type(error).__name__ in ("OutOfResources", "PTXASError")
+    is_of_machine = isinstance(error, OSError | SubprocessError) or "libcuda.so" in str(error)
+    return is_of_machine and any(
+        str(frame.f_globals.get("__name__")).startswith("triton.") for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 def _message(reason: str, error: Exception) -> str:
