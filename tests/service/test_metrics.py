@@ -2,7 +2,8 @@
 
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from http.client import RemoteDisconnected
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.config import MetricsSettings, ServerConfig
 from ffnsearch_service.errors import AddressError
+from ffnsearch_service.operations import endpoint
 from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.endpoint import REQUESTS_MAX, Endpoint, Page
 from ffnsearch_service.operations.metrics import STAGES, Metrics
@@ -97,11 +99,11 @@ def test_liveness_and_readiness(watched):
 
 def test_measurements_are_read_over_ipv6_too():
     try:
-        endpoint = Endpoint("::1", 0, {"/livez": lambda: Page(200, "text/plain", b"alive\n")})
+        listening = Endpoint("::1", 0, {"/livez": lambda: Page(200, "text/plain", b"alive\n")})
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with closing(endpoint):
-        assert get(endpoint.address, "/livez") == (200, "alive\n")
+    with closing(listening):
+        assert get(listening.address, "/livez") == (200, "alive\n")
 
 
 def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
@@ -123,6 +125,25 @@ def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
             break
         except OSError:
             assert time.monotonic() < deadline
+
+
+def test_connections_that_say_something_for_ever_are_cut(watched, monkeypatch):
+    monkeypatch.setattr(endpoint, "CONNECTION_S_MAX", 0.3)
+    host, _, port = watched[0].address.rpartition(":")
+    deadline = time.monotonic() + WAIT_S
+    with socket.create_connection((host, int(port))) as trickling, suppress(OSError):
+        while time.monotonic() < deadline:
+            trickling.sendall(b"x")
+            time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
+def test_a_page_that_cannot_be_made_is_told(caplog):
+    with closing(Endpoint("127.0.0.1", 0, {"/livez": lambda: 1 / 0})) as broken:
+        with pytest.raises(RemoteDisconnected):
+            get(broken.address, "/livez")
+        assert get(broken.address, "/elsewhere")[0] == 404
+    assert [record.message for record in caplog.records] == ["a page could not be made"]
 
 
 def test_the_engine_and_the_catalog_are_counted(metrics):

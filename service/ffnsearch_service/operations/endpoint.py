@@ -1,9 +1,12 @@
 """How are measurements, liveness and readiness read over HTTP? (GET /metrics, /livez, /readyz)."""
 
+import logging
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import SOCK_STREAM, getaddrinfo, socket
+from socket import SHUT_RDWR, SOCK_STREAM, getaddrinfo, socket
 from typing import Any, NamedTuple
 
 from ffnsearch_service.address import join
@@ -11,10 +14,12 @@ from ffnsearch_service.address import join
 REQUESTS_MAX = 8
 """Answered at a time; scrapers and probes come one by one, and each of them costs a thread."""
 
-READ_S_MAX = 5.0
-"""How long a connection may take to say what it wants."""
+CONNECTION_S_MAX = 5.0
+"""How long a connection may take to say what it wants and to read it: byte by byte, too."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_log = logging.getLogger(__name__)
 
 
 class Page(NamedTuple):
@@ -62,18 +67,29 @@ class _Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        end = threading.Timer(CONNECTION_S_MAX, _cut, (request,))
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._places.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A peer that goes away is nothing to tell of."""
+        """A peer that goes away is nothing to tell of; a page that cannot be made is."""
+        if not isinstance(sys.exception(), OSError):
+            _log.exception("a page could not be made")
+
+
+def _cut(connection: socket) -> None:
+    """End a connection, whoever reads or writes there."""
+    with suppress(OSError):
+        connection.shutdown(SHUT_RDWR)
 
 
 def _handler(pages: Mapping[str, Callable[[], Page]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = READ_S_MAX
         server_version = "ffnsearch"
         sys_version = ""
 
