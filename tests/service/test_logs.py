@@ -57,6 +57,13 @@ def test_a_call_leaves_one_line(engine, lines):
     }
 
 
+@pytest.mark.parametrize(("code", "told"), [("UNAUTHENTICATED", False), ("PERMISSION_DENIED", True), ("OK", True)])
+def test_guessing_tokens_fills_no_disk(code, told):
+    record = CallRecord("id", METHOD, code=code)
+    assert bool(text_of(lambda: log_call(record))) is told
+    assert text_of(lambda: log_call(record), "debug")
+
+
 def test_a_failed_call_has_its_request_id_too_and_nothing_of_the_prompt_is_told(engine, lines):
     with serving(engine) as address, grpc.insecure_channel(address) as channel:
         stub = pb_grpc.PredictionServiceStub(channel)

@@ -45,8 +45,12 @@ def logging_to(settings: LoggingSettings, stream: IO[str] | None = None) -> Iter
 
 
 def log_call(record: CallRecord) -> None:
-    """Write the one line of a call: no text, no path, no token of it. Probes and reflection are told at `debug`."""
-    level = logging.DEBUG if record.method.startswith("grpc.") else logging.INFO
+    """Write the one line of a call: no text, no path, no token of it.
+
+    Probes and reflection are told at `debug`, and so are calls of nobody known, which are counted as they are refused.
+    """
+    is_quiet = record.method.startswith("grpc.") or record.code == "UNAUTHENTICATED"
+    level = logging.DEBUG if is_quiet else logging.INFO
     if not _call_log.isEnabledFor(level):
         return
     fields = {
