@@ -1,5 +1,7 @@
 """The engine gives what the predictor gives, whole and in order, and pages that add up."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -9,8 +11,10 @@ from serving import opened
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.pages import page_token, read_page_token
+from ffnsearch_service.answering.prompt_replies import Writer
 from ffnsearch_service.answering.requests import RequestReader
 from ffnsearch_service.config import Limits
 
@@ -23,8 +27,11 @@ def prompts(*texts):
     return [pb.Prompt(text=text) for text in texts]
 
 
-def profile_message(*thresholds):
-    return pb.Profile(blocks=[pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1)]) for t in thresholds])
+def profile_message(*thresholds, steps=1):
+    """A sum of one step a block, or of so many equal ones."""
+    return pb.Profile(
+        blocks=[pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1)] * steps) for t in thresholds]
+    )
 
 
 def test_a_response_holds_what_the_predictor_says(engine):
@@ -151,6 +158,30 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
     with pytest.raises(FfnSearchError) as caught:
         narrow.predict_job(request)
     assert caught.value.reason == "RESPONSE_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("fields", "thread"),
+    [
+        ({"prompts": prompts("the people")}, "MainThread"),
+        ({"prompts": prompts("the people"), "include_contributions": True}, "MainThread"),
+        ({"prompts": prompts("the people") * 100}, "ffnsearch-reader"),
+        ({"prompts": prompts("the people") * 10, "include_frequencies": True, "dense": True}, "ffnsearch-reader"),
+        (
+            {"prompts": prompts("no"), "profile": profile_message(0.5, 0.6, steps=64), "include_frequencies": True},
+            "ffnsearch-reader",
+        ),
+    ],
+)
+async def test_only_small_responses_are_written_on_the_event_loop(engine, monkeypatch, fields, thread):
+    """However few prompts a response has: it is their size that counts."""
+    wrote = []
+    write = Writer.write
+    monkeypatch.setattr(
+        Writer, "write", lambda *arguments: wrote.append(threading.current_thread().name) or write(*arguments)
+    )
+    assert await engine.answer("Predict", pb.PredictRequest(**fields).SerializeToString(), Call())
+    assert [name.partition("_")[0] for name in wrote] == [thread]
 
 
 def all_neighbors(engine, page_sizes, **fields):

@@ -32,8 +32,9 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.version import software_version
 
-HEAVY_PROMPTS = 32
-"""Prompts from which on writing a response takes a millisecond or more: too long for an event loop."""
+LARGE_RESPONSE_BYTES = 16 * 1024
+"""Responses that may take this much or more are written on a thread: smaller ones take up to half a millisecond, or
+three where each token's contributions are worked out."""
 
 WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
 """Prompts in the calls of a warm-up, by device: few and many take different compiled code."""
@@ -145,7 +146,7 @@ class OpenSnapshot:
             key=(self, usual.thresholds, job.exclude_self),
             batch_prompts_max=usual.prompts_max,
             job=job,
-            is_heavy=len(job.prompts) >= HEAVY_PROMPTS,
+            is_heavy=self.reader.response_bytes_max(job) >= LARGE_RESPONSE_BYTES,
         )
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
