@@ -195,10 +195,7 @@ class Batcher:
                 while wait and not self._queue and not self._is_closed:
                     self._changed.wait()
                 is_last = self._is_closed or not wait
-                over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
-                calls = [_settle(work, error) for work, error in over]
-                for work, _ in over:
-                    self._forget(work)
+                calls = self._let_go()
                 batch = self._running = self._form() if self._queue else None
             _make(calls)
         return batch
@@ -241,6 +238,13 @@ class Batcher:
             self._backlog = Backlog(self._limits.piece_prompts_max)
             self._changed.notify_all()
         _make(calls)
+
+    def _let_go(self) -> list[Callable[[], None] | None]:
+        """Take work whose call is over out of the queue; whom to tell."""
+        over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
+        for work, _ in over:
+            self._forget(work)
+        return [_settle(work, error) for work, error in over]
 
     def _form(self) -> Batch:
         """Choose the next batch's pieces, and put work that is not done yet at the end of the queue."""
