@@ -245,6 +245,17 @@ def test_a_page_ends_early_rather_than_grow_too_large(tiny_snapshot, engine):
         assert all_neighbors(small, [1000] * 4000, **fields) == all_neighbors(engine, [1000] * 9, **fields)
 
 
+@pytest.mark.parametrize("bytes_max", [600, 1000, 5000, 40_000])
+def test_all_of_a_page_counts_towards_its_bytes(tiny_snapshot, bytes_max):
+    request = pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), threshold=0.5, block=1, page_size=1000)
+    with Engine.open(tiny_snapshot, check="sizes", limits=Limits(page_bytes_max=bytes_max)) as small:
+        for _ in range(10):
+            page = small.list_neighbors(request)
+            assert page.next_page_token
+            assert 0.6 * bytes_max < page.ByteSize() <= bytes_max
+            request.page_token = page.next_page_token
+
+
 def test_the_default_threshold_is_the_lowest_of_the_block(engine):
     page = engine.list_neighbors(pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), block=1))
     assert page.threshold == min(opened(engine).profiles["even"].thresholds(1))
