@@ -198,6 +198,11 @@ INVALID_PREDICTIONS = {
         "INVALID_EXPECTATION",
         "profile.expectation",
     ),
+    "expectation from what is not a number": (
+        predict(profile=product([{}], [], expectation=([math.nan], [0.5]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
     "expectation that descends": (
         predict(profile=product([{}], [], expectation=([0, 2, 1], [0, 0, 0]))),
         "INVALID_EXPECTATION",
