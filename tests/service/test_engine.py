@@ -330,6 +330,24 @@ def test_classes_have_defaults_and_a_limit(tiny_snapshot, engine):
         assert len(strict.list_classes(request).classes) == 3
 
 
+def test_defaults_are_told_and_hold(tiny_snapshot):
+    defaults = {"top_n_default": 2, "page_size_default": 4, "context_tokens_default": 5, "places_default": 1}
+    limits = Limits(**defaults, classes_default=3)
+    prompt = {"prompt": pb.Prompt(text="the people"), "block": 1, "threshold": 0.6}
+    with Engine.open(tiny_snapshot, check="sizes", limits=limits) as engine:
+        told = engine.get_info().limits
+        answer = engine.predict(pb.PredictRequest(prompts=prompts("the people"))).results[0]
+        page = engine.list_neighbors(pb.ListNeighborsRequest(**prompt))
+        classes = engine.list_classes(pb.ListClassesRequest(**prompt, min_share=0.95)).classes
+    places = [neighbor.places for neighbor in page.neighbors]
+    assert len(answer.distribution.tokens) == told.top_n_default == 2
+    assert max(len(found.next_tokens) for found in classes) == told.top_n_default
+    assert len(page.neighbors) == told.page_size_default == 4
+    assert max(map(len, places)) == told.places_default == 1
+    assert max(len(place.after) for (place,) in places) == told.context_tokens_default == 5
+    assert len(classes) == told.classes_default == 3
+
+
 def test_without_neighbors_there_are_no_classes(engine):
     prompt = pb.Prompt(text="zzzzzzzzzz")
     response = engine.list_classes(pb.ListClassesRequest(prompt=prompt, block=1, threshold=1))
