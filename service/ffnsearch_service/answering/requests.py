@@ -208,6 +208,7 @@ class RequestReader:
         return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
 
     def _threshold(self, request: BlockRequest) -> float:
+        name, profile = self._named_profile(request.profile_name)  # there has to be one, needed or not
         if request.HasField("threshold"):
             _require(
                 math.isfinite(request.threshold) and -1 <= request.threshold <= 1,
@@ -216,7 +217,6 @@ class RequestReader:
                 f"{request.threshold}; a cosine threshold is in [-1, 1]",
             )
             return request.threshold
-        name, profile = self._named_profile(request.profile_name)
         thresholds = profile.thresholds(request.block)
         _require(
             bool(thresholds),
