@@ -25,7 +25,7 @@ def watch_engine(engine: Engine, metrics: Metrics) -> None:
 
 
 def _found(metrics: Metrics, blocks: Sequence[Sequence[Any]], parts: Sequence[Part]) -> None:
-    """Tell the neighbors above the lowest threshold of each block: its first step, for thresholds ascend.
+    """Tell the neighbors above the lowest threshold of each block; the steps of a sum come in any order.
 
     Those who share a batch have the same thresholds, and so the same steps.
     """
@@ -33,5 +33,6 @@ def _found(metrics: Metrics, blocks: Sequence[Sequence[Any]], parts: Sequence[Pa
     first = 0
     for block, steps in enumerate(blocks):
         if steps:
-            metrics.found(block, [row[first] for row in neighbors])
+            lowest = first + min(range(len(steps)), key=lambda number: steps[number].threshold)
+            metrics.found(block, [row[lowest] for row in neighbors])
         first += len(steps)

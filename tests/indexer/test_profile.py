@@ -176,8 +176,12 @@ def test_of_less_support_than_calibration_met_nothing_is_expected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("support", "distance"), [((), ()), ((0.0,), ()), ((-1.0,), (0.1,)), ((0.0, 0.0), (0.1, 0.2)), ((0.0,), (1.5,))]
-)
+    ("support", "distance"),
+    [
+        ((), ()), ((0.0,), ()), ((-1.0,), (0.1,)), ((0.0, 0.0), (0.1, 0.2)), ((0.0,), (1.5,)), ((NAN,), (0.1,)),
+        ((0.0, NAN), (0.1, 0.2)), ((0.0,), (NAN,)),
+    ],
+)  # fmt: skip
 def test_a_bad_expectation_is_refused(support: tuple[float, ...], distance: tuple[float, ...]) -> None:
     with pytest.raises(ProfileError):
         Expectation(support, distance)

@@ -800,6 +800,29 @@ def test_a_prediction_that_was_cancelled_leaves_the_number_of_threads_as_it_was(
     assert threads_here_and_in_a_new_thread() == [4, 4]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_thread_that_begins_while_others_search_has_all_threads_too(datastore: Datastore, batch: int) -> None:
+    """Torch would tell it the share of one block, for good."""
+    torch.set_num_threads(4)
+    found, prompts = [], [datastore.substring(0)] * batch
+
+    def begin() -> None:
+        Predictor(datastore).search(prompts, [[0.5]] * 2)
+        found.extend(threads_here_and_in_a_new_thread())
+
+    newcomer = threading.Thread(target=begin)
+    once = [newcomer]
+
+    def checkpoint() -> None:
+        for thread in [once.pop()] if once else []:
+            thread.start()
+            thread.join()
+
+    Predictor(datastore).search(prompts, [[0.5]] * 2, checkpoint=checkpoint)
+    newcomer.join()
+    assert [*found, *threads_here_and_in_a_new_thread()] == [4, 4, 4, 4]
+
+
 def cancelling_after(calls: int) -> Checkpoint:
     """A checkpoint that lets so many calls pass, from any thread, and none after them."""
     left = [None] * calls

@@ -25,6 +25,7 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     CredentialsError,
     DeadlineExceededError,
+    NotFoundError,
     PermissionDeniedError,
     ServiceError,
     StateError,
@@ -88,6 +89,17 @@ def test_a_snapshot_is_loaded_described_and_unloaded(client, two):
     assert list(client.snapshots()) == [loaded, again]
     client.unload("one", etag=loaded.etag)
     assert refusal(client.snapshot, "one") == ("NOT_FOUND", "SNAPSHOT_NOT_FOUND")
+
+
+def test_what_is_not_there_is_named_by_its_field(client):
+    client.load("one")
+    for call in (client.snapshot, client.unload, client.alias, client.delete_alias, client.operation):
+        with pytest.raises(NotFoundError) as caught:
+            call("none")
+        assert caught.value.field == "name"
+    with pytest.raises(NotFoundError) as caught:
+        client.move_alias("default", "none", allow_missing=True)
+    assert (caught.value.reason, caught.value.field) == ("SNAPSHOT_NOT_FOUND", "snapshot_name")
 
 
 def test_an_alias_moves_and_is_deleted(client):

@@ -2,9 +2,10 @@
 
 import threading
 from collections import deque
+from contextlib import suppress
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -424,6 +425,55 @@ def test_what_shares_no_batch_is_a_batch_more_to_wait_for():
         submitted(batcher, 1, None)
     assert least_time_s(batcher, 1) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
     assert least_time_s(batcher, 1, None) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
+
+
+def test_what_has_another_key_is_a_batch_more_to_wait_for():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for key in "bcd":
+        submitted(batcher, 1, key)
+    assert least_time_s(batcher, 1, "a") == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
+    assert least_time_s(batcher, 1, "c") == pytest.approx((3 + 0.4) / WAIT_SHARE_MAX, abs=0.1), "it shares one"
+    assert least_time_s(batcher, 11, "c") == pytest.approx((4 + 1.4) / WAIT_SHARE_MAX, abs=0.1), "one too many for it"
+
+
+def test_a_huge_call_of_another_key_fills_the_batch_before():
+    clocked = Clocked(batch_prompts_max=10, piece_prompts_max=4)
+    batcher = clocked.batcher
+    submitted(batcher, 1000, "b")
+    assert least_time_s(batcher, 1) == pytest.approx((2 + 1.1) / WAIT_SHARE_MAX, abs=0.1)
+    assert least_time_s(batcher, 5) == pytest.approx((3 + 2.5) / WAIT_SHARE_MAX, abs=0.1), "twice, for two pieces"
+
+
+def test_a_key_with_small_batches_takes_more_of_them():
+    batcher = Clocked(batch_prompts_max=10).batcher
+    batcher.submit(Asked(0, [1] * 6, "b", 2).work, lambda: None)
+    assert least_time_s(batcher, 1) == pytest.approx((4 + 0.7) / WAIT_SHARE_MAX, abs=0.1)
+
+
+def test_the_hint_to_come_back_counts_a_batch_for_each_key():
+    clocked = Clocked(batch_prompts_max=10, prompts_max=8, queue_prompts_max=8)
+    for key in "abcdefgh":
+        submitted(clocked.batcher, 1, key)
+    with pytest.raises(OverloadedError) as caught:
+        submitted(clocked.batcher, 1)
+    assert caught.value.retry_after_s == pytest.approx(8 * 1.1)
+
+
+@given(
+    calls=st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from([None, *"abcdef"]), st.integers(1, 40)), min_size=1, max_size=40
+    )
+)
+def test_who_is_taken_in_is_answered_as_soon_as_was_expected(calls):
+    """Whatever the keys. A batch takes a second here, so that nobody is held up by prompts that come later."""
+    clocked = Clocked(batch_prompts_max=10, piece_prompts_max=4)
+    latest_s = {submitted(clocked.batcher, 1).work: 100.0}  # a free engine takes whatever comes
+    for prompts, key, remaining_s in calls:
+        with suppress(OverloadedError):
+            latest_s[submitted(clocked.batcher, prompts, key, remaining_s).work] = remaining_s * WAIT_SHARE_MAX
+    for done_s, pieces in enumerate(run_all(clocked.batcher), start=1):
+        assert all(work.left or done_s <= latest_s[work] for work in pieces)
 
 
 def test_a_small_call_does_not_count_all_prompts_of_a_huge_one_before_it():

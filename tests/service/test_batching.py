@@ -1,7 +1,10 @@
 """Calls that wait together are answered together, each as if it were alone; what happens to one is its own affair."""
 
+import gc
 import threading
 import time
+import weakref
+from contextlib import nullcontext, suppress
 
 import grpc
 import pytest
@@ -209,6 +212,26 @@ def test_a_snapshot_closes_when_nobody_uses_it_any_more(tiny_snapshot):
     assert not closing.is_alive()
     with pytest.raises(CancelledError), snapshot.use():
         pass
+
+
+@pytest.mark.parametrize("ending", ["answered", "failed", "over before it ran"])
+def test_an_engine_that_waits_keeps_nothing_of_a_snapshot_that_was_unloaded(tiny_snapshot, monkeypatch, ending):
+    request = pb.PredictRequest(prompts=[pb.Prompt(text="the people")])
+    held = [OpenSnapshot.open(tiny_snapshot, check="sizes")]
+    gone = weakref.ref(held[0])
+    with Engine(lambda name: nullcontext(held[0])) as engine:
+        call = Call()
+        if ending == "failed":
+            monkeypatch.setattr(held[0].predictor, "search", None)
+        elif ending == "over before it ran":
+            call.cancel()
+        with suppress(TypeError, CancelledError):
+            engine.predict(request, call)
+        held.pop().close()
+        deadline = time.monotonic() + WAIT_S
+        while gone() is not None:
+            assert time.monotonic() < deadline
+            gc.collect()  # an error and its traceback go round in a circle
 
 
 def test_observers_hear_of_every_batch_and_cannot_break_it(tiny_snapshot, caplog):

@@ -1,5 +1,7 @@
 """The engine gives what the predictor gives, whole and in order, and pages that add up."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -9,8 +11,10 @@ from serving import opened
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.pages import page_token, read_page_token
+from ffnsearch_service.answering.prompt_replies import Writer
 from ffnsearch_service.answering.requests import RequestReader
 from ffnsearch_service.config import Limits
 
@@ -23,8 +27,11 @@ def prompts(*texts):
     return [pb.Prompt(text=text) for text in texts]
 
 
-def profile_message(*thresholds):
-    return pb.Profile(blocks=[pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1)]) for t in thresholds])
+def profile_message(*thresholds, steps=1):
+    """A sum of one step a block, or of so many equal ones."""
+    return pb.Profile(
+        blocks=[pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1)] * steps) for t in thresholds]
+    )
 
 
 def test_a_response_holds_what_the_predictor_says(engine):
@@ -153,6 +160,30 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
     assert caught.value.reason == "RESPONSE_TOO_LARGE"
 
 
+@pytest.mark.parametrize(
+    ("fields", "thread"),
+    [
+        ({"prompts": prompts("the people")}, "MainThread"),
+        ({"prompts": prompts("the people"), "include_contributions": True}, "MainThread"),
+        ({"prompts": prompts("the people") * 100}, "ffnsearch-reader"),
+        ({"prompts": prompts("the people") * 10, "include_frequencies": True, "dense": True}, "ffnsearch-reader"),
+        (
+            {"prompts": prompts("no"), "profile": profile_message(0.5, 0.6, steps=64), "include_frequencies": True},
+            "ffnsearch-reader",
+        ),
+    ],
+)
+async def test_only_small_responses_are_written_on_the_event_loop(engine, monkeypatch, fields, thread):
+    """However few prompts a response has: it is their size that counts."""
+    wrote = []
+    write = Writer.write
+    monkeypatch.setattr(
+        Writer, "write", lambda *arguments: wrote.append(threading.current_thread().name) or write(*arguments)
+    )
+    assert await engine.answer("Predict", pb.PredictRequest(**fields).SerializeToString(), Call())
+    assert [name.partition("_")[0] for name in wrote] == [thread]
+
+
 def all_neighbors(engine, page_sizes, **fields):
     """Read a list to its end, page by page, with the given page sizes in turn."""
     request = pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), **fields)
@@ -212,6 +243,17 @@ def test_a_page_ends_early_rather_than_grow_too_large(tiny_snapshot, engine):
         )
         assert 0 < len(page.neighbors) < 10
         assert all_neighbors(small, [1000] * 4000, **fields) == all_neighbors(engine, [1000] * 9, **fields)
+
+
+@pytest.mark.parametrize("bytes_max", [600, 1000, 5000, 40_000])
+def test_all_of_a_page_counts_towards_its_bytes(tiny_snapshot, bytes_max):
+    request = pb.ListNeighborsRequest(prompt=pb.Prompt(text="the people"), threshold=0.5, block=1, page_size=1000)
+    with Engine.open(tiny_snapshot, check="sizes", limits=Limits(page_bytes_max=bytes_max)) as small:
+        for _ in range(10):
+            page = small.list_neighbors(request)
+            assert page.next_page_token
+            assert 0.6 * bytes_max < page.ByteSize() <= bytes_max
+            request.page_token = page.next_page_token
 
 
 def test_the_default_threshold_is_the_lowest_of_the_block(engine):
@@ -286,6 +328,24 @@ def test_classes_have_defaults_and_a_limit(tiny_snapshot, engine):
     with Engine.open(tiny_snapshot, check="sizes", limits=Limits(classes_max=3)) as strict:
         request.classes_max = 1000
         assert len(strict.list_classes(request).classes) == 3
+
+
+def test_defaults_are_told_and_hold(tiny_snapshot):
+    defaults = {"top_n_default": 2, "page_size_default": 4, "context_tokens_default": 5, "places_default": 1}
+    limits = Limits(**defaults, classes_default=3)
+    prompt = {"prompt": pb.Prompt(text="the people"), "block": 1, "threshold": 0.6}
+    with Engine.open(tiny_snapshot, check="sizes", limits=limits) as engine:
+        told = engine.get_info().limits
+        answer = engine.predict(pb.PredictRequest(prompts=prompts("the people"))).results[0]
+        page = engine.list_neighbors(pb.ListNeighborsRequest(**prompt))
+        classes = engine.list_classes(pb.ListClassesRequest(**prompt, min_share=0.95)).classes
+    places = [neighbor.places for neighbor in page.neighbors]
+    assert len(answer.distribution.tokens) == told.top_n_default == 2
+    assert max(len(found.next_tokens) for found in classes) == told.top_n_default
+    assert len(page.neighbors) == told.page_size_default == 4
+    assert max(map(len, places)) == told.places_default == 1
+    assert max(len(place.after) for (place,) in places) == told.context_tokens_default == 5
+    assert len(classes) == told.classes_default == 3
 
 
 def test_without_neighbors_there_are_no_classes(engine):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import closing
 
 import grpc
 import pytest
@@ -12,6 +13,8 @@ from serving import opened, serving
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.answering.engine import Engine
+from ffnsearch_service.answering.opened import OpenSnapshot
+from ffnsearch_service.catalog import Catalog
 from ffnsearch_service.config import Limits
 
 PROMPT = pb.Prompt(text="the people")
@@ -198,6 +201,11 @@ INVALID_PREDICTIONS = {
         "INVALID_EXPECTATION",
         "profile.expectation",
     ),
+    "expectation from what is not a number": (
+        predict(profile=product([{}], [], expectation=([math.nan], [0.5]))),
+        "INVALID_EXPECTATION",
+        "profile.expectation",
+    ),
     "expectation that descends": (
         predict(profile=product([{}], [], expectation=([0, 2, 1], [0, 0, 0]))),
         "INVALID_EXPECTATION",
@@ -296,6 +304,39 @@ def test_an_unknown_profile_is_not_found(stub, method, request_of):
     error, info, fields = refusal(getattr(stub, method), request_of(profile_name="fine"))
     assert (error.code(), info.reason, fields) == (grpc.StatusCode.NOT_FOUND, "PROFILE_NOT_FOUND", ["profile_name"])
     assert "even" in error.details()
+
+
+@pytest.mark.parametrize(("method", "request_of"), [("ListNeighbors", neighbors), ("ListClasses", classes)])
+def test_an_unknown_profile_is_not_found_where_it_is_not_needed_either(stub, method, request_of):
+    error, info, fields = refusal(getattr(stub, method), request_of(profile_name="fine", threshold=0.5))
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.NOT_FOUND, "PROFILE_NOT_FOUND", ["profile_name"])
+
+
+@pytest.fixture(scope="module")
+def stub_of_catalog(tiny_snapshot):
+    """A server that may have several snapshots open at once."""
+    catalog = Catalog(lambda name, path: OpenSnapshot.open(path, name=name, check="sizes"))
+    catalog.load("tiny", tiny_snapshot)
+    catalog.move_alias("default", "tiny", allow_missing=True)
+    with (
+        closing(catalog),
+        Engine(catalog.lease) as engine,
+        serving(engine) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        yield pb_grpc.PredictionServiceStub(channel)
+
+
+@pytest.mark.parametrize("server", ["stub", "stub_of_catalog"])
+@pytest.mark.parametrize(
+    ("method", "request_of"),
+    [("Predict", predict), ("ListNeighbors", neighbors), ("ListClasses", classes), ("GetInfo", pb.GetInfoRequest)],
+)
+def test_an_unknown_snapshot_is_not_found(server, method, request_of, request):
+    call = getattr(request.getfixturevalue(server), method)
+    error, info, fields = refusal(call, request_of(snapshot="fine"))
+    assert (error.code(), info.reason, fields) == (grpc.StatusCode.NOT_FOUND, "SNAPSHOT_NOT_FOUND", ["snapshot"])
+    assert "fine" in error.details()
 
 
 def test_metadata_holds_the_variable_parts(stub):

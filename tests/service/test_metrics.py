@@ -36,6 +36,17 @@ def scrape(metrics):
     return samples(metrics.text().decode())
 
 
+def batches_counted(operations, prompts):
+    """A scrape with batches of so many prompts: the engine counts one when its callers have their answers."""
+    latest_s = time.monotonic() + WAIT_S
+    while True:
+        found = samples(get(operations.address, "/metrics")[1])
+        if found["ffnsearch_batch_prompts_sum",] == prompts:
+            return found
+        assert time.monotonic() < latest_s
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def metrics():
     return Metrics("1.2.3")
@@ -62,13 +73,8 @@ def test_a_scrape_counts_calls_by_method_and_code(watched):
         stub.Predict(pb.PredictRequest(), timeout=WAIT_S)
     with pytest.raises(grpc.RpcError):
         channel.unary_unary(f"/{METHOD}s{'x' * 50}")(b"", timeout=WAIT_S)
-    latest_s = time.monotonic() + WAIT_S
-    while True:  # the engine counts a batch when its callers have their answers
-        status, text = get(operations.address, "/metrics")
-        found = samples(text)
-        if found["ffnsearch_batch_prompts_sum",] == 3 or time.monotonic() > latest_s:
-            break
-        time.sleep(0.01)
+    found = batches_counted(operations, 3)
+    status, text = get(operations.address, "/metrics")
     assert status == 200
     assert found["ffnsearch_calls_total", "OK", METHOD] == 3
     assert found["ffnsearch_calls_total", "INVALID_ARGUMENT", METHOD] == 1
@@ -84,6 +90,20 @@ def test_a_scrape_counts_calls_by_method_and_code(watched):
     assert found["ffnsearch_alias_info", "default", "tiny"] == 1
     assert found["process_resident_memory_bytes",] > 1e7
     assert "xxx" not in text
+
+
+def test_neighbors_are_counted_above_the_lowest_threshold_whatever_the_order_of_the_steps(watched):
+    operations, channel = watched
+    steps = [pb.ProfileStep(threshold=threshold, weight=1) for threshold in (0.99, -1, 0.5)]
+    request = pb.PredictRequest(
+        prompts=[pb.Prompt(text="the people")],
+        profile=pb.Profile(blocks=[pb.ProfileBlock(steps=steps[:1]), pb.ProfileBlock(steps=steps)]),
+    )
+    found = pb_grpc.PredictionServiceStub(channel).Predict(request, timeout=WAIT_S).results[0].blocks
+    counted = batches_counted(operations, 1)
+    expected = [found[0].steps[0].neighbors, found[1].steps[1].neighbors]
+    assert [counted["ffnsearch_neighbors_sum", block] for block in "01"] == expected
+    assert expected[1] > found[1].steps[2].neighbors > found[1].steps[0].neighbors
 
 
 def test_liveness_and_readiness(watched):

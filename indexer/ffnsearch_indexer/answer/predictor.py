@@ -19,6 +19,7 @@ from ffnsearch_indexer.answer.backends import AUTO, Choice, choose, look, open_i
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.threads import THREADS
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, DeviceError, PromptError
 from ffnsearch_indexer.index.base import (
@@ -300,13 +301,14 @@ class Predictor:
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
         """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""
-        try:
-            with device_errors():
-                return work()
-        except DeviceError as error:
-            self._leave_device(error)
-            self._on_move()
-        return work()
+        with THREADS.all():
+            try:
+                with device_errors():
+                    return work()
+            except DeviceError as error:
+                self._leave_device(error)
+                self._on_move()
+            return work()
 
     def _leave_device(self, error: DeviceError) -> None:
         """Choose again as if there were no GPU. Raises the error where there is no other choice."""
@@ -343,12 +345,9 @@ class Predictor:
             return sums
 
         order = sorted(range(len(self._indexes)), key=lambda block: -self._block_ns[block])
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-                found = dict(zip(order, pool.map(search, order), strict=True))
-                return [found[block] for block in range(len(self._indexes))]
-        finally:
-            torch.set_num_threads(threads)  # where the linear algebra under torch has one number for all threads
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            found = dict(zip(order, pool.map(search, order), strict=True))
+            return [found[block] for block in range(len(self._indexes))]
 
 
 def _fetched(queries: Queries | OnDevice) -> Queries:

@@ -57,7 +57,8 @@ class Expectation:
 
     def __post_init__(self) -> None:
         is_ascending = all(a < b for a, b in itertools.pairwise(self.support))
-        if len(self.support) != len(self.distance) or not self.support or self.support[0] < 0 or not is_ascending:
+        begins_well = bool(self.support) and self.support[0] >= 0  # so that what is not a number does not
+        if len(self.support) != len(self.distance) or not begins_well or not is_ascending:
             raise _invalid(
                 "give as many distances as classes of support, and let these ascend from 0 or more",
                 "INVALID_EXPECTATION",

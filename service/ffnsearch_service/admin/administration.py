@@ -137,7 +137,9 @@ class Administration:
 
     def _required_builds(self) -> Builds:
         if self._builds is None:
-            raise AbsentError("there is no such operation: this server builds nothing", reason="OPERATION_NOT_FOUND")
+            raise AbsentError(
+                "there is no such operation: this server builds nothing", reason="OPERATION_NOT_FOUND", field="name"
+            )
         return self._builds
 
 

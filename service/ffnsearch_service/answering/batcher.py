@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ffnsearch_indexer.errors import CancelledError
+from ffnsearch_service.answering.backlog import Backlog
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.pace import Pace
 from ffnsearch_service.config import Limits
@@ -42,8 +43,8 @@ class Work:
 
     call: whose patience counts. tokens: of each prompt, at least one prompt. run: gives one part for each piece of a
     batch of such work. key: work with equal keys may share a batch; None runs alone, and whole. batch_prompts_max:
-    most prompts in a batch of this key. job: what `run` needs to know. is_heavy: whether writing the response takes
-    long.
+    most prompts in a batch of this key, the same for equal keys. job: what `run` needs to know. is_heavy: whether
+    writing the response takes long.
 
     Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: in the
     queue, before its first piece and between pieces.
@@ -127,9 +128,7 @@ class Batcher:
         self._queue: deque[Work] = deque()
         self._running: Batch | None = None
         self._calls = 0
-        self._waiting_prompts = 0
-        self._waiting_pieces = 0  # prompts that waiting work has in its next pieces
-        self._waiting_alone = 0  # work that waits and shares no batch
+        self._backlog = Backlog(limits.piece_prompts_max)
         self._is_closed = False
         self._pace = Pace()
 
@@ -146,7 +145,7 @@ class Batcher:
     @property
     def waiting_prompts(self) -> int:
         """Prompts that wait; those of the running batch do not."""
-        return self._waiting_prompts
+        return self._backlog.load.prompts
 
     def enter(self) -> None:
         """Take a place for a call, before anything is done for it. Raises OverloadedError where none is free."""
@@ -172,16 +171,15 @@ class Batcher:
         with self._lock:
             self._require_open()
             limit = self._limits.queue_prompts_max
-            if self._waiting_prompts + len(work.tokens) > limit:
+            if self.waiting_prompts + len(work.tokens) > limit:
                 raise self._refusal(
-                    f"{self._waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
+                    f"{self.waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
                     queue_prompts_max=limit,
                 )
             self._require_time(work)
             work._on_end = on_end
             work._since_ns = self._clock()
-            self._queue.append(work)
-            self._count(work, 1)
+            self._append(work)
             self._changed.notify()
 
     def take(self, *, wait: bool = True) -> Batch | None:
@@ -197,10 +195,7 @@ class Batcher:
                 while wait and not self._queue and not self._is_closed:
                     self._changed.wait()
                 is_last = self._is_closed or not wait
-                over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
-                calls = [_settle(work, error) for work, error in over]
-                for work, _ in over:
-                    self._forget(work)
+                calls = self._let_go()
                 batch = self._running = self._form() if self._queue else None
             _make(calls)
         return batch
@@ -240,9 +235,16 @@ class Batcher:
             self._is_closed = True
             calls = [_settle(work, _shutting_down()) for work in self._queue]
             self._queue.clear()
-            self._waiting_prompts = self._waiting_pieces = self._waiting_alone = 0
+            self._backlog = Backlog(self._limits.piece_prompts_max)
             self._changed.notify_all()
         _make(calls)
+
+    def _let_go(self) -> list[Callable[[], None] | None]:
+        """Take work whose call is over out of the queue; whom to tell."""
+        over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
+        for work, _ in over:
+            self._forget(work)
+        return [_settle(work, error) for work, error in over]
 
     def _form(self) -> Batch:
         """Choose the next batch's pieces, and put work that is not done yet at the end of the queue."""
@@ -250,15 +252,19 @@ class Batcher:
         now_ns = self._clock()
         batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
         for work, stop in stops.items():
-            self._count(work, -1)
+            self._backlog.remove(_batch_key(work), work.left)
             work.waited_ns += now_ns - work._since_ns
             work._taken = stop
         self._queue = deque(work for work in self._queue if work not in stops)
         for work in stops:
             if work.left:
-                self._queue.append(work)
-                self._count(work, 1)
+                self._append(work)
         return batch
+
+    def _append(self, work: Work) -> None:
+        """Put work at the end of the queue."""
+        self._queue.append(work)
+        self._backlog.add(_batch_key(work), work.left, self._batch_prompts_max(work))
 
     def _share(self) -> dict[Work, int]:
         """Up to which of its prompts each work comes into the next batch; in the order of the queue."""
@@ -267,7 +273,7 @@ class Batcher:
             return {head: len(head.tokens)}
         members = [work for work in self._queue if work.key == head.key]
         stops: dict[Work, int] = {}
-        prompts_left = min(limits.batch_prompts_max, head.batch_prompts_max)
+        prompts_left = self._batch_prompts_max(head)
         tokens_left = limits.batch_tokens_max
         for piece_prompts_max in (limits.piece_prompts_max, prompts_left):
             for work in members:
@@ -296,13 +302,11 @@ class Batcher:
         """Take work out of the queue, where it is there."""
         if work in self._queue:
             self._queue.remove(work)
-            self._count(work, -1)
+            self._backlog.remove(_batch_key(work), work.left)
 
-    def _count(self, work: Work, sign: int) -> None:
-        """Add work to what waits, or take it away."""
-        self._waiting_prompts += sign * work.left
-        self._waiting_pieces += sign * min(work.left, self._limits.piece_prompts_max)
-        self._waiting_alone += sign * (work.key is None)
+    def _batch_prompts_max(self, work: Work) -> int:
+        """Most prompts in a batch with this work."""
+        return len(work.tokens) if work.key is None else min(self._limits.batch_prompts_max, work.batch_prompts_max)
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -313,25 +317,14 @@ class Batcher:
         remaining_s = work.call.remaining_s
         if remaining_s is None or not (self._queue or self._running):
             return
-        expected_s = self._expected_ns(work) / 1e9
+        usual_prompts = round(self._pace.batch_prompts)
+        until = self._backlog.until(_batch_key(work), work.left, self._batch_prompts_max(work), usual_prompts)
+        expected_s = self._ns_until(*until) / 1e9
         if expected_s > WAIT_SHARE_MAX * remaining_s:
             raise self._refusal(
                 f"an answer would take some {expected_s:.2g} s and the deadline is in {remaining_s:.2g} s, too close",
                 expected_ms=round(1e3 * expected_s),
             )
-
-    def _expected_ns(self, work: Work) -> float:
-        """When new work will have been done: after its own pieces, and as many of each work before it.
-
-        Its last batch is not shorter than the last ones were: what comes later shares it.
-        """
-        pieces = -(-work.left // self._limits.piece_prompts_max)
-        prompts = work.left + min(self._waiting_prompts, pieces * self._waiting_pieces)
-        if work.key is None:
-            return self._ns_until(prompts, self._waiting_alone + 1)
-        full = (prompts - self._waiting_alone - 1) // self._limits.batch_prompts_max * self._limits.batch_prompts_max
-        usual = full + self._waiting_alone + round(self._pace.batch_prompts)
-        return self._ns_until(max(prompts, usual), self._waiting_alone)
 
     def _refusal(self, full: str, **metadata: int) -> OverloadedError:
         retry_after_s = self._retry_after_s()
@@ -341,20 +334,25 @@ class Batcher:
         """When all that waits and runs now will have been answered, at the pace of the last batches."""
         if not self._pace.is_measured:
             return RETRY_UNMEASURED_S
-        return max(RETRY_MIN_S, self._ns_until(self._waiting_prompts, self._waiting_alone) / 1e9)
+        load = self._backlog.load
+        return max(RETRY_MIN_S, self._ns_until(load.prompts, load.batches) / 1e9)
 
-    def _ns_until(self, prompts: int, alone: int) -> float:
-        """How long until what runs and so many prompts are done, `alone` of them each in a batch of its own.
+    def _ns_until(self, prompts: int, batches: int) -> float:
+        """How long until what runs and so many prompts in so many batches are done.
 
         A batch that has run longer than expected says that all others will too.
         """
-        shared = -(-(prompts - alone) // self._limits.batch_prompts_max)
-        waiting_ns = self._pace.ns(prompts, shared + alone)
+        waiting_ns = self._pace.ns(prompts, batches)
         if self._running is None or not self._pace.is_measured:
             return waiting_ns
         expected_ns = self._pace.ns(self._running.prompts, 1)
         spent_ns = self._clock() - self._running.started_ns
         return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
+
+
+def _batch_key(work: Work) -> Hashable:
+    """Equal for works that may share a batch."""
+    return work if work.key is None else work.key
 
 
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:

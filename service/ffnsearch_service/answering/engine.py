@@ -188,14 +188,22 @@ class Engine(Closing):
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
         step_back()
-        while (batch := self.batcher.take()) is not None:
-            try:
-                parts = batch.run()
-            except Exception as error:
-                self.batcher.fail(batch, error)
-            else:
-                self.batcher.complete(batch, parts)
-                self._report(batch, parts)
+        while self._run_next():
+            pass  # what waits here keeps nothing of the batch before, nor of its snapshot
+
+    def _run_next(self) -> bool:
+        """Run one batch as soon as there is one; False at the end."""
+        batch = self.batcher.take()
+        if batch is None:
+            return False
+        try:
+            parts = batch.run()
+        except Exception as error:
+            self.batcher.fail(batch, error)
+        else:
+            self.batcher.complete(batch, parts)
+            self._report(batch, parts)
+        return True
 
     def _report(self, batch: Batch, parts: Sequence[Any]) -> None:
         for observer in self._observers:

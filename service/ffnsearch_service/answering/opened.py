@@ -32,8 +32,12 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.version import software_version
 
-HEAVY_PROMPTS = 32
-"""Prompts from which on writing a response takes a millisecond or more: too long for an event loop."""
+LARGE_RESPONSE_BYTES = 16 * 1024
+"""Responses that may take this much or more are written on a thread: smaller ones take up to half a millisecond, or
+three where each token's contributions are worked out."""
+
+_ENTRY_BYTES_MAX = 6
+"""Upper bound of what a neighbor takes on a page beside itself: the number of its field, and its length."""
 
 WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
 """Prompts in the calls of a warm-up, by device: few and many take different compiled code."""
@@ -145,7 +149,7 @@ class OpenSnapshot:
             key=(self, usual.thresholds, job.exclude_self),
             batch_prompts_max=usual.prompts_max,
             job=job,
-            is_heavy=len(job.prompts) >= HEAVY_PROMPTS,
+            is_heavy=self.reader.response_bytes_max(job) >= LARGE_RESPONSE_BYTES,
         )
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
@@ -276,10 +280,18 @@ class OpenSnapshot:
         return Work(call, [window_tokens], in_use, is_heavy=True)
 
     def _page(self, job: NeighborsJob, ranked: RankedNeighbors, call: Call) -> pb.ListNeighborsResponse:
-        """Write one page; it ends early where the next neighbor would make it larger than a page may be."""
-        total = len(ranked.ids)
-        response = pb.ListNeighborsResponse(total_neighbors=total, threshold=job.search.threshold, snapshot_id=self.id)
-        written_bytes, place = 0, job.page.offset
+        """Write one page; it ends early where the next neighbor would make it larger than a page may be.
+
+        All that is sent counts. One neighbor is on it, however large that is.
+        """
+        total, place = len(ranked.ids), job.page.offset
+        response = pb.ListNeighborsResponse(
+            total_neighbors=total,
+            threshold=job.search.threshold,
+            snapshot_id=self.id,
+            next_page_token=page_token(job.page.key, place),  # as long as the one that it will have
+        )
+        written_bytes = response.ByteSize()
         while place < min(total, job.page.offset + job.page.size):
             call.check()
             neighbor = neighbor_message(
@@ -289,13 +301,12 @@ class OpenSnapshot:
                 context_tokens=job.context_tokens,
                 places_max=job.places_max,
             )
-            written_bytes += neighbor.ByteSize()
+            written_bytes += neighbor.ByteSize() + _ENTRY_BYTES_MAX
             if written_bytes > self.limits.page_bytes_max and response.neighbors:
                 break
             response.neighbors.append(neighbor)
             place += 1
-        if place < total:
-            response.next_page_token = page_token(job.page.key, place)
+        response.next_page_token = page_token(job.page.key, place) if place < total else ""
         return response
 
     def _explain(self, job: ClassesJob, check: Checkpoint) -> tuple[RankedNeighbors, list[SuffixClass]]:

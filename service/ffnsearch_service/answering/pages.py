@@ -21,7 +21,7 @@ class Page:
 
 
 def page_token(key: str, offset: int) -> str:
-    """The token for the page that begins at `offset`, at least 1, of the list named `key`."""
+    """The token for the page that begins at `offset` of the list named `key`; all tokens are of the same length."""
     place = offset.to_bytes(_OFFSET_BYTES, "big")
     seal = hashlib.sha256(key.encode() + b"\0" + place).digest()[:_SEAL_BYTES]
     return base64.urlsafe_b64encode(place + seal).decode()

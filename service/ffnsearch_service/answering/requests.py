@@ -127,6 +127,22 @@ class RequestReader:
         self._require_room(job)
         return job
 
+    def response_bytes_max(self, job: PredictJob) -> int:
+        """Upper bound of a response's bytes, but for what a call adds beside its prompts; known before any work."""
+        runnable = len(job.runnable)
+        array_bytes = 8 * self.tokenizer.vocabulary_size
+        step_bytes = _STEP_BYTES_MAX + job.include_frequencies * array_bytes
+        distribution_bytes = job.top_n * _LISTED_BYTES_MAX + job.dense * array_bytes
+        explained_bytes = job.include_contributions * job.top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
+        prompt_bytes = (
+            _PROMPT_BYTES_MAX
+            + self.blocks * _BLOCK_BYTES_MAX
+            + job.steps * step_bytes
+            + (1 + job.include_model) * distribution_bytes
+            + explained_bytes
+        )
+        return runnable * prompt_bytes + (len(job.prompts) - runnable) * _REFUSAL_BYTES_MAX
+
     def neighbors_job(self, request: pb.ListNeighborsRequest) -> NeighborsJob:
         """Check a ListNeighborsRequest. Raises FfnSearchError, which names the field."""
         search = self._block_search(request)
@@ -192,6 +208,7 @@ class RequestReader:
         return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
 
     def _threshold(self, request: BlockRequest) -> float:
+        name, profile = self._named_profile(request.profile_name)  # there has to be one, needed or not
         if request.HasField("threshold"):
             _require(
                 math.isfinite(request.threshold) and -1 <= request.threshold <= 1,
@@ -200,7 +217,6 @@ class RequestReader:
                 f"{request.threshold}; a cosine threshold is in [-1, 1]",
             )
             return request.threshold
-        name, profile = self._named_profile(request.profile_name)
         thresholds = profile.thresholds(request.block)
         _require(
             bool(thresholds),
@@ -253,19 +269,7 @@ class RequestReader:
 
     def _require_room(self, job: PredictJob) -> None:
         """Refuse a call that could make a response beyond the limit, before any work."""
-        runnable = len(job.runnable)
-        array_bytes = 8 * self.tokenizer.vocabulary_size
-        step_bytes = _STEP_BYTES_MAX + job.include_frequencies * array_bytes
-        distribution_bytes = job.top_n * _LISTED_BYTES_MAX + job.dense * array_bytes
-        explained_bytes = job.include_contributions * job.top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
-        prompt_bytes = (
-            _PROMPT_BYTES_MAX
-            + self.blocks * _BLOCK_BYTES_MAX
-            + job.steps * step_bytes
-            + (1 + job.include_model) * distribution_bytes
-            + explained_bytes
-        )
-        bytes_max = runnable * prompt_bytes + (len(job.prompts) - runnable) * _REFUSAL_BYTES_MAX
+        bytes_max = self.response_bytes_max(job)
         if bytes_max > self.limits.response_bytes_max:
             raise LimitError(
                 f"prompts: the response to {len(job.prompts)} prompts may take {bytes_max} bytes; the limit is "

@@ -244,7 +244,7 @@ class Builds:
     def _find(self, id: str) -> _Build:
         build = self._builds.get(id)
         if build is None:
-            raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND")
+            raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND", field="name")
         return build
 
     def _unfinished_of(self, name: str) -> _Build | None:

@@ -146,7 +146,7 @@ class Catalog(Generic[Open]):
         or it is being loaded.
         """
         with self._changing:
-            entry = self._named(name)
+            entry = self._named(name, "name")
             _require_etag(etag, entry.placed.etag, f"snapshot {name}")
             if entry.state == "LOADING":
                 raise StateError(f"snapshot {name} is being loaded: wait for it", reason="SNAPSHOT_LOADING")
@@ -178,7 +178,7 @@ class Catalog(Generic[Open]):
         require_name(alias, "name")
         with self._changing:
             self._require_movable(alias, etag, allow_missing=allow_missing)
-            entry = self._named(name)
+            entry = self._named(name, "snapshot_name")
             if entry.opened is None:
                 raise StateError(
                     f"snapshot {name} is not open ({entry.state.lower()}): load it first",
@@ -205,7 +205,7 @@ class Catalog(Generic[Open]):
             target = self._resolve(name)
             entry = self._entries.get(target)
             if entry is None:
-                raise _no_snapshot(name)
+                raise _no_snapshot(name, "name")
             return entry.view(target, self._aliases_of(target))
 
     def snapshots(self) -> list[SnapshotView]:
@@ -220,6 +220,7 @@ class Catalog(Generic[Open]):
             raise AbsentError(
                 f"there is no alias {name[:80]!r}: list them, or allow it to be made",
                 reason="ALIAS_NOT_FOUND",
+                field="name",
             )
         return AliasView(name, pointing.snapshot, pointing.etag)
 
@@ -245,7 +246,7 @@ class Catalog(Generic[Open]):
         with self._lock:
             entry = self._entries.get(self._resolve(name))
             if entry is None:
-                raise _no_snapshot(name)
+                raise _no_snapshot(name, "snapshot")
             if entry.opened is None:
                 loading = entry.state == "LOADING"
                 raise StateError(
@@ -260,11 +261,11 @@ class Catalog(Generic[Open]):
         pointing = self._state.aliases.get(name)
         return pointing.snapshot if pointing else name
 
-    def _named(self, name: str) -> Entry[Open]:
+    def _named(self, name: str, field: str) -> Entry[Open]:
         with self._lock:
             entry = self._entries.get(name)
         if entry is None:
-            raise _no_snapshot(name)
+            raise _no_snapshot(name, field)
         return entry
 
     def _aliases_of(self, name: str) -> tuple[str, ...]:
@@ -396,9 +397,9 @@ def _name_taken(name: str) -> PresentError:
     )
 
 
-def _no_snapshot(name: str) -> AbsentError:
+def _no_snapshot(name: str, field: str) -> AbsentError:
     return AbsentError(
-        f"there is no snapshot {name[:80]!r}: list what is loaded, or load it", reason="SNAPSHOT_NOT_FOUND"
+        f"there is no snapshot {name[:80]!r}: list what is loaded, or load it", reason="SNAPSHOT_NOT_FOUND", field=field
     )
 
 

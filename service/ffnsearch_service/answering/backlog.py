@@ -1,0 +1,80 @@
+"""How much waits, and in how many batches will it run? Work of equal keys shares batches, so it is counted by key."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Load(NamedTuple):
+    """How much waits. Whatever a batch has room for, it takes of its key.
+
+    prompts, batches: until nothing waits. next_prompts, next_batches: until each work has had one piece.
+    """
+
+    prompts: int = 0
+    batches: int = 0
+    next_prompts: int = 0
+    next_batches: int = 0
+
+
+class Backlog:
+    """Counts what waits. A count takes the same time however much that is. Not safe to share between threads."""
+
+    def __init__(self, piece_prompts_max: int) -> None:
+        """Begin empty. piece_prompts_max: what a work gets of a batch before any gets more."""
+        self.load = Load()
+        self._piece_prompts_max = piece_prompts_max
+        self._of_keys: dict[Hashable, _OfKey] = {}
+
+    def add(self, key: Hashable, prompts: int, batch_prompts_max: int) -> None:
+        """Count work of so many prompts, at least one. Works of equal keys have equal batches."""
+        of_key = self._of_keys.setdefault(key, _OfKey(batch_prompts_max))
+        self._count(of_key, prompts)
+
+    def remove(self, key: Hashable, prompts: int) -> None:
+        """Count work no more that was added with so many prompts."""
+        of_key = self._of_keys[key]
+        self._count(of_key, -prompts)
+        if not of_key.prompts:
+            del self._of_keys[key]
+
+    def until(self, key: Hashable, prompts: int, batch_prompts_max: int, last_prompts: int) -> tuple[int, int]:
+        """How many prompts, in how many batches, run until new work has: its pieces, and as many of each before it.
+
+        Its last batch has at least `last_prompts`, where there is room for so many: what comes later shares it.
+        """
+        pieces = -(-prompts // self._piece_prompts_max)
+        before = self._of_keys.get(key) or _OfKey(batch_prompts_max)
+        shared, load = before.load, self.load
+        its_prompts = prompts + min(before.prompts, pieces * before.piece_prompts)
+        its_batches = -(-its_prompts // batch_prompts_max)
+        usual = (its_batches - 1) * batch_prompts_max + min(last_prompts, batch_prompts_max)
+        other_prompts = min(load.prompts - shared.prompts, pieces * (load.next_prompts - shared.next_prompts))
+        other_batches = min(load.batches - shared.batches, pieces * (load.next_batches - shared.next_batches))
+        return max(its_prompts, usual) + other_prompts, its_batches + other_batches
+
+    def _count(self, of_key: "_OfKey", prompts: int) -> None:
+        before = of_key.load
+        of_key.prompts += prompts
+        of_key.piece_prompts += max(-self._piece_prompts_max, min(prompts, self._piece_prompts_max))
+        after = of_key.load
+        self.load = Load(*(all_ - old + new for all_, old, new in zip(self.load, before, after, strict=True)))
+
+
+@dataclass
+class _OfKey:
+    """What waits of one key. piece_prompts: how many prompts the next pieces of its works have."""
+
+    batch_prompts_max: int
+    prompts: int = 0
+    piece_prompts: int = 0
+
+    @property
+    def load(self) -> Load:
+        next_batches = -(-self.piece_prompts // self.batch_prompts_max)
+        return Load(
+            self.prompts,
+            -(-self.prompts // self.batch_prompts_max),
+            min(self.prompts, next_batches * self.batch_prompts_max),
+            next_batches,
+        )
