@@ -272,7 +272,7 @@ class Catalog(Generic[Open]):
 
     def _reserve(self, name: str, entry: Entry[Open]) -> Entry[Open] | None:
         """Give the name to an entry that is being loaded, and return the failed one that had it."""
-        with self._lock:
+        with self._changing, self._lock:  # an unload of the failed one may be on its way to the disk
             self._require_free(name)
             before = self._entries.get(name)
             if before and before.state != "FAILED":
