@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ import stopping
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
-from ffnsearch_service.builds.builds import Builds, _new_id
+from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
@@ -54,6 +53,13 @@ def wait_for(condition):
 def ended(builds, id):
     wait_for(lambda: builds.get(id).record.is_done)
     return builds.get(id).record
+
+
+def cancelled(builds, id):
+    """The id of a build that was cancelled, once it has ended."""
+    builds.cancel(id)
+    assert ended(builds, id).state == "CANCELLED"
+    return id
 
 
 def reason_of(kind, call, *arguments):
@@ -243,6 +249,28 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
         assert not work.exists()
 
 
+def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
+    with builds_of(site) as builds:
+        older, newer = (cancelled(builds, builds.create(spec()).record.id) for _ in range(2))
+        work = work_folder(site.folders.snapshots / "novel")
+        work.mkdir()
+        builds.delete(older)
+        assert work.exists()
+        builds.delete(newer)
+        assert not work.exists()
+
+
+def test_builds_stay_in_their_order_when_the_clock_steps_back(site, monkeypatch):
+    with builds_of(site) as builds:
+        first = builds.create(spec("a")).record.id
+        monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+        ids = [first, *(builds.create(spec(name)).record.id for name in ("b", "c"))]
+        assert [view.record.id for view in builds.list()] == ids == sorted(ids)
+    with builds_of(site) as builds:
+        ids.append(builds.create(spec("d")).record.id)
+        assert [view.record.id for view in builds.list()] == ids == sorted(ids)
+
+
 HOSTILE = [
     "",
     ".",
@@ -331,11 +359,6 @@ def test_what_is_allowed_is_found(hostile_site):
 )
 def test_a_line_without_paths_keeps_the_last_part(text, told):
     assert without_paths(text) == told
-
-
-def test_ids_differ():
-    ids = [_new_id() for _ in range(100)]
-    assert all(len(left) == len(right) and left != right for left, right in itertools.pairwise(ids))
 
 
 def test_a_record_keeps_its_gate_and_one_of_an_earlier_release_has_none(tmp_path):

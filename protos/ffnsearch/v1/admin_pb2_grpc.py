@@ -169,8 +169,8 @@ class AdminServiceServicer:
 
         The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It goes on when
         the server restarts. A build that failed or was cancelled keeps what is done: the same request
-        continues it, and DeleteOperation discards it, except a snapshot that is whole already. The same request as that of a build that waits or runs
-        gives that build's operation.
+        continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
+        whole already. The same request as that of a build that waits or runs gives that build's operation.
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
         (BUILD_EXISTS). NOT_FOUND: CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS.
         FAILED_PRECONDITION: the operator has allowed no folder for this (FOLDER_NOT_SET).

@@ -29,6 +29,9 @@ from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
 
+_ID_TIME_DIGITS = 11
+"""Hexadecimal digits with which an id begins: milliseconds since the epoch."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -101,17 +104,18 @@ class Builds:
         out = self._folders.snapshot(spec.name, field="name")
         with self._lock:
             self._require_open()
-            if running := self._unfinished_of(spec.name):
-                return self._joined(running, spec)
+            last = self._last_of(spec.name)
+            if last and not last.record.is_done:
+                return self._joined(last, spec)
             resumes = out.exists()
-            if resumes and not self._left_unfinished(spec):
+            if resumes and not (last and last.record.state != "SUCCEEDED" and last.record.spec == spec):
                 raise PresentError(
                     f"there is a snapshot {spec.name} already: choose another name, or load it",
                     reason="SNAPSHOT_EXISTS",
                     snapshot=spec.name,
                 )
             self._require_room()
-            build = _Build(BuildRecord(_new_id(), spec, time.time(), resumes=resumes))
+            build = _Build(BuildRecord(self._next_id(), spec, time.time(), resumes=resumes))
             self._save(build.record)
             self._builds[build.record.id] = build
             self._forget_oldest()
@@ -125,7 +129,7 @@ class Builds:
             return self._find(id).view()
 
     def list(self) -> list[BuildView]:
-        """Tell how all builds are doing, oldest first."""
+        """Tell how all builds are doing, oldest first, which is by ascending id."""
         with self._lock:
             return [build.view() for build in self._builds.values()]
 
@@ -142,12 +146,16 @@ class Builds:
                 self._end(build, state="CANCELLED", error=cancelled())
 
     def delete(self, id: str) -> None:
-        """Forget a build that has ended, and discard what it left undone. Raises AbsentError, StateError."""
+        """Forget a build that has ended, and the last one of its name with what it left undone.
+
+        Raises AbsentError, StateError.
+        """
         with self._lock:
-            record = self._find(id).record
+            build = self._find(id)
+            record = build.record
             if not record.is_done:
                 raise StateError("the build has not ended: cancel it first", reason="OPERATION_RUNNING")
-            if record.state != "SUCCEEDED" and not self._unfinished_of(record.spec.name):
+            if record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build:
                 shutil.rmtree(self._partial(record.spec), ignore_errors=True)
             self._forget(id)
 
@@ -247,14 +255,9 @@ class Builds:
             raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND")
         return build
 
-    def _unfinished_of(self, name: str) -> _Build | None:
-        builds = self._builds.values()
-        return next((build for build in builds if build.record.spec.name == name and not build.record.is_done), None)
-
-    def _left_unfinished(self, spec: BuildSpec) -> bool:
-        """Whether the last build of this name was of the same, and did not get to its end."""
-        ended = [build.record for build in self._builds.values() if build.record.spec.name == spec.name]
-        return bool(ended) and ended[-1].state != "SUCCEEDED" and ended[-1].spec == spec
+    def _last_of(self, name: str) -> _Build | None:
+        """The last build of a name: the only one that may not have ended, and the one whose work is kept."""
+        return next((build for build in reversed(self._builds.values()) if build.record.spec.name == name), None)
 
     def _require_open(self) -> None:
         if self._is_closing:
@@ -287,7 +290,8 @@ class Builds:
     def _file(self, record: BuildRecord, suffix: str) -> Path:
         return self._folder / f"{record.id}{suffix}"
 
-
-def _new_id() -> str:
-    """An id that no other build has, and that sorts by when it was made."""
-    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(4)}"
+    def _next_id(self) -> str:
+        """An id that sorts after those of all builds, even where the clock has stepped back."""
+        last_ms = int(next(reversed(self._builds), "0")[:_ID_TIME_DIGITS], 16)
+        now_ms = max(time.time_ns() // 1_000_000, last_ms + 1)
+        return f"{now_ms:0{_ID_TIME_DIGITS}x}{secrets.token_hex(4)}"

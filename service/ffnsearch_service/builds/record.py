@@ -53,8 +53,9 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """One build. Times are in seconds since the epoch. attempts: how often its process was started.
+    """One build. Times are in seconds since the epoch.
 
+    id: sorts by when it was made. attempts: how often its process was started.
     resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
     """
 
@@ -84,12 +85,12 @@ def write_record(folder: Path, record: BuildRecord) -> None:
 def read_records(folder: Path) -> list[BuildRecord]:
     """All records of a folder, oldest first. One that cannot be read is logged and left alone."""
     records = []
-    for path in folder.glob("*.json"):
+    for path in sorted(folder.glob("*.json")):
         try:
             records.append(_record_of(json.loads(path.read_bytes())))
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.error("%s cannot be read (%s): this build is not continued", path, error)
-    return sorted(records, key=lambda record: (record.created_s, record.id))
+    return records
 
 
 def record_file(folder: Path, id: str) -> Path:
