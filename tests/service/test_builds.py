@@ -178,6 +178,45 @@ def test_a_service_that_stops_goes_on_with_its_builds_when_it_starts_again(site)
         assert (ended(builds, queued).state, ended(builds, queued).attempts) == ("SUCCEEDED", 1)
 
 
+def test_a_cancel_that_was_answered_is_known_after_a_crash(site):
+    with builds_of(site) as builds:
+        running, waiting = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: starts(site) == 1)
+        builds._builds[running].process.stop = lambda: None  # as if the service ended before
+        builds.cancel(running)
+        remembered = {record.id: record for record in read_records(site.state / "operations")}
+        site.let_go()
+        ended(builds, waiting)
+    (site.root / "starts").unlink()
+    write_record(site.state / "operations", remembered[running])
+    with builds_of(site) as builds:
+        assert (builds.get(running).record.state, builds.get(running).record.error.reason) == ("CANCELLED", "CANCELLED")
+    assert starts(site) == 0
+
+
+def test_a_build_that_ran_before_a_restart_can_be_cancelled_while_it_waits_again(site):
+    with builds_of(site, builds_max=2) as builds:
+        ids = [builds.create(spec(name)).record.id for name in ("a", "b")]
+        wait_for(lambda: starts(site) == 2)
+    with builds_of(site) as builds:
+        wait_for(lambda: starts(site) == 3)
+        cancelled(builds, ids[1])
+        site.let_go()
+        assert ended(builds, ids[0]).state == "SUCCEEDED"
+    assert starts(site) == 3
+
+
+def test_a_full_disk_keeps_nobody_from_cancelling(site, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        wait_for(lambda: starts(site) == 1)
+        monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
+        cancelled(builds, id)
+
+
 def serve_builds(root, sender):
     """In a process of its own: begin a build, tell its process, and wait for the end."""
     site = Site(root)
@@ -211,7 +250,8 @@ def test_a_record_that_cannot_be_read_stops_no_other(site):
         site.let_go()
         ended(builds, id)
     (site.state / "operations" / "bad.json").write_text("{")
-    (site.state / "operations" / "odd.json").write_text("[]")
+    for name, text in (("list", "[]"), ("text", '"abc"'), ("number", "1"), ("nothing", "null")):
+        (site.state / "operations" / f"{name}.json").write_text(text)
     with builds_of(site) as builds:
         assert [view.record.id for view in builds.list()] == [id]
 

@@ -45,12 +45,12 @@ class BuildView:
 
 @dataclass
 class _Build:
-    """A build of this process. The lock of `Builds` guards every field."""
+    """A build of this process. The lock of `Builds` guards every field. has_begun: whether it has had its turn."""
 
     record: BuildRecord
     progress: Progress = field(default_factory=lambda: Progress("queued"))
     process: BuildProcess | None = None
-    is_cancelled: bool = False
+    has_begun: bool = False
 
     def view(self) -> BuildView:
         return BuildView(self.record, Progress("done", 1, 1) if self.record.is_done else self.progress)
@@ -85,10 +85,16 @@ class Builds:
         self._is_closing = False
 
     def start(self) -> list[BuildView]:
-        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else."""
+        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else.
+
+        What was cancelled, and ended with the service rather than before it, ends here.
+        """
         records = read_records(self._folder)
         with self._lock:
             self._builds = {record.id: _Build(record) for record in records}
+            for build in self._builds.values():
+                if build.record.is_cancelled and not build.record.is_done:
+                    self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
         for build in unfinished:
             self._workers.submit(self._run, build)
@@ -139,11 +145,12 @@ class Builds:
             build = self._find(id)
             if build.record.is_done:
                 return
-            build.is_cancelled = True
+            if not build.has_begun:
+                self._end(build, state="CANCELLED", error=cancelled())
+                return
+            self._note(build, is_cancelled=True)
             if build.process:
                 build.process.stop()
-            elif build.record.state == "QUEUED":
-                self._end(build, state="CANCELLED", error=cancelled())
 
     def delete(self, id: str) -> None:
         """Forget a build that has ended, and the last one of its name with what it left undone.
@@ -189,9 +196,10 @@ class Builds:
             record = build.record
             resume = record.resumes or record.attempts > 0
             command = self._command(record.spec, self._folders, resume=resume)
-            self._change(
-                build, state="RUNNING", attempts=record.attempts + 1, started_s=record.started_s or time.time()
-            )
+            started_s = record.started_s or time.time()
+            record = replace(record, state="RUNNING", attempts=record.attempts + 1, started_s=started_s)
+            self._save(record)
+            build.record, build.has_begun = record, True
             build.progress = Progress("start")
             build.process = BuildProcess(command, self._file(record, ".lock"), self._file(record, ".log"))
             return build.process
@@ -199,7 +207,7 @@ class Builds:
     def _finish(self, build: _Build, ended: Ended) -> None:
         with self._lock:
             build.process = None
-            if ended.status != 0 and build.is_cancelled:
+            if ended.status != 0 and build.record.is_cancelled:
                 return self._end(build, state="CANCELLED", error=cancelled())
             if ended.status != 0 and self._is_closing:
                 return None  # stopped by us: the next start goes on with it
@@ -217,18 +225,17 @@ class Builds:
             build.progress = progress
 
     def _end(self, build: _Build, **changes: Any) -> None:
-        """Write how a build ended; the caller has the lock."""
-        try:
-            self._change(build, ended_s=time.time(), **changes)
-        except OSError as error:  # it has ended all the same; a restart would find that out again
-            _log.error("the end of build %s cannot be written: %s", build.record.id, error.strerror)
-            build.record = replace(build.record, ended_s=time.time(), **changes)
+        """Note how a build ended; the caller has the lock."""
+        self._note(build, ended_s=time.time(), **changes)
         self._file(build.record, ".lock").unlink(missing_ok=True)
 
-    def _change(self, build: _Build, **changes: Any) -> None:
-        record = replace(build.record, **changes)
-        write_record(self._folder, record)
-        build.record = record
+    def _note(self, build: _Build, **changes: Any) -> None:
+        """Remember what became of a build, at least until a restart: that would find it out again."""
+        build.record = replace(build.record, **changes)
+        try:
+            write_record(self._folder, build.record)
+        except OSError as error:
+            _log.error("what became of build %s cannot be written: %s", build.record.id, error.strerror)
 
     def _save(self, record: BuildRecord) -> None:
         try:
@@ -241,7 +248,7 @@ class Builds:
             raise
 
     def _joined(self, running: _Build, spec: BuildSpec) -> BuildView:
-        if running.record.spec == spec and not running.is_cancelled:
+        if running.record.spec == spec and not running.record.is_cancelled:
             return running.view()
         raise PresentError(
             f"another build of {spec.name} waits or runs: wait for it, cancel it, or choose another name",

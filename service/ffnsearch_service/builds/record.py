@@ -55,14 +55,15 @@ class BuildResult:
 class BuildRecord:
     """One build. Times are in seconds since the epoch.
 
-    id: sorts by when it was made. attempts: how often its process was started.
-    resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
+    id: sorts by when it was made. attempts: how often its process was started. is_cancelled: whether its end was asked
+    for. resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
     """
 
     id: str
     spec: BuildSpec
     created_s: float
     resumes: bool = False
+    is_cancelled: bool = False
     state: State = "QUEUED"
     attempts: int = 0
     started_s: float | None = None
@@ -88,7 +89,7 @@ def read_records(folder: Path) -> list[BuildRecord]:
     for path in sorted(folder.glob("*.json")):
         try:
             records.append(_record_of(json.loads(path.read_bytes())))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("%s cannot be read (%s): this build is not continued", path, error)
     return records
 
