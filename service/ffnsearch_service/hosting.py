@@ -25,7 +25,7 @@ from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
-from ffnsearch_service.catalog.state import Configured
+from ffnsearch_service.catalog.state import STATE_FILE, Configured
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine_watch import watch_engine
@@ -38,7 +38,8 @@ from ffnsearch_service.server import Server, serve
 from ffnsearch_service.servicer import SERVICE
 from ffnsearch_service.version import software_version
 
-STATE_FILE, BUILDS_FOLDER = "catalog.json", "builds"
+BUILDS_FOLDER = "builds"
+"""Where the builds' records are in the state folder."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
@@ -155,12 +156,15 @@ def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Pa
 
 
 def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
-    """Open what the settings name, which has to open, and what was loaded over the wire before, which need not."""
+    """Open what the settings name, which has to open, and what was loaded over the wire before, which need not.
+
+    Under a name of the settings another folder may have been loaded over the wire.
+    """
     if config.state_folder:
         config.state_folder.mkdir(parents=True, exist_ok=True)
     configured = Configured({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
     for failed in catalog.restore(configured):
-        if failed.name in config.snapshots:
+        if failed.folder == config.snapshots.get(failed.name):
             raise SnapshotError(failed.error)
         _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)
 

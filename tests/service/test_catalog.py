@@ -318,6 +318,17 @@ def test_what_the_configuration_changed_counts_and_nothing_else_of_it(opener, tm
     changed.close()
 
 
+def test_an_alias_that_the_configuration_moves_brings_its_snapshot_back(opener, tmp_path):
+    folders = {"may": "/s/may", "june": "/s/june"}
+    catalog, _ = again(opener, tmp_path, Configured(folders, {"default": "may"}))
+    catalog.unload("june")
+    catalog.close()
+    moved, _ = again(opener, tmp_path, Configured(folders, {"default": "june"}))
+    with moved.lease() as snapshot:
+        assert snapshot.folder.name == "june"
+    moved.close()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "snapshots": {"a": 1}}'])
 def test_a_state_file_that_cannot_be_read_is_told_and_kept(opener, tmp_path, text):
     (tmp_path / "catalog.json").write_text(text)
