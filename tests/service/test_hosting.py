@@ -6,7 +6,10 @@ from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.errors import StateError
 from ffnsearch_service.hosting import _parts
+from ffnsearch_service.settings.loading import load
+from ffnsearch_service.settings.sources import from_flags
 
 
 @pytest.fixture
@@ -42,3 +45,11 @@ def test_one_that_was_loaded_over_the_wire_stops_no_other(config, tmp_path):
 def test_one_that_was_loaded_over_the_wire_under_a_name_of_the_settings_stops_no_start(config, tmp_path):
     remember(config, plays=tmp_path / "gone")
     assert states(config) == {"plays": "FAILED"}
+
+
+def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load(from_flags({}, ["server.admin=true", "admin.snapshots_folder=snapshots"])).config
+    with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
+        administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
+    assert caught.value.message.startswith("june.partial is no snapshot")
