@@ -25,7 +25,9 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     CredentialsError,
     DeadlineExceededError,
+    ExhaustedError,
     PermissionDeniedError,
+    PresentError,
     ServiceError,
     StateError,
     UnauthenticatedError,
@@ -233,6 +235,46 @@ def test_what_a_build_must_not_be_is_refused(client):
     told = refusal(client.build, "built", "novel.txt", **moving, evaluation_prompts=100)
     assert told == ("INVALID_ARGUMENT", "PROTOCOL_NOT_ALLOWED")  # the whole text is indexed
     assert list(client.operations()) == []
+
+
+def test_a_build_that_could_not_be_opened_or_get_its_alias_in_the_end_is_refused_at_once(client):
+    client.load("one")
+    client.load("other", "two")
+    client.move_alias("default", "one", allow_missing=True)
+    taken = ("ALREADY_EXISTS", "NAME_TAKEN")
+    assert refusal(client.build, "june", "plays", load=True, alias="june") == ("INVALID_ARGUMENT", "ALIAS_IS_NAME")
+    assert refusal(client.build, "june", "plays", load=True, alias="one") == taken
+    assert refusal(client.build, "default", "plays", load=True) == taken
+    assert refusal(client.build, "other", "plays", load=True) == taken
+    assert list(client.operations()) == []
+    assert client.build("other", "plays").done is False  # its folder is free, and nobody wants it to be open
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PresentError("taken", reason="NAME_TAKEN", name="june"), ("ALREADY_EXISTS", "NAME_TAKEN", {"name": "june"})),
+        (
+            StateError("too far", reason="FIDELITY_TOO_LOW", measured=0.3, bound=0.2),
+            ("FAILED_PRECONDITION", "FIDELITY_TOO_LOW", {"measured": "0.3", "bound": "0.2"}),
+        ),
+        (ExhaustedError("full", reason="TOO_MANY_SNAPSHOTS"), ("RESOURCE_EXHAUSTED", "TOO_MANY_SNAPSHOTS", {})),
+    ],
+)
+def test_a_build_that_cannot_be_opened_fails_as_the_load_would(two, error, told):
+    def refuse(_):
+        raise error
+
+    catalog = datastore_catalog(two)
+    with administering(two, catalog, command=two.fake_command) as (client, builds):
+        builds._open_built = refuse
+        two.let_go()
+        name = client.build("june", "plays", load=True).name
+        client.wait(name, timeout_s=60)
+        builds.start()  # reads what a restart would
+        failure = client.operation(name).error
+        assert (failure.code, failure.reason, failure.metadata) == told
+    catalog.close()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from admin_serving import Site, make_site
+from google.rpc import code_pb2
 from serving import WAIT_S
 from vitals import is_running
 
@@ -275,6 +276,32 @@ def test_a_full_disk_refuses_a_build_and_forgets_it(site, monkeypatch):
         monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
         assert reason_of(ExhaustedError, builds.create, spec()) == "DISK_FULL"
         assert builds.list() == []
+
+
+def test_a_build_that_finds_the_disk_full_when_its_turn_comes_says_so(site, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with builds_of(site) as builds:
+        first, second = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: starts(site) == 1)
+        monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
+        site.let_go()
+        assert ended(builds, first).state == "SUCCEEDED"
+        error = ended(builds, second).error
+        assert (error.code, error.reason) == (code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL")
+
+
+def test_a_build_that_fails_for_our_own_reasons_tells_where_the_log_says_more(site):
+    def fail(_):
+        raise RuntimeError(f"a bug in {site.root}")
+
+    site.let_go()
+    with builds_of(site, open_built=fail) as builds:
+        error = ended(builds, builds.create(spec()).record.id).error
+    assert (error.code, error.reason) == (code_pb2.INTERNAL, "INTERNAL")
+    assert error.metadata["error_id"] in error.message
+    assert "bug" not in error.message
 
 
 def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):

@@ -172,8 +172,9 @@ class AdminServiceServicer:
         continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
         whole already. The same request as that of a build that waits or runs gives that build's operation.
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
-        (BUILD_EXISTS). NOT_FOUND: CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS.
-        FAILED_PRECONDITION: the operator has allowed no folder for this (FOLDER_NOT_SET).
+        (BUILD_EXISTS), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND: CORPUS_NOT_FOUND,
+        MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has allowed no folder
+        for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused is that of such a call.
 
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """

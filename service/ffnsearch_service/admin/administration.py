@@ -102,7 +102,11 @@ class Administration:
                 "this server builds nothing: its operator sets state_folder and the folders in [admin]",
                 reason="FOLDER_NOT_SET",
             )
-        return operation_message(self._builds.create(build_spec(request)))
+        spec = build_spec(request)
+        if spec.load:  # better now than after hours of building
+            folder = self._folders.snapshot(spec.name, field="name")
+            self._catalog.require_names(spec.name, folder, spec.alias)
+        return operation_message(self._builds.create(spec))
 
     def list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
         """A page of the operations, oldest first."""

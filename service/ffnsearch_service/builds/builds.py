@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
@@ -183,10 +182,10 @@ class Builds:
                 meter = Meter()
                 self._finish(build, process.run(lambda event: self._show(build, meter.read(event))))
         except Exception as error:
-            if not isinstance(error, FfnSearchError):
-                _log.exception("build %s of %s failed", build.record.id, build.record.spec.name)
+            failure = failure_of_error(error)
+            _log.error("build %s of %s failed: %s", build.record.id, build.record.spec.name, failure.message)
             with self._lock:
-                self._end(build, state="FAILED", error=failure_of_error(error))
+                self._end(build, state="FAILED", error=failure)
 
     def _begin(self, build: _Build) -> BuildProcess | None:
         """Make a build a running one; None for one that was cancelled, or is left for the next start."""

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,11 +37,16 @@ class BuildSpec:
 
 @dataclass(frozen=True)
 class BuildError:
-    """Why a build did not succeed. code: number of the google.rpc.Code. message: one line without paths."""
+    """Why a build did not succeed.
+
+    code: number of the google.rpc.Code. message: one line without paths. metadata: its variable parts; records of
+    earlier releases have none.
+    """
 
     code: int
     reason: str
     message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

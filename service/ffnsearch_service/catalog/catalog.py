@@ -139,6 +139,19 @@ class Catalog(Generic[Open]):
         self._on_change()
         return self.snapshot(name)
 
+    def require_names(self, name: str, folder: Path, alias: str = "") -> None:
+        """Raise PresentError where a folder could not get a name, or the name an alias, because others have them.
+
+        A folder that is loaded under that name already, or is being loaded, has it.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            is_another = entry is not None and entry.state != "FAILED" and Path(entry.placed.folder) != folder
+            if is_another or name in self._state.aliases:
+                raise _name_taken(name)
+            if alias in self._entries:
+                raise _name_taken(alias)
+
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
 

@@ -214,10 +214,8 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
 def _print_build(operation: "BuildOperation", as_json: bool) -> None:
     from ffnsearch_service.show.answers import print_json
 
-    if operation.error:
-        raise ServiceError(
-            operation.error.message, code=operation.error.code, reason=operation.error.reason, field="", metadata={}
-        )
+    if error := operation.error:
+        raise ServiceError(error.message, code=error.code, reason=error.reason, metadata=error.metadata)
     if as_json:
         print_json(operation)
     elif operation.result:
