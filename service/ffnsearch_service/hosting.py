@@ -125,7 +125,7 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
         watch = CatalogWatch(operations.catalog)
         catalog = Catalog(
-            partial(_open, config, watch.changed),
+            partial(_open, config, watch),
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
             run_close=closing.submit,
@@ -140,8 +140,11 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         yield engine, administration, operations, watch
 
 
-def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Path) -> OpenSnapshot:
-    """Open a snapshot, and load the compiled code that it takes: no caller waits for that."""
+def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> OpenSnapshot:
+    """Open a snapshot, and load the compiled code that it takes: no caller waits for that.
+
+    Its reading, which is what takes long, ends with the catalog's loads.
+    """
     snapshot = OpenSnapshot.open(
         path,
         name=name,
@@ -149,7 +152,8 @@ def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Pa
         device=config.device,
         check=config.verify,
         limits=config.limits,
-        on_move=on_move,
+        on_move=watch.changed,
+        progress=lambda *_: watch.catalog.checkpoint(),
     )
     snapshot.warm_up()
     return snapshot

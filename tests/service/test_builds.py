@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -177,6 +178,24 @@ def test_a_service_that_stops_goes_on_with_its_builds_when_it_starts_again(site)
     with builds_of(site) as builds:
         assert (ended(builds, running).state, ended(builds, running).attempts) == ("SUCCEEDED", 2)
         assert (ended(builds, queued).state, ended(builds, queued).attempts) == ("SUCCEEDED", 1)
+
+
+def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(site):
+    loads, ends = threading.Event(), threading.Event()
+
+    def load(_):
+        loads.set()
+        assert ends.wait(WAIT_S)
+        raise StateError("the server is going away", reason="CATALOG_CLOSED")
+
+    site.let_go()
+    with builds_of(site, open_built=load) as builds:
+        id = builds.create(spec(load=True)).record.id
+        assert loads.wait(WAIT_S)
+        builds.stop()
+        ends.set()
+    (record,) = read_records(site.state / "operations")
+    assert (record.id, record.state) == (id, "RUNNING")
 
 
 def test_a_cancel_that_was_answered_is_known_after_a_crash(site):

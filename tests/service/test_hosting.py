@@ -1,5 +1,7 @@
 """A server starts with what its settings name, and with what was changed over the wire as far as it is still there."""
 
+from dataclasses import replace
+
 import pytest
 
 from ffnsearch.v1 import admin_pb2 as pb
@@ -7,7 +9,7 @@ from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import StateError
-from ffnsearch_service.hosting import _parts
+from ffnsearch_service.hosting import _open, _parts
 from ffnsearch_service.settings.loading import load
 from ffnsearch_service.settings.sources import from_flags
 
@@ -53,3 +55,11 @@ def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_di
     with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
         administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
     assert caught.value.message.startswith("june.partial is no snapshot")
+
+
+def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot):
+    with _parts(config) as (_, administration, _, watch):
+        administration.stop_loads()
+        with pytest.raises(StateError) as caught:
+            _open(replace(config, verify="all"), watch, "novel", tiny_snapshot)
+    assert caught.value.reason == "CATALOG_CLOSED"

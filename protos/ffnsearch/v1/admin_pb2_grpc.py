@@ -115,7 +115,8 @@ class AdminServiceServicer:
         """LoadSnapshot opens a snapshot under a name, beside those that are open, and returns when it is open.
 
         Reading and checking takes seconds for each GB; nothing waits meanwhile. A caller that leaves does not
-        end it: GetSnapshot tells how it went. What is loaded is loaded again when the server restarts.
+        end it: GetSnapshot tells how it went. Two loads run at a time; one that waits for its turn is not listed
+        yet. What is loaded is loaded again when the server restarts.
         ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the folder has no snapshot that
         can be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.
         """

@@ -165,13 +165,22 @@ class Builds:
                 shutil.rmtree(self._partial(record.spec), ignore_errors=True)
             self._forget(id)
 
-    def close(self) -> None:
-        """Stop what runs, so that the next start goes on with it, and wait until it has stopped."""
+    def unfinished(self) -> frozenset[str]:
+        """The ids of the builds that have not ended."""
+        with self._lock:
+            return frozenset(id for id, build in self._builds.items() if not build.record.is_done)
+
+    def stop(self) -> None:
+        """Let what runs stop, so that the next start goes on with it; none begins any more."""
         with self._lock:
             self._is_closing = True
             for build in self._builds.values():
                 if build.process:
                     build.process.stop()
+
+    def close(self) -> None:
+        """Stop, and wait until nothing runs."""
+        self.stop()
         self._workers.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, build: _Build) -> None:
@@ -182,6 +191,8 @@ class Builds:
                 meter = Meter()
                 self._finish(build, process.run(lambda event: self._show(build, meter.read(event))))
         except Exception as error:
+            if self._is_closing:
+                return  # its load was stopped by us: the next start does the last step again
             failure = failure_of_error(error)
             _log.error("build %s of %s failed: %s", build.record.id, build.record.spec.name, failure.message)
             with self._lock:

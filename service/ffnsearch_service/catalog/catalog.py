@@ -77,7 +77,7 @@ class Catalog(Generic[Open]):
         self._state = CatalogState()
         self._entries: dict[str, Entry[Open]] = {}
         self._held: set[Entry[Open]] = set()  # open or being opened, named or not
-        self._is_closed = False
+        self._is_ending = False
 
     def restore(self, configured: Configured | None = None) -> list[SnapshotView]:
         """Open what was loaded before, and what the configuration names; return what could not be opened.
@@ -240,13 +240,22 @@ class Catalog(Generic[Open]):
         """Tell where all aliases point, by name."""
         return [AliasView(name, to.snapshot, to.etag) for name, to in sorted(self._state.aliases.items())]
 
+    def stop_loads(self) -> None:
+        """Let no load begin any more, and those that run end at their next checkpoint; what is open stays open."""
+        self._is_ending = True
+
+    def checkpoint(self) -> None:
+        """Raise StateError once loads are to end; an opener that takes long asks now and then."""
+        if self._is_ending:
+            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+
     def close(self) -> None:
         """Close every snapshot, those that are lent with their last lease. Call it once, after `restore` has returned.
 
         Nothing can be loaded or leased after it.
         """
         with self._changing, self._lock:
-            self._is_closed = True
+            self._is_ending = True
             entries, self._entries = list(self._entries.values()), {}
             for entry in entries:
                 entry.is_named = False
@@ -295,8 +304,7 @@ class Catalog(Generic[Open]):
             return before
 
     def _require_free(self, name: str) -> None:
-        if self._is_closed:
-            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+        self.checkpoint()
         if name in self._state.aliases:
             raise _name_taken(name)
 
