@@ -156,7 +156,9 @@ def test_lists_are_paged_while_names_come_and_go(two):
         assert seen + [found.name for found in listing] == ["a", "b", "c", "d", "e"]
         with grpc.insecure_channel(client.address) as channel:
             stub = pb_grpc.AdminServiceStub(channel)
-            for request in (pb.ListSnapshotsRequest(page_size=-1), pb.ListSnapshotsRequest(page_token="\u00e9")):
+            tokens = ("\u00e9", "!!!!", "====", "YQ==!", "YQ", " ")
+            refused = [pb.ListSnapshotsRequest(page_token=token) for token in tokens]
+            for request in (pb.ListSnapshotsRequest(page_size=-1), *refused):
                 with pytest.raises(grpc.RpcError) as caught:
                     stub.ListSnapshots(request)
                 assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
