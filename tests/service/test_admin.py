@@ -409,9 +409,9 @@ def test_the_commands_of_an_administrator(client, two, run):
     admin("cancel", later["name"])
     client.wait(later["name"], timeout_s=60)
     assert "built" in admin("operations")
-    admin("operations", "--delete", later["name"])
+    assert json.loads(admin("operations", "--delete", later["name"], "--json")) == {"deleted": later["name"]}
     assert len(json.loads(admin("operations", "--json"))) == 1
-    admin("alias", "default", "--delete")
+    assert json.loads(admin("alias", "default", "--delete", "--json")) == {"deleted": "default"}
 
 
 def test_a_command_that_is_refused_says_why_in_a_line(client, run):

@@ -115,10 +115,7 @@ def alias(
         raise RequestError("name the snapshot that the alias is to point to, or give --delete: one of the two")
     if delete:
         client.delete_alias(name, etag=etag)
-        if as_json:
-            print_json({"deleted": name})
-        else:
-            print(f"deleted {name}")
+        _print_deleted(name, as_json)
         return
     moved = client.move_alias(name, snapshot, etag=etag, allow_missing=create, gate=_gate(gate))
     if as_json:
@@ -178,7 +175,7 @@ def operations(
     client: AdminClient = context.obj
     if delete:
         client.delete_operation(delete)
-        print(f"deleted {delete}")
+        _print_deleted(delete, as_json)
         return
     found = tuple(client.operations())
     (print_json if as_json else show_admin.print_operations)(found)
@@ -222,6 +219,15 @@ def _print_build(operation: "BuildOperation", as_json: bool) -> None:
         print(f"built {operation.result.name}: {operation.result.substrings:,} substrings")
     else:
         print(f"{operation.name} builds {operation.snapshot_name}")
+
+
+def _print_deleted(name: str, as_json: bool) -> None:
+    from ffnsearch_service.show.answers import print_json
+
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        print(f"deleted {name}")
 
 
 def _gate(text: str) -> tuple[str, float] | None:
