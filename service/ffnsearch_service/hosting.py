@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ffnsearch_indexer.errors import SnapshotError
+from ffnsearch_indexer.files import disk_errors
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
 from ffnsearch_service.admin.confined import Folders
@@ -73,8 +74,8 @@ def stay_quick() -> None:
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """Open the snapshots, serve them until a signal, then close everything.
 
-    on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, and SnapshotError
-    where a snapshot that the settings name cannot be opened.
+    on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, SnapshotError where a
+    snapshot that the settings name cannot be opened, StateError and OutputError where the state folder cannot be used.
     """
     share_heaps()
     protection = protection_of(config)
@@ -164,10 +165,11 @@ def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
 
     Under a name of the settings another folder may have been loaded over the wire.
     """
-    if config.state_folder:
-        config.state_folder.mkdir(parents=True, exist_ok=True)
-    configured = Configured({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
-    for failed in catalog.restore(configured):
+    with disk_errors("set server.state_folder to one that can be written"):
+        if config.state_folder:
+            config.state_folder.mkdir(parents=True, exist_ok=True)
+        failures = catalog.restore(Configured.of(config))
+    for failed in failures:
         if failed.folder == config.snapshots.get(failed.name):
             raise SnapshotError(failed.error)
         _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ffnsearch.v1 import admin_pb2 as pb
-from ffnsearch_indexer.errors import SnapshotError
+from ffnsearch_indexer.errors import OutputError, SnapshotError
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import StateError
@@ -47,6 +47,13 @@ def test_one_that_was_loaded_over_the_wire_stops_no_other(config, tmp_path):
 def test_one_that_was_loaded_over_the_wire_under_a_name_of_the_settings_stops_no_start(config, tmp_path):
     remember(config, plays=tmp_path / "gone")
     assert states(config) == {"plays": "FAILED"}
+
+
+def test_a_state_folder_that_cannot_be_is_told_in_a_line(config, tmp_path):
+    (tmp_path / "state").touch()
+    for folder in (tmp_path / "state", tmp_path / "state" / "below"):
+        with pytest.raises(OutputError, match=r"cannot write .*/state.*server\.state_folder"):
+            states(replace(config, state_folder=folder))
 
 
 def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):

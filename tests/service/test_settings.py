@@ -269,6 +269,31 @@ def test_check_tells_all_that_would_fail(run, tiny_snapshot, tmp_path):
     assert settings["tls.key_file"]["value"] == str(tmp_path / "key")
 
 
+def test_check_looks_at_what_a_restart_would_go_on_with(run, tiny_snapshot, tmp_path):
+    def check(*settings):
+        assignments = [part for setting in settings for part in ("--set", setting)]
+        code, _, err = run(
+            "serve", f"one={tiny_snapshot}", f"two={tiny_snapshot}", "--check", "--port", 0, *assignments
+        )
+        assert code == 2
+        return err
+
+    (tmp_path / "file").touch()
+    (tmp_path / "catalog.json").write_text("{")
+    assert "server.state_folder (flag --set): " in check(f"server.state_folder={tmp_path}/file/state")
+    assert "server.state_folder (flag --set): " in check(f"server.state_folder={tmp_path}/file")
+    assert "catalog.json cannot be read" in check(f"server.state_folder={tmp_path}")
+    assert "limits.snapshots_max (flag --set): 2 snapshots are to be open" in check("limits.snapshots_max=1")
+    assert "limits.snapshots_bytes_max (flag --set): " in check("limits.snapshots_bytes_max=1000")
+
+
+def test_check_makes_nothing(run, tiny_snapshot, tmp_path):
+    state = tmp_path / "state" / "of" / "one"
+    code, out, _ = run("serve", tiny_snapshot, "--check", "--port", 0, "--set", f"server.state_folder={state}")
+    assert (code, out.splitlines()[-1]) == (0, "ready to start")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_warns(run, tiny_snapshot):
     public = ("--host", "0.0.0.0", "--insecure-public")
     code, out, _ = run("serve", tiny_snapshot, "--check", "--port", 0, "--skip-verify", *public)

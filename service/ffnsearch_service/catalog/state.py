@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.files import write_whole
+from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import StateError
 
 STATE_FILE = "catalog.json"
@@ -37,6 +38,11 @@ class Configured:
 
     snapshots: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Configured":
+        """What the settings of a server say."""
+        return cls({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
 
 
 @dataclass(frozen=True)
