@@ -240,7 +240,7 @@ class Builds:
         self._file(build.record, ".lock").unlink(missing_ok=True)
 
     def _note(self, build: _Build, **changes: Any) -> None:
-        """Remember what became of a build, at least until a restart: that would find it out again."""
+        """Remember what became of a build; what the disk does not take is forgotten by the next start."""
         build.record = replace(build.record, **changes)
         try:
             write_record(self._folder, build.record)

@@ -62,8 +62,8 @@ def check(loaded: Loaded) -> Findings:
     ]
     if state := _tried(problems, loaded, "server.state_folder", _state, config):
         _tried(problems, loaded, "limits.snapshots_max", _require_places, config, state)
-    size_bytes = sum(snapshot.bytes for snapshot in snapshots)
-    _tried(problems, loaded, "limits.snapshots_bytes_max", _require_bytes, config, size_bytes)
+        size_bytes = sum(snapshot.bytes for snapshot in snapshots if snapshot.name in state.snapshots)
+        _tried(problems, loaded, "limits.snapshots_bytes_max", _require_bytes, config, size_bytes)
     addresses = [
         address
         for key, host, port in _places(config)
