@@ -100,7 +100,7 @@ def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArra
 def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
     """SHA-256 of each file, in hexadecimal; several files are read at once.
 
-    was_read: called with how many bytes were read of some file, from several threads.
+    was_read: called with how many bytes were read of some file, from several threads; what it raises ends the reading.
     """
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         return list(pool.map(partial(_hash_file, was_read), paths))

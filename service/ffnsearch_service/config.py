@@ -59,6 +59,7 @@ class Limits:
     snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
     aliases_max: int = 256  # names for people; a thousand would be somebody's mistake
     builds_queued_max: int = 16  # builds that wait for their turn
+    waits_max: int = 256  # callers that wait for a build's end; others can ask now and then
     operations_max: int = 1000  # builds that are remembered; beyond it those that ended first are forgotten
 
     def __post_init__(self) -> None:

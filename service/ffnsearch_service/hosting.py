@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ffnsearch_indexer.errors import SnapshotError
+from ffnsearch_indexer.files import disk_errors
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
 from ffnsearch_service.admin.confined import Folders
@@ -25,7 +26,7 @@ from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog.catalog import Catalog
-from ffnsearch_service.catalog.state import Configured
+from ffnsearch_service.catalog.state import STATE_FILE, Configured
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.engine_watch import watch_engine
@@ -38,7 +39,8 @@ from ffnsearch_service.server import Server, serve
 from ffnsearch_service.servicer import SERVICE
 from ffnsearch_service.version import software_version
 
-STATE_FILE, BUILDS_FOLDER = "catalog.json", "builds"
+BUILDS_FOLDER = "builds"
+"""Where the builds' records are in the state folder."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
@@ -72,8 +74,8 @@ def stay_quick() -> None:
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """Open the snapshots, serve them until a signal, then close everything.
 
-    on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, and SnapshotError
-    where a snapshot that the settings name cannot be opened.
+    on_ready: called with the address once calls are taken. Raises AddressError, CredentialsError, SnapshotError where a
+    snapshot that the settings name cannot be opened, StateError and OutputError where the state folder cannot be used.
     """
     share_heaps()
     protection = protection_of(config)
@@ -124,7 +126,7 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
         watch = CatalogWatch(operations.catalog)
         catalog = Catalog(
-            partial(_open, config, watch.changed),
+            partial(_open, config, watch),
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
             run_close=closing.submit,
@@ -139,8 +141,11 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         yield engine, administration, operations, watch
 
 
-def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Path) -> OpenSnapshot:
-    """Open a snapshot, and load the compiled code that it takes: no caller waits for that."""
+def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> OpenSnapshot:
+    """Open a snapshot, and load the compiled code that it takes: no caller waits for that.
+
+    Its reading, which is what takes long, ends with the catalog's loads.
+    """
     snapshot = OpenSnapshot.open(
         path,
         name=name,
@@ -148,19 +153,24 @@ def _open(config: ServerConfig, on_move: Callable[[], None], name: str, path: Pa
         device=config.device,
         check=config.verify,
         limits=config.limits,
-        on_move=on_move,
+        on_move=watch.changed,
+        progress=lambda *_: watch.catalog.checkpoint(),
     )
     snapshot.warm_up()
     return snapshot
 
 
 def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
-    """Open what the settings name, which has to open, and what was loaded over the wire before, which need not."""
-    if config.state_folder:
-        config.state_folder.mkdir(parents=True, exist_ok=True)
-    configured = Configured({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
-    for failed in catalog.restore(configured):
-        if failed.name in config.snapshots:
+    """Open what the settings name, which has to open, and what was loaded over the wire before, which need not.
+
+    Under a name of the settings another folder may have been loaded over the wire.
+    """
+    with disk_errors("set server.state_folder to one that can be written"):
+        if config.state_folder:
+            config.state_folder.mkdir(parents=True, exist_ok=True)
+        failures = catalog.restore(Configured.of(config))
+    for failed in failures:
+        if failed.folder == config.snapshots.get(failed.name):
             raise SnapshotError(failed.error)
         _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ffnsearch_service.address import join, listening_address
 from ffnsearch_service.admin.administration import Administration
-from ffnsearch_service.admin.servicer import AdminThreads, add_admin_services
+from ffnsearch_service.admin.servicer import AdminServices
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
@@ -50,8 +50,7 @@ class Server:
         self._engine = engine
         self._servicer = PredictionServicer(engine, operations.health.device_lost)
         operations.metrics.watch_unread(lambda: self._servicer.outgoing.unread_bytes)
-        self._administration = administration
-        self._admin_threads = AdminThreads() if administration else None
+        self._admin = AdminServices(administration, config.limits) if administration else None
         self._door = Door()
         self._entrance = Entrance(self._door, operations.calls, protection.guard)
         self._server = grpc.aio.server(options=protection.options)
@@ -76,22 +75,27 @@ class Server:
         return join(config.host, port)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them."""
+        """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
+
+        Builds stop at the begin, and who waits for one is answered; loads have the same grace as calls.
+        """
         await self._operations.health.drain()
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + self._config.grace_s
+        if self._admin:
+            await self._admin.drain()
         await self._door.close(lambda: self._engine.batcher.calls, self._config.grace_s)
         await self._server.stop(max(0.0, ends_s - loop.time()))
-        if self._admin_threads:
-            await asyncio.to_thread(self._admin_threads.close)
+        if self._admin:
+            await self._admin.close()
 
     def _add_services(self) -> None:
         names = [SERVICE, health.SERVICE_NAME]
         entrance: Any = self._entrance  # which is the server, to generated code
         self._servicer.add_to(entrance)
         health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, entrance)
-        if self._administration and self._admin_threads:
-            names += add_admin_services(entrance, self._administration, self._admin_threads)
+        if self._admin:
+            names += self._admin.add_to(entrance)
         if self._config.reflection:
             servicer = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, entrance)  # type: ignore[no-untyped-call]

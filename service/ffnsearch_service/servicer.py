@@ -8,7 +8,6 @@ import grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import DEVICE_FAILED, DeviceError
-from ffnsearch_service.aborting import abort
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
 from ffnsearch_service.names import NAME
@@ -55,7 +54,7 @@ class PredictionServicer:
                 return response
             except Exception as error:
                 self._notice(error)
-                await abort(context, error)
+                raise
             finally:
                 _note(call)
 
@@ -68,13 +67,10 @@ class PredictionServicer:
 
     async def _get_info(self, request: pb.GetInfoRequest, context: Any) -> Any:
         peer = context.peer()
-        try:
-            self.outgoing.check(peer)
-            response = self._engine.get_info(request).SerializeToString()
-            context.add_done_callback(self.outgoing.hold(peer, response))
-            return response
-        except Exception as error:
-            await abort(context, error)
+        self.outgoing.check(peer)
+        response = self._engine.get_info(request).SerializeToString()
+        context.add_done_callback(self.outgoing.hold(peer, response))
+        return response
 
 
 def _note(call: Call) -> None:

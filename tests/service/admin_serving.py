@@ -13,7 +13,7 @@ from looping import WAIT_S, loop_thread, run_in
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.admin.administration import Administration, opener_of_built
 from ffnsearch_service.admin.confined import Folders
-from ffnsearch_service.admin.servicer import AdminThreads, add_admin_services
+from ffnsearch_service.admin.servicer import AdminServices
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
@@ -107,7 +107,7 @@ def administering(site, catalog, *, command=build_command, limits=None, builds_m
     builds.start()
     administration = Administration(catalog, site.folders, builds, limits or Limits())
     with (
-        serving_administration(administration, protection or Protection.open(Limits())) as address,
+        serving_administration(administration, protection or Protection.open(Limits()), limits) as address,
         AdminClient(address, timeout_s=WAIT_S, **access) as client,
     ):
         try:
@@ -117,27 +117,30 @@ def administering(site, catalog, *, command=build_command, limits=None, builds_m
 
 
 @contextmanager
-def serving_administration(administration, protection):
+def serving_administration(administration, protection, limits=None):
     """Serve on a free loopback port, with health, from a thread of its own; yields the address."""
-    threads = AdminThreads()
 
     async def start():
         watch = CallWatch(lambda record: None, lambda record, is_unary: None)
         entrance = Entrance(Door(), watch, protection.guard)
-        servicer = health.aio.HealthServicer()
+        services, servicer = AdminServices(administration, limits or Limits()), health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, entrance)
-        for name in add_admin_services(entrance, administration, threads):
+        for name in services.add_to(entrance):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         server = grpc.aio.server(options=protection.options)
         server.add_generic_rpc_handlers((entrance,))
         port = protection.add_port(server, "127.0.0.1:0")
         await server.start()
-        return server, f"127.0.0.1:{port}"
+        return server, services, f"127.0.0.1:{port}"
+
+    async def stop(server, services):
+        await services.drain()
+        await server.stop(None)
+        await services.close()
 
     with loop_thread() as loop:
-        server, address = run_in(loop, start())
+        server, services, address = run_in(loop, start())
         try:
             yield address
         finally:
-            run_in(loop, server.stop(None))
-            threads.close()
+            run_in(loop, stop(server, services))

@@ -25,8 +25,10 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     CredentialsError,
     DeadlineExceededError,
+    ExhaustedError,
     NotFoundError,
     PermissionDeniedError,
+    PresentError,
     ServiceError,
     StateError,
     UnauthenticatedError,
@@ -166,7 +168,9 @@ def test_lists_are_paged_while_names_come_and_go(two):
         assert seen + [found.name for found in listing] == ["a", "b", "c", "d", "e"]
         with grpc.insecure_channel(client.address) as channel:
             stub = pb_grpc.AdminServiceStub(channel)
-            for request in (pb.ListSnapshotsRequest(page_size=-1), pb.ListSnapshotsRequest(page_token="\u00e9")):
+            tokens = ("\u00e9", "!!!!", "====", "YQ==!", "YQ", " ")
+            refused = [pb.ListSnapshotsRequest(page_token=token) for token in tokens]
+            for request in (pb.ListSnapshotsRequest(page_size=-1), *refused):
                 with pytest.raises(grpc.RpcError) as caught:
                     stub.ListSnapshots(request)
                 assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -245,6 +249,46 @@ def test_what_a_build_must_not_be_is_refused(client):
     told = refusal(client.build, "built", "novel.txt", **moving, evaluation_prompts=100)
     assert told == ("INVALID_ARGUMENT", "PROTOCOL_NOT_ALLOWED")  # the whole text is indexed
     assert list(client.operations()) == []
+
+
+def test_a_build_that_could_not_be_opened_or_get_its_alias_in_the_end_is_refused_at_once(client):
+    client.load("one")
+    client.load("other", "two")
+    client.move_alias("default", "one", allow_missing=True)
+    taken = ("ALREADY_EXISTS", "NAME_TAKEN")
+    assert refusal(client.build, "june", "plays", load=True, alias="june") == ("INVALID_ARGUMENT", "ALIAS_IS_NAME")
+    assert refusal(client.build, "june", "plays", load=True, alias="one") == taken
+    assert refusal(client.build, "default", "plays", load=True) == taken
+    assert refusal(client.build, "other", "plays", load=True) == taken
+    assert list(client.operations()) == []
+    assert client.build("other", "plays").done is False  # its folder is free, and nobody wants it to be open
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PresentError("taken", reason="NAME_TAKEN", name="june"), ("ALREADY_EXISTS", "NAME_TAKEN", {"name": "june"})),
+        (
+            StateError("too far", reason="FIDELITY_TOO_LOW", measured=0.3, bound=0.2),
+            ("FAILED_PRECONDITION", "FIDELITY_TOO_LOW", {"measured": "0.3", "bound": "0.2"}),
+        ),
+        (ExhaustedError("full", reason="TOO_MANY_SNAPSHOTS"), ("RESOURCE_EXHAUSTED", "TOO_MANY_SNAPSHOTS", {})),
+    ],
+)
+def test_a_build_that_cannot_be_opened_fails_as_the_load_would(two, error, told):
+    def refuse(_):
+        raise error
+
+    catalog = datastore_catalog(two)
+    with administering(two, catalog, command=two.fake_command) as (client, builds):
+        builds._open_built = refuse
+        two.let_go()
+        name = client.build("june", "plays", load=True).name
+        client.wait(name, timeout_s=60)
+        builds.start()  # reads what a restart would
+        failure = client.operation(name).error
+        assert (failure.code, failure.reason, failure.metadata) == told
+    catalog.close()
 
 
 @pytest.mark.parametrize(
@@ -377,9 +421,9 @@ def test_the_commands_of_an_administrator(client, two, run):
     admin("cancel", later["name"])
     client.wait(later["name"], timeout_s=60)
     assert "built" in admin("operations")
-    admin("operations", "--delete", later["name"])
+    assert json.loads(admin("operations", "--delete", later["name"], "--json")) == {"deleted": later["name"]}
     assert len(json.loads(admin("operations", "--json"))) == 1
-    admin("alias", "default", "--delete")
+    assert json.loads(admin("alias", "default", "--delete", "--json")) == {"deleted": "default"}
 
 
 def test_a_command_that_is_refused_says_why_in_a_line(client, run):

@@ -2,14 +2,15 @@
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
 from admin_serving import Site, make_site
+from google.rpc import code_pb2
 from serving import WAIT_S
 from vitals import is_running
 
@@ -17,7 +18,7 @@ import stopping
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
-from ffnsearch_service.builds.builds import Builds, _new_id
+from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
@@ -54,6 +55,13 @@ def wait_for(condition):
 def ended(builds, id):
     wait_for(lambda: builds.get(id).record.is_done)
     return builds.get(id).record
+
+
+def cancelled(builds, id):
+    """The id of a build that was cancelled, once it has ended."""
+    builds.cancel(id)
+    assert ended(builds, id).state == "CANCELLED"
+    return id
 
 
 def reason_of(kind, call, *arguments):
@@ -172,6 +180,63 @@ def test_a_service_that_stops_goes_on_with_its_builds_when_it_starts_again(site)
         assert (ended(builds, queued).state, ended(builds, queued).attempts) == ("SUCCEEDED", 1)
 
 
+def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(site):
+    loads, ends = threading.Event(), threading.Event()
+
+    def load(_):
+        loads.set()
+        assert ends.wait(WAIT_S)
+        raise StateError("the server is going away", reason="CATALOG_CLOSED")
+
+    site.let_go()
+    with builds_of(site, open_built=load) as builds:
+        id = builds.create(spec(load=True)).record.id
+        assert loads.wait(WAIT_S)
+        builds.stop()
+        ends.set()
+    (record,) = read_records(site.state / "operations")
+    assert (record.id, record.state) == (id, "RUNNING")
+
+
+def test_a_cancel_that_was_answered_is_known_after_a_crash(site):
+    with builds_of(site) as builds:
+        running, waiting = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: starts(site) == 1)
+        builds._builds[running].process.stop = lambda: None  # as if the service ended before
+        builds.cancel(running)
+        remembered = {record.id: record for record in read_records(site.state / "operations")}
+        site.let_go()
+        ended(builds, waiting)
+    (site.root / "starts").unlink()
+    write_record(site.state / "operations", remembered[running])
+    with builds_of(site) as builds:
+        assert (builds.get(running).record.state, builds.get(running).record.error.reason) == ("CANCELLED", "CANCELLED")
+    assert starts(site) == 0
+
+
+def test_a_build_that_ran_before_a_restart_can_be_cancelled_while_it_waits_again(site):
+    with builds_of(site, builds_max=2) as builds:
+        ids = [builds.create(spec(name)).record.id for name in ("a", "b")]
+        wait_for(lambda: starts(site) == 2)
+    with builds_of(site) as builds:
+        wait_for(lambda: starts(site) == 3)
+        cancelled(builds, ids[1])
+        site.let_go()
+        assert ended(builds, ids[0]).state == "SUCCEEDED"
+    assert starts(site) == 3
+
+
+def test_a_full_disk_keeps_nobody_from_cancelling(site, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        wait_for(lambda: starts(site) == 1)
+        monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
+        cancelled(builds, id)
+
+
 def serve_builds(root, sender):
     """In a process of its own: begin a build, tell its process, and wait for the end."""
     site = Site(root)
@@ -205,7 +270,8 @@ def test_a_record_that_cannot_be_read_stops_no_other(site):
         site.let_go()
         ended(builds, id)
     (site.state / "operations" / "bad.json").write_text("{")
-    (site.state / "operations" / "odd.json").write_text("[]")
+    for name, text in (("list", "[]"), ("text", '"abc"'), ("number", "1"), ("nothing", "null")):
+        (site.state / "operations" / f"{name}.json").write_text(text)
     with builds_of(site) as builds:
         assert [view.record.id for view in builds.list()] == [id]
 
@@ -231,6 +297,32 @@ def test_a_full_disk_refuses_a_build_and_forgets_it(site, monkeypatch):
         assert builds.list() == []
 
 
+def test_a_build_that_finds_the_disk_full_when_its_turn_comes_says_so(site, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with builds_of(site) as builds:
+        first, second = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: starts(site) == 1)
+        monkeypatch.setattr("ffnsearch_service.builds.builds.write_record", full)
+        site.let_go()
+        assert ended(builds, first).state == "SUCCEEDED"
+        error = ended(builds, second).error
+        assert (error.code, error.reason) == (code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL")
+
+
+def test_a_build_that_fails_for_our_own_reasons_tells_where_the_log_says_more(site):
+    def fail(_):
+        raise RuntimeError(f"a bug in {site.root}")
+
+    site.let_go()
+    with builds_of(site, open_built=fail) as builds:
+        error = ended(builds, builds.create(spec()).record.id).error
+    assert (error.code, error.reason) == (code_pb2.INTERNAL, "INTERNAL")
+    assert error.metadata["error_id"] in error.message
+    assert "bug" not in error.message
+
+
 def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
     (site.root / "fail").touch()
     site.let_go()
@@ -241,6 +333,28 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
         (work / "shards").mkdir(parents=True)
         builds.delete(id)
         assert not work.exists()
+
+
+def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
+    with builds_of(site) as builds:
+        older, newer = (cancelled(builds, builds.create(spec()).record.id) for _ in range(2))
+        work = work_folder(site.folders.snapshots / "novel")
+        work.mkdir()
+        builds.delete(older)
+        assert work.exists()
+        builds.delete(newer)
+        assert not work.exists()
+
+
+def test_builds_stay_in_their_order_when_the_clock_steps_back(site, monkeypatch):
+    with builds_of(site) as builds:
+        first = builds.create(spec("a")).record.id
+        monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+        ids = [first, *(builds.create(spec(name)).record.id for name in ("b", "c"))]
+        assert [view.record.id for view in builds.list()] == ids == sorted(ids)
+    with builds_of(site) as builds:
+        ids.append(builds.create(spec("d")).record.id)
+        assert [view.record.id for view in builds.list()] == ids == sorted(ids)
 
 
 HOSTILE = [
@@ -331,11 +445,6 @@ def test_what_is_allowed_is_found(hostile_site):
 )
 def test_a_line_without_paths_keeps_the_last_part(text, told):
     assert without_paths(text) == told
-
-
-def test_ids_differ():
-    ids = [_new_id() for _ in range(100)]
-    assert all(len(left) == len(right) and left != right for left, right in itertools.pairwise(ids))
 
 
 def test_a_record_keeps_its_gate_and_one_of_an_earlier_release_has_none(tmp_path):

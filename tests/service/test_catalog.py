@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import stopping
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_service.catalog import Catalog, FidelityGate
-from ffnsearch_service.catalog.state import CatalogState, Configured, Placed, Pointing, write_state
+from ffnsearch_service.catalog.state import CatalogState, Configured, Placed, Pointing, read_state, write_state
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     AbsentError,
@@ -273,6 +273,29 @@ def test_what_cannot_be_opened_again_is_told_and_stops_no_other(opener, tmp_path
     catalog.close()
 
 
+def test_a_name_that_failed_may_be_loaded_again_while_it_is_unloaded(opener, tmp_path, monkeypatch):
+    state_file = tmp_path / "catalog.json"
+    write_state(state_file, CatalogState({"one": Placed("/s/broken", "e")}))
+    catalog, _ = again(opener, tmp_path)
+    load = threading.Thread(target=catalog.load, args=("one", Path("/s/slow")))
+    opener.go_on.set()
+
+    def write_while_another_loads(*arguments):
+        if load.ident is None:
+            load.start()
+            opener.began.wait(0.5)
+        write_state(*arguments)
+
+    monkeypatch.setattr("ffnsearch_service.catalog.catalog.write_state", write_while_another_loads)
+    catalog.unload("one")
+    load.join(20)
+    assert [(view.name, view.state) for view in catalog.snapshots()] == [("one", "OPEN")]
+    assert read_state(state_file).snapshots.keys() == {"one"}
+    catalog.unload("one")
+    assert [fake.closings for fake in opener.opened] == [1]
+    catalog.close()
+
+
 def test_what_the_configuration_changed_counts_and_nothing_else_of_it(opener, tmp_path):
     first = Configured({"one": "/s/one", "two": "/s/two"}, {"default": "one"})
     catalog, _ = again(opener, tmp_path, first)
@@ -293,6 +316,17 @@ def test_what_the_configuration_changed_counts_and_nothing_else_of_it(opener, tm
     ]
     assert changed.alias("default").snapshot_name == "three"
     changed.close()
+
+
+def test_an_alias_that_the_configuration_moves_brings_its_snapshot_back(opener, tmp_path):
+    folders = {"may": "/s/may", "june": "/s/june"}
+    catalog, _ = again(opener, tmp_path, Configured(folders, {"default": "may"}))
+    catalog.unload("june")
+    catalog.close()
+    moved, _ = again(opener, tmp_path, Configured(folders, {"default": "june"}))
+    with moved.lease() as snapshot:
+        assert snapshot.folder.name == "june"
+    moved.close()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "snapshots": {"a": 1}}'])

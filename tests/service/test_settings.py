@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ffnsearch_service.config import TOKEN_VARIABLE, Limits, LoggingSettings, ServerConfig
+from ffnsearch_service.config import TOKEN_VARIABLE, AdminSettings, Limits, LoggingSettings, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings.loading import key_values, load
 from ffnsearch_service.settings.printing import default_toml, reasons
@@ -55,7 +55,7 @@ def test_later_sources_win_and_origins_are_known(file):
     config = loaded.config
     assert (config.port, config.grace_s, config.threads, config.host) == (1, 2.0, 4, "127.0.0.1")
     assert config.logging == LoggingSettings("json")
-    assert config.snapshots == {"plays": Path("a.ffn"), "b": Path("b.ffn")}
+    assert config.snapshots == {"plays": Path.cwd() / "a.ffn", "b": Path.cwd() / "b.ffn"}
     assert config.aliases == {"default": "plays"}
     assert [loaded.origin(f"server.{key}") for key in ("port", "grace_s", "threads", "host")] == [
         "server.toml line 2",
@@ -74,6 +74,21 @@ def test_the_first_snapshot_of_a_file_is_the_default_unless_an_alias_says_so(fil
     assert config.snapshots["one"].name == "one.ffn"
     assert config.snapshots["one"].is_absolute()  # relative to the file, wherever the server is started
     assert load(file(text + '[aliases]\ndefault = "two-v2"\n')).config.aliases == {"default": "two-v2"}
+
+
+def test_a_relative_path_is_the_same_one_after_a_start_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "server.toml").write_text('[admin]\nmodels_folder = "models"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load(
+        [
+            *from_file(Path("server.toml")),
+            *from_environment({"FFNSEARCH_ADMIN_CORPORA_FOLDER": "./corpora"}),
+            *from_flags({}, ["admin.snapshots_folder=state/../snapshots"]),
+            *from_arguments(["may=snapshots/may"]),
+        ]
+    ).config
+    assert config.snapshots == {"may": tmp_path / "snapshots" / "may"}
+    assert config.administration == AdminSettings(tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
 
 
 def test_the_environment_has_lists_of_snapshots_and_aliases():
@@ -196,7 +211,7 @@ def test_the_printed_file_has_every_setting_with_its_reason_and_changes_nothing(
     live = "\n".join(line.removeprefix("# ") for line in text.splitlines() if "..." not in line)
     live = live[live.index("\n[server]\n") :]
     loaded = load([*from_arguments(["tiny.ffn"]), *file(live)])
-    assert loaded.config == ServerConfig({"tiny": Path("tiny.ffn")}, aliases={"default": "tiny"})
+    assert loaded.config == ServerConfig({"tiny": Path.cwd() / "tiny.ffn"}, aliases={"default": "tiny"})
     for setting in settings().values():
         assert f"\n# {setting.field} = " in text
         assert reasons(setting.owner)[setting.field]
@@ -252,6 +267,31 @@ def test_check_tells_all_that_would_fail(run, tiny_snapshot, tmp_path):
     assert settings["server.admin"]["value"] is False
     assert settings["server.threads"]["value"] is None
     assert settings["tls.key_file"]["value"] == str(tmp_path / "key")
+
+
+def test_check_looks_at_what_a_restart_would_go_on_with(run, tiny_snapshot, tmp_path):
+    def check(*settings):
+        assignments = [part for setting in settings for part in ("--set", setting)]
+        code, _, err = run(
+            "serve", f"one={tiny_snapshot}", f"two={tiny_snapshot}", "--check", "--port", 0, *assignments
+        )
+        assert code == 2
+        return err
+
+    (tmp_path / "file").touch()
+    (tmp_path / "catalog.json").write_text("{")
+    assert "server.state_folder (flag --set): " in check(f"server.state_folder={tmp_path}/file/state")
+    assert "server.state_folder (flag --set): " in check(f"server.state_folder={tmp_path}/file")
+    assert "catalog.json cannot be read" in check(f"server.state_folder={tmp_path}")
+    assert "limits.snapshots_max (flag --set): 2 snapshots are to be open" in check("limits.snapshots_max=1")
+    assert "limits.snapshots_bytes_max (flag --set): " in check("limits.snapshots_bytes_max=1000")
+
+
+def test_check_makes_nothing(run, tiny_snapshot, tmp_path):
+    state = tmp_path / "state" / "of" / "one"
+    code, out, _ = run("serve", tiny_snapshot, "--check", "--port", 0, "--set", f"server.state_folder={state}")
+    assert (code, out.splitlines()[-1]) == (0, "ready to start")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_warns(run, tiny_snapshot):

@@ -72,8 +72,9 @@ class Datastore:
         """Open a snapshot, or refuse it.
 
         check: "all" reads every byte and compares hashes (about a second a gigabyte), and tells `progress` how many
-        megabytes of them, from several threads, one at a time; "sizes" looks at file sizes only. Model and tokenizer
-        are always compared with the manifest. Raises SnapshotError and its kinds, which say what differs.
+        megabytes of them, from several threads, one at a time, and stops where that raises; "sizes" looks at file sizes
+        only. Model and tokenizer are always compared with the manifest. Raises SnapshotError and its kinds, which say
+        what differs.
         """
         manifest = read_manifest(path)
         check_sizes(path, manifest)

@@ -21,6 +21,7 @@ from ffnsearch_service.admin.messages import (
     gate_of,
     operation_id,
     operation_message,
+    operation_name,
     snapshot_view_message,
 )
 from ffnsearch_service.admin.name_pages import name_page
@@ -102,7 +103,11 @@ class Administration:
                 "this server builds nothing: its operator sets state_folder and the folders in [admin]",
                 reason="FOLDER_NOT_SET",
             )
-        return operation_message(self._builds.create(build_spec(request)))
+        spec = build_spec(request)
+        if spec.load:  # better now than after hours of building
+            folder = self._folders.snapshot(spec.name, field="name")
+            self._catalog.require_names(spec.name, folder, spec.alias)
+        return operation_message(self._builds.create(spec))
 
     def list_operations(self, request: operations_pb2.ListOperationsRequest) -> operations_pb2.ListOperationsResponse:
         """A page of the operations, oldest first."""
@@ -134,6 +139,19 @@ class Administration:
         """Forget an operation that has ended, and what it left undone."""
         self._required_builds().delete(operation_id(request.name))
         return empty_pb2.Empty()
+
+    def unfinished_operations(self) -> frozenset[str]:
+        """The names of all operations that have not ended."""
+        return frozenset(map(operation_name, self._builds.unfinished() if self._builds else ()))
+
+    def stop_builds(self) -> None:
+        """Let the builds stop, so that the next start goes on with them; returns at once."""
+        if self._builds:
+            self._builds.stop()
+
+    def stop_loads(self) -> None:
+        """Let the loads that run end soon, and none begin."""
+        self._catalog.stop_loads()
 
     def _required_builds(self) -> Builds:
         if self._builds is None:

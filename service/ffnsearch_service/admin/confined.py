@@ -13,7 +13,7 @@ _PATH = re.compile(r"(?<![\w.])/[^\s:;,'\"()]+")
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders that callers may name things in, each None where the operator allows none.
+    """The folders that callers may name things in, absolute paths, each None where the operator allows none.
 
     snapshots: read by loads, written by builds. corpora: texts to build from. models: folders of trained models.
     """

@@ -73,6 +73,10 @@ def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
             reason="ALIAS_WITHOUT_LOAD",
             field="alias",
         )
+    if request.alias and request.alias == request.name:
+        raise RequestError(
+            "alias: it is the name of the snapshot itself: choose another", reason="ALIAS_IS_NAME", field="alias"
+        )
     split = request.split or "all"
     prompts = request.calibration_prompts if request.HasField("calibration_prompts") else CALIBRATION_PROMPTS_DEFAULT
     return BuildSpec(
@@ -176,7 +180,8 @@ def _request_message(record: BuildRecord) -> pb.BuildSnapshotRequest:
 
 def _error_message(error: BuildError) -> status_pb2.Status:
     status = status_pb2.Status(code=error.code, message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    status.details.add().Pack(info)
     return status
 
 

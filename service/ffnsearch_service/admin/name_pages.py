@@ -28,10 +28,13 @@ def name_page(names: Sequence[str], page_size: int, page_token: str, limits: Lim
 
 def _last_name(page_token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(page_token.encode("ascii")).decode("ascii")
+        name = base64.b64decode(page_token, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
+        name = ""
+    if not name:
         raise RequestError(
             "page_token: it is none of this list: begin again without one",
             reason="INVALID_PAGE_TOKEN",
             field="page_token",
-        ) from None
+        )
+    return name

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
@@ -28,6 +27,9 @@ from ffnsearch_service.builds.progress import Meter, Progress
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
+
+_ID_TIME_DIGITS = 11
+"""Hexadecimal digits with which an id begins: milliseconds since the epoch."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +44,12 @@ class BuildView:
 
 @dataclass
 class _Build:
-    """A build of this process. The lock of `Builds` guards every field."""
+    """A build of this process. The lock of `Builds` guards every field. has_begun: whether it has had its turn."""
 
     record: BuildRecord
     progress: Progress = field(default_factory=lambda: Progress("queued"))
     process: BuildProcess | None = None
-    is_cancelled: bool = False
+    has_begun: bool = False
 
     def view(self) -> BuildView:
         return BuildView(self.record, Progress("done", 1, 1) if self.record.is_done else self.progress)
@@ -82,10 +84,16 @@ class Builds:
         self._is_closing = False
 
     def start(self) -> list[BuildView]:
-        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else."""
+        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else.
+
+        What was cancelled, and ended with the service rather than before it, ends here.
+        """
         records = read_records(self._folder)
         with self._lock:
             self._builds = {record.id: _Build(record) for record in records}
+            for build in self._builds.values():
+                if build.record.is_cancelled and not build.record.is_done:
+                    self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
         for build in unfinished:
             self._workers.submit(self._run, build)
@@ -101,17 +109,18 @@ class Builds:
         out = self._folders.snapshot(spec.name, field="name")
         with self._lock:
             self._require_open()
-            if running := self._unfinished_of(spec.name):
-                return self._joined(running, spec)
+            last = self._last_of(spec.name)
+            if last and not last.record.is_done:
+                return self._joined(last, spec)
             resumes = out.exists()
-            if resumes and not self._left_unfinished(spec):
+            if resumes and not (last and last.record.state != "SUCCEEDED" and last.record.spec == spec):
                 raise PresentError(
                     f"there is a snapshot {spec.name} already: choose another name, or load it",
                     reason="SNAPSHOT_EXISTS",
                     snapshot=spec.name,
                 )
             self._require_room()
-            build = _Build(BuildRecord(_new_id(), spec, time.time(), resumes=resumes))
+            build = _Build(BuildRecord(self._next_id(), spec, time.time(), resumes=resumes))
             self._save(build.record)
             self._builds[build.record.id] = build
             self._forget_oldest()
@@ -125,7 +134,7 @@ class Builds:
             return self._find(id).view()
 
     def list(self) -> list[BuildView]:
-        """Tell how all builds are doing, oldest first."""
+        """Tell how all builds are doing, oldest first, which is by ascending id."""
         with self._lock:
             return [build.view() for build in self._builds.values()]
 
@@ -135,29 +144,43 @@ class Builds:
             build = self._find(id)
             if build.record.is_done:
                 return
-            build.is_cancelled = True
+            if not build.has_begun:
+                self._end(build, state="CANCELLED", error=cancelled())
+                return
+            self._note(build, is_cancelled=True)
             if build.process:
                 build.process.stop()
-            elif build.record.state == "QUEUED":
-                self._end(build, state="CANCELLED", error=cancelled())
 
     def delete(self, id: str) -> None:
-        """Forget a build that has ended, and discard what it left undone. Raises AbsentError, StateError."""
+        """Forget a build that has ended, and the last one of its name with what it left undone.
+
+        Raises AbsentError, StateError.
+        """
         with self._lock:
-            record = self._find(id).record
+            build = self._find(id)
+            record = build.record
             if not record.is_done:
                 raise StateError("the build has not ended: cancel it first", reason="OPERATION_RUNNING")
-            if record.state != "SUCCEEDED" and not self._unfinished_of(record.spec.name):
+            if record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build:
                 shutil.rmtree(self._partial(record.spec), ignore_errors=True)
             self._forget(id)
 
-    def close(self) -> None:
-        """Stop what runs, so that the next start goes on with it, and wait until it has stopped."""
+    def unfinished(self) -> frozenset[str]:
+        """The ids of the builds that have not ended."""
+        with self._lock:
+            return frozenset(id for id, build in self._builds.items() if not build.record.is_done)
+
+    def stop(self) -> None:
+        """Let what runs stop, so that the next start goes on with it; none begins any more."""
         with self._lock:
             self._is_closing = True
             for build in self._builds.values():
                 if build.process:
                     build.process.stop()
+
+    def close(self) -> None:
+        """Stop, and wait until nothing runs."""
+        self.stop()
         self._workers.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, build: _Build) -> None:
@@ -168,10 +191,12 @@ class Builds:
                 meter = Meter()
                 self._finish(build, process.run(lambda event: self._show(build, meter.read(event))))
         except Exception as error:
-            if not isinstance(error, FfnSearchError):
-                _log.exception("build %s of %s failed", build.record.id, build.record.spec.name)
+            if self._is_closing:
+                return  # its load was stopped by us: the next start does the last step again
+            failure = failure_of_error(error)
+            _log.error("build %s of %s failed: %s", build.record.id, build.record.spec.name, failure.message)
             with self._lock:
-                self._end(build, state="FAILED", error=failure_of_error(error))
+                self._end(build, state="FAILED", error=failure)
 
     def _begin(self, build: _Build) -> BuildProcess | None:
         """Make a build a running one; None for one that was cancelled, or is left for the next start."""
@@ -181,9 +206,10 @@ class Builds:
             record = build.record
             resume = record.resumes or record.attempts > 0
             command = self._command(record.spec, self._folders, resume=resume)
-            self._change(
-                build, state="RUNNING", attempts=record.attempts + 1, started_s=record.started_s or time.time()
-            )
+            started_s = record.started_s or time.time()
+            record = replace(record, state="RUNNING", attempts=record.attempts + 1, started_s=started_s)
+            self._save(record)
+            build.record, build.has_begun = record, True
             build.progress = Progress("start")
             build.process = BuildProcess(command, self._file(record, ".lock"), self._file(record, ".log"))
             return build.process
@@ -191,7 +217,7 @@ class Builds:
     def _finish(self, build: _Build, ended: Ended) -> None:
         with self._lock:
             build.process = None
-            if ended.status != 0 and build.is_cancelled:
+            if ended.status != 0 and build.record.is_cancelled:
                 return self._end(build, state="CANCELLED", error=cancelled())
             if ended.status != 0 and self._is_closing:
                 return None  # stopped by us: the next start goes on with it
@@ -209,18 +235,17 @@ class Builds:
             build.progress = progress
 
     def _end(self, build: _Build, **changes: Any) -> None:
-        """Write how a build ended; the caller has the lock."""
-        try:
-            self._change(build, ended_s=time.time(), **changes)
-        except OSError as error:  # it has ended all the same; a restart would find that out again
-            _log.error("the end of build %s cannot be written: %s", build.record.id, error.strerror)
-            build.record = replace(build.record, ended_s=time.time(), **changes)
+        """Note how a build ended; the caller has the lock."""
+        self._note(build, ended_s=time.time(), **changes)
         self._file(build.record, ".lock").unlink(missing_ok=True)
 
-    def _change(self, build: _Build, **changes: Any) -> None:
-        record = replace(build.record, **changes)
-        write_record(self._folder, record)
-        build.record = record
+    def _note(self, build: _Build, **changes: Any) -> None:
+        """Remember what became of a build; what the disk does not take is forgotten by the next start."""
+        build.record = replace(build.record, **changes)
+        try:
+            write_record(self._folder, build.record)
+        except OSError as error:
+            _log.error("what became of build %s cannot be written: %s", build.record.id, error.strerror)
 
     def _save(self, record: BuildRecord) -> None:
         try:
@@ -233,7 +258,7 @@ class Builds:
             raise
 
     def _joined(self, running: _Build, spec: BuildSpec) -> BuildView:
-        if running.record.spec == spec and not running.is_cancelled:
+        if running.record.spec == spec and not running.record.is_cancelled:
             return running.view()
         raise PresentError(
             f"another build of {spec.name} waits or runs: wait for it, cancel it, or choose another name",
@@ -247,14 +272,9 @@ class Builds:
             raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND", field="name")
         return build
 
-    def _unfinished_of(self, name: str) -> _Build | None:
-        builds = self._builds.values()
-        return next((build for build in builds if build.record.spec.name == name and not build.record.is_done), None)
-
-    def _left_unfinished(self, spec: BuildSpec) -> bool:
-        """Whether the last build of this name was of the same, and did not get to its end."""
-        ended = [build.record for build in self._builds.values() if build.record.spec.name == spec.name]
-        return bool(ended) and ended[-1].state != "SUCCEEDED" and ended[-1].spec == spec
+    def _last_of(self, name: str) -> _Build | None:
+        """The last build of a name: the only one that may not have ended, and the one whose work is kept."""
+        return next((build for build in reversed(self._builds.values()) if build.record.spec.name == name), None)
 
     def _require_open(self) -> None:
         if self._is_closing:
@@ -287,7 +307,8 @@ class Builds:
     def _file(self, record: BuildRecord, suffix: str) -> Path:
         return self._folder / f"{record.id}{suffix}"
 
-
-def _new_id() -> str:
-    """An id that no other build has, and that sorts by when it was made."""
-    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(4)}"
+    def _next_id(self) -> str:
+        """An id that sorts after those of all builds, even where the clock has stepped back."""
+        last_ms = int(next(reversed(self._builds), "0")[:_ID_TIME_DIGITS], 16)
+        now_ms = max(time.time_ns() // 1_000_000, last_ms + 1)
+        return f"{now_ms:0{_ID_TIME_DIGITS}x}{secrets.token_hex(4)}"

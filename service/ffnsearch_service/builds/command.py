@@ -14,11 +14,11 @@ def build_command(spec: BuildSpec, folders: Folders, *, resume: bool) -> list[st
     """
     corpus = folders.corpus(spec.corpus, field="corpus")
     out = folders.snapshot(spec.name, field="name")
-    model = ["--model", str(folders.model(spec.model, field="model").absolute())] if spec.model else []
+    model = ["--model", str(folders.model(spec.model, field="model"))] if spec.model else []
     return [
         *(sys.executable, "-P", "-m", "ffnsearch_service.cli", "build"),
-        *("--corpus", str(corpus.absolute())),
-        *("--out", str(out.absolute())),
+        *("--corpus", str(corpus)),
+        *("--out", str(out)),
         *model,
         *("--window-tokens", str(spec.window_tokens)),
         *("--split", spec.split),

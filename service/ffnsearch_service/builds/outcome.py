@@ -6,10 +6,10 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.admin.confined import without_paths
 from ffnsearch_service.builds.process import Ended
 from ffnsearch_service.builds.record import BuildError, BuildResult
+from ffnsearch_service.status import prompt_error
 
 _CODES = {
     "DISK_FULL": code_pb2.RESOURCE_EXHAUSTED,
@@ -45,7 +45,6 @@ def failure_of(ended: Ended) -> BuildError:
 
 
 def failure_of_error(error: Exception) -> BuildError:
-    """The error of a build that could not be started, or whose snapshot could not be opened."""
-    if isinstance(error, FfnSearchError):
-        return BuildError(code_pb2.FAILED_PRECONDITION, error.reason, without_paths(error.message))
-    return BuildError(code_pb2.INTERNAL, "INTERNAL", "the build could not be run: the server's log says more")
+    """The error of a build that could not be started, or whose snapshot could not be opened: that of such a call."""
+    told = prompt_error(error)
+    return BuildError(told.code, told.reason, without_paths(told.message), dict(told.metadata))

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,11 +37,16 @@ class BuildSpec:
 
 @dataclass(frozen=True)
 class BuildError:
-    """Why a build did not succeed. code: number of the google.rpc.Code. message: one line without paths."""
+    """Why a build did not succeed.
+
+    code: number of the google.rpc.Code. message: one line without paths. metadata: its variable parts; records of
+    earlier releases have none.
+    """
 
     code: int
     reason: str
     message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,17 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """One build. Times are in seconds since the epoch. attempts: how often its process was started.
+    """One build. Times are in seconds since the epoch.
 
-    resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
+    id: sorts by when it was made. attempts: how often its process was started. is_cancelled: whether its end was asked
+    for. resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
     """
 
     id: str
     spec: BuildSpec
     created_s: float
     resumes: bool = False
+    is_cancelled: bool = False
     state: State = "QUEUED"
     attempts: int = 0
     started_s: float | None = None
@@ -84,12 +92,12 @@ def write_record(folder: Path, record: BuildRecord) -> None:
 def read_records(folder: Path) -> list[BuildRecord]:
     """All records of a folder, oldest first. One that cannot be read is logged and left alone."""
     records = []
-    for path in folder.glob("*.json"):
+    for path in sorted(folder.glob("*.json")):
         try:
             records.append(_record_of(json.loads(path.read_bytes())))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.error("%s cannot be read (%s): this build is not continued", path, error)
-    return sorted(records, key=lambda record: (record.created_s, record.id))
+    return records
 
 
 def record_file(folder: Path, id: str) -> Path:

@@ -77,7 +77,7 @@ class Catalog(Generic[Open]):
         self._state = CatalogState()
         self._entries: dict[str, Entry[Open]] = {}
         self._held: set[Entry[Open]] = set()  # open or being opened, named or not
-        self._is_closed = False
+        self._is_ending = False
 
     def restore(self, configured: Configured | None = None) -> list[SnapshotView]:
         """Open what was loaded before, and what the configuration names; return what could not be opened.
@@ -138,6 +138,19 @@ class Catalog(Generic[Open]):
             raise
         self._on_change()
         return self.snapshot(name)
+
+    def require_names(self, name: str, folder: Path, alias: str = "") -> None:
+        """Raise PresentError where a folder could not get a name, or the name an alias, because others have them.
+
+        A folder that is loaded under that name already, or is being loaded, has it.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            is_another = entry is not None and entry.state != "FAILED" and Path(entry.placed.folder) != folder
+            if is_another or name in self._state.aliases:
+                raise _name_taken(name)
+            if alias in self._entries:
+                raise _name_taken(alias)
 
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
@@ -228,13 +241,22 @@ class Catalog(Generic[Open]):
         """Tell where all aliases point, by name."""
         return [AliasView(name, to.snapshot, to.etag) for name, to in sorted(self._state.aliases.items())]
 
+    def stop_loads(self) -> None:
+        """Let no load begin any more, and those that run end at their next checkpoint; what is open stays open."""
+        self._is_ending = True
+
+    def checkpoint(self) -> None:
+        """Raise StateError once loads are to end; an opener that takes long asks now and then."""
+        if self._is_ending:
+            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+
     def close(self) -> None:
         """Close every snapshot, those that are lent with their last lease. Call it once, after `restore` has returned.
 
         Nothing can be loaded or leased after it.
         """
         with self._changing, self._lock:
-            self._is_closed = True
+            self._is_ending = True
             entries, self._entries = list(self._entries.values()), {}
             for entry in entries:
                 entry.is_named = False
@@ -273,7 +295,7 @@ class Catalog(Generic[Open]):
 
     def _reserve(self, name: str, entry: Entry[Open]) -> Entry[Open] | None:
         """Give the name to an entry that is being loaded, and return the failed one that had it."""
-        with self._lock:
+        with self._changing, self._lock:  # an unload of the failed one may be on its way to the disk
             self._require_free(name)
             before = self._entries.get(name)
             if before and before.state != "FAILED":
@@ -283,8 +305,7 @@ class Catalog(Generic[Open]):
             return before
 
     def _require_free(self, name: str) -> None:
-        if self._is_closed:
-            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+        self.checkpoint()
         if name in self._state.aliases:
             raise _name_taken(name)
 

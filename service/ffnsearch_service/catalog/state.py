@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.files import write_whole
+from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import StateError
+
+STATE_FILE = "catalog.json"
+"""What the file is called in the state folder."""
 
 _VERSION = 1
 
@@ -35,6 +39,11 @@ class Configured:
     snapshots: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Configured":
+        """What the settings of a server say."""
+        return cls({name: str(path) for name, path in config.snapshots.items()}, config.aliases)
+
 
 @dataclass(frozen=True)
 class CatalogState:
@@ -47,9 +56,14 @@ class CatalogState:
     def merged(self, configured: Configured, etag: str) -> "CatalogState":
         """The state to start with: what the configuration changed since the last start counts, otherwise the state.
 
-        etag: what new entries get. An alias is dropped with its snapshot, and where a new snapshot has its name.
+        etag: what new entries get. An alias that the configuration changed brings its snapshot back where that was
+        unloaded. Other aliases are dropped with their snapshots, and all where a new snapshot has their name.
         """
         snapshots = _merge(self.snapshots, self.configured.snapshots, configured.snapshots, lambda to: Placed(to, etag))
+        for alias in _changed(self.configured.aliases, configured.aliases) & configured.aliases.keys():
+            name = configured.aliases[alias]
+            if name in configured.snapshots:
+                snapshots.setdefault(name, Placed(configured.snapshots[name], etag))
         aliases = _merge(self.aliases, self.configured.aliases, configured.aliases, lambda to: Pointing(to, etag))
         kept = {
             name: pointing
@@ -86,6 +100,10 @@ def write_state(path: Path, state: CatalogState) -> None:
 
 
 def _merge(stored: Mapping[str, Any], before: Mapping[str, str], now: Mapping[str, str], make: Any) -> dict[str, Any]:
-    changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    changed = _changed(before, now)
     kept = {name: entry for name, entry in stored.items() if name not in changed}
     return kept | {name: make(now[name]) for name in changed & now.keys()}
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}

@@ -117,10 +117,7 @@ def alias(
         raise RequestError("name the snapshot that the alias is to point to, or give --delete: one of the two")
     if delete:
         client.delete_alias(name, etag=etag)
-        if as_json:
-            print_json({"deleted": name})
-        else:
-            print(f"deleted {name}")
+        _print_deleted(name, as_json)
         return
     moved = client.move_alias(name, snapshot, etag=etag, allow_missing=create, gate=_gate(gate))
     if as_json:
@@ -180,7 +177,7 @@ def operations(
     client: AdminClient = context.obj
     if delete:
         client.delete_operation(delete)
-        print(f"deleted {delete}")
+        _print_deleted(delete, as_json)
         return
     found = tuple(client.operations())
     (print_json if as_json else show_admin.print_operations)(found)
@@ -216,16 +213,23 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
 def _print_build(operation: "BuildOperation", as_json: bool) -> None:
     from ffnsearch_service.show.answers import print_json
 
-    if operation.error:
-        raise ServiceError(
-            operation.error.message, code=operation.error.code, reason=operation.error.reason, field="", metadata={}
-        )
+    if error := operation.error:
+        raise ServiceError(error.message, code=error.code, reason=error.reason, metadata=error.metadata)
     if as_json:
         print_json(operation)
     elif operation.result:
         print(harmless(f"built {operation.result.name}: {operation.result.substrings:,} substrings"))
     else:
         print(harmless(f"{operation.name} builds {operation.snapshot_name}"))
+
+
+def _print_deleted(name: str, as_json: bool) -> None:
+    from ffnsearch_service.show.answers import print_json
+
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        print(f"deleted {name}")
 
 
 def _gate(text: str) -> tuple[str, float] | None:

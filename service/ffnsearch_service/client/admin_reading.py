@@ -68,7 +68,7 @@ def _failure(status: status_pb2.Status) -> OperationFailure:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         detail.Unpack(info)
-    return OperationFailure(code_pb2.Code.Name(status.code), info.reason, status.message)
+    return OperationFailure(code_pb2.Code.Name(status.code), info.reason, status.message, dict(info.metadata))
 
 
 def _seconds(message: Any, name: str) -> float | None:

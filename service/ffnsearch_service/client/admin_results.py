@@ -43,11 +43,15 @@ class Alias:
 
 @dataclass(frozen=True)
 class OperationFailure:
-    """Why a build did not succeed. code: name of the gRPC status code. reason: stable UPPER_SNAKE name."""
+    """Why a build did not succeed.
+
+    code: name of the gRPC status code. reason: stable UPPER_SNAKE name. metadata: the variable parts of the message.
+    """
 
     code: str
     reason: str
     message: str
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)

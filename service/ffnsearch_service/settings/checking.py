@@ -10,7 +10,9 @@ from typing import Any
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.snapshot import check_sizes, read_manifest
 from ffnsearch_service.address import require_free
+from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, read_state
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.errors import ExhaustedError, StateError
 from ffnsearch_service.operations.tracing import require_extra
 from ffnsearch_service.security.tls import ServerTls, TlsFiles
 from ffnsearch_service.security.token_store import TokenStore
@@ -50,7 +52,7 @@ class Findings:
 
 
 def check(loaded: Loaded) -> Findings:
-    """Look at everything that a start needs: snapshots (sizes, no hashes), addresses, files, extras. Reads only."""
+    """Look at what a start needs: snapshots (sizes, no hashes), the state, addresses, files, extras. Reads only."""
     config = loaded.config
     problems: list[str] = []
     snapshots = [
@@ -58,6 +60,10 @@ def check(loaded: Loaded) -> Findings:
         for name, path in config.snapshots.items()
         if (found := _tried(problems, loaded, f"snapshots.{name}", _snapshot, name, path))
     ]
+    if state := _tried(problems, loaded, "server.state_folder", _state, config):
+        _tried(problems, loaded, "limits.snapshots_max", _require_places, config, state)
+        size_bytes = sum(snapshot.bytes for snapshot in snapshots if snapshot.name in state.snapshots)
+        _tried(problems, loaded, "limits.snapshots_bytes_max", _require_bytes, config, size_bytes)
     addresses = [
         address
         for key, host, port in _places(config)
@@ -92,6 +98,35 @@ def _snapshot(name: str, path: Path) -> SnapshotFound:
     manifest = read_manifest(path)
     check_sizes(path, manifest)
     return SnapshotFound(name, str(path), manifest.snapshot_id, manifest.substrings, manifest.total_bytes())
+
+
+def _state(config: ServerConfig) -> CatalogState:
+    """What a start would go on with. Raises StateError where it could not be read, or not be written."""
+    stored = CatalogState()
+    if folder := config.state_folder:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise StateError(f"{there} is no folder that can be written: choose another", reason="STATE_UNWRITABLE")
+        stored = read_state(folder / STATE_FILE)
+    return stored.merged(Configured.of(config), etag="")
+
+
+def _require_places(config: ServerConfig, state: CatalogState) -> None:
+    most = config.limits.snapshots_max
+    if any(name in config.snapshots for name in list(state.snapshots)[most:]):  # of others a start only complains
+        raise ExhaustedError(
+            f"{len(state.snapshots)} snapshots are to be open, more than {most}: raise it, or leave some out",
+            reason="TOO_MANY_SNAPSHOTS",
+        )
+
+
+def _require_bytes(config: ServerConfig, size_bytes: int) -> None:
+    most = config.limits.snapshots_bytes_max
+    if size_bytes > most:
+        raise ExhaustedError(
+            f"the snapshots have {size_bytes:,} bytes, more than {most:,}: raise it, or leave some out",
+            reason="SNAPSHOTS_TOO_LARGE",
+        )
 
 
 def _places(config: ServerConfig) -> Iterator[tuple[str, str, int]]:

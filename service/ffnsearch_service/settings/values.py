@@ -39,8 +39,12 @@ def shown(raw: Any) -> str:
 
 
 def path_of(text: str, folder: Path) -> Path:
-    """The path that a text means: `~` is the home, a relative one starts in `folder`."""
-    return folder / os.path.expanduser(text)  # as a shell does: of users who do not exist, it stays as it is
+    """The absolute path that a text means: `~` is the home, a relative one starts in `folder`.
+
+    It outlives the process, in the state file, and messages to callers lose absolute paths alone.
+    """
+    path = folder / os.path.expanduser(text)  # as a shell does: of users who do not exist, it stays as it is
+    return Path(os.path.abspath(path))
 
 
 def _typed(setting: Setting, raw: Any, folder: Path) -> Any:

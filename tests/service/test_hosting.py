@@ -1,0 +1,72 @@
+"""A server starts with what its settings name, and with what was changed over the wire as far as it is still there."""
+
+from dataclasses import replace
+
+import pytest
+
+from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch_indexer.errors import OutputError, SnapshotError
+from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
+from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.errors import StateError
+from ffnsearch_service.hosting import _open, _parts
+from ffnsearch_service.settings.loading import load
+from ffnsearch_service.settings.sources import from_flags
+
+
+@pytest.fixture
+def config(tiny_snapshot, tmp_path):
+    return ServerConfig({"plays": tiny_snapshot}, verify="sizes", admin=True, state_folder=tmp_path / "state")
+
+
+def remember(config, **folders):
+    """What an earlier server of these settings left, with these snapshots loaded."""
+    placed = {name: Placed(str(folder), "e") for name, folder in folders.items()}
+    before = Configured({name: str(path) for name, path in config.snapshots.items()})
+    write_state(config.state_folder / STATE_FILE, CatalogState(placed, configured=before))
+
+
+def states(config):
+    """Start what is behind the socket, and tell the state of each snapshot by its name."""
+    with _parts(config) as (_, administration, *_):
+        found = administration.list_snapshots(pb.ListSnapshotsRequest()).snapshots
+        return {snapshot.name: pb.SnapshotState.Name(snapshot.state).rpartition("_")[2] for snapshot in found}
+
+
+def test_a_snapshot_of_the_settings_that_cannot_be_opened_stops_the_start(config, tmp_path):
+    config.snapshots["novel"] = tmp_path / "gone"
+    with pytest.raises(SnapshotError, match="gone is no snapshot"):
+        states(config)
+
+
+def test_one_that_was_loaded_over_the_wire_stops_no_other(config, tmp_path):
+    remember(config, plays=config.snapshots["plays"], novel=tmp_path / "gone")
+    assert states(config) == {"plays": "OPEN", "novel": "FAILED"}
+
+
+def test_one_that_was_loaded_over_the_wire_under_a_name_of_the_settings_stops_no_start(config, tmp_path):
+    remember(config, plays=tmp_path / "gone")
+    assert states(config) == {"plays": "FAILED"}
+
+
+def test_a_state_folder_that_cannot_be_is_told_in_a_line(config, tmp_path):
+    (tmp_path / "state").touch()
+    for folder in (tmp_path / "state", tmp_path / "state" / "below"):
+        with pytest.raises(OutputError, match=r"cannot write .*/state.*server\.state_folder"):
+            states(replace(config, state_folder=folder))
+
+
+def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load(from_flags({}, ["server.admin=true", "admin.snapshots_folder=snapshots"])).config
+    with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
+        administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
+    assert caught.value.message.startswith("june.partial is no snapshot")
+
+
+def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot):
+    with _parts(config) as (_, administration, _, watch):
+        administration.stop_loads()
+        with pytest.raises(StateError) as caught:
+            _open(replace(config, verify="all"), watch, "novel", tiny_snapshot)
+    assert caught.value.reason == "CATALOG_CLOSED"
