@@ -3,7 +3,7 @@
 A build works in a folder `OUT.partial`, and a build that was killed is continued from its last whole shard; it gives
 the same bytes as one that was not.
 
-work.json     what is built, and the lock of who builds it
+work.json     what is built
 shards/       keys in the order of sorted windows, until the blocks are put together
 snapshot/     becomes OUT when it is whole
 """

@@ -1,15 +1,16 @@
 """How files are named, made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from ffnsearch_indexer.errors import DamageError, OutputError
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
+
+LOCK_FILE = "ffnsearch.lock"
+"""In a folder in which one process works; nothing is in it."""
 
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
@@ -54,6 +58,39 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         error.filename = error.filename or str(partial)  # a failed write does not know where it was going
         raise
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make or reopen a folder for this process alone; if nothing is in it in the end, it goes again.
+
+    Raises OutputError where it is in use.
+    """
+    with _locked(folder):
+        try:
+            yield
+        finally:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+
+
+def _locked(folder: Path) -> IO[str]:
+    """The lock file of a folder, open and locked; only who holds it may delete it."""
+    path = folder / LOCK_FILE
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as closing, contextlib.suppress(FileNotFoundError):  # another has just deleted it
+            file = closing.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"{folder} is in use, the same work is being done: wait for it", reason="OUTPUT_BUSY", path=folder
+                ) from None
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                closing.pop_all()
+                return file
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
@@ -135,7 +172,7 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def disk_errors(next_step: str) -> Iterator[None]:
     """Turn whatever the file system refuses into an OutputError that ends in what to do."""
     try:
