@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import stopping
 from ffnsearch_indexer import build as building
@@ -301,7 +302,9 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together_are_refused(tmp_pat
     assert "5" in error.message
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no weights", "no tokenizer", "cut weights", "other sizes", "no JSON"])
+@pytest.mark.parametrize(
+    "damage", ["no folder", "no weights", "no tokenizer", "cut weights", "other sizes", "no JSON", "no number"]
+)
 def test_a_model_that_cannot_be_loaded_is_refused(damage: str, model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "m"
     if damage != "no folder":
@@ -316,9 +319,23 @@ def test_a_model_that_cannot_be_loaded_is_refused(damage: str, model: Path, tmp_
         (copy / "config.json").write_text((model / "config.json").read_text().replace('"d_model": 8', '"d_model": 16'))
     elif damage == "no JSON":
         (copy / "config.json").write_text("{")
+    elif damage == "no number":
+        weights = load_file(copy / "model.safetensors")
+        weights["head.bias"][1] = float("nan")
+        save_file(weights, copy / "model.safetensors")
     error = refusal(CORPUS, copy, tmp_path / "out")
     assert isinstance(error, ModelError)
     assert str(copy) in error.message
+
+
+def test_a_model_that_gives_no_numbers_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    large = make_model(vocabulary_size=4, d_model=8)
+    large.blocks[1].ffn.up.weight.fill_(1e25)
+    large.blocks[1].ffn.down.weight.fill_(1e25)
+    with pytest.raises(FfnSearchError) as caught:
+        build(CORPUS, save_model(tmp_path / "m", large, ALPHABET), tmp_path / "out")
+    assert caught.value.reason == "NOT_FINITE"
+    require_nothing_at(tmp_path / "out")
 
 
 @pytest.mark.parametrize("characters", [110, 119, 601])

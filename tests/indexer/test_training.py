@@ -204,6 +204,13 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+def test_a_loss_that_is_no_number_ends_the_run_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        run(tmp_path / "m", replace(SETTINGS, rate_peak=1e30))
+    assert (caught.value.reason, "rate_peak" in caught.value.message) == ("NOT_FINITE", True)
+    assert not (tmp_path / "m" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "change",
     [

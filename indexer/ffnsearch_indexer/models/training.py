@@ -104,7 +104,8 @@ def train(
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
-    window in either part, ModelError for a device that is not there, and for a `start` that cannot be gone on from.
+    window in either part, ModelError for a device that is not there, for a `start` that cannot be gone on from, and
+    where the loss is no number any more.
     """
     with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
         run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
@@ -188,7 +189,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss.item()
+        return _finite(loss.item())
 
     def evaluate(self, iteration: int) -> None:
         """Add a point to the curve, from windows spread evenly over both parts."""
@@ -267,7 +268,7 @@ class _Run:
             self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)
         ]
         self.model.train()
-        return sum(losses) / windows
+        return _finite(sum(losses) / windows)
 
     def _loss(self, part: Tensor, starts: np.ndarray) -> Tensor:
         windows = torch.from_numpy(starts)[:, None] + torch.arange(self.model.config.context_tokens + 1)
@@ -275,6 +276,15 @@ class _Run:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16):
             logits = self.model(tokens[:, :-1]).logits
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"the loss is {loss}: no model comes of this training; choose another folder and a lower rate_peak",
+            reason="NOT_FINITE",
+        )
+    return loss
 
 
 def _runs(path: Path) -> list[dict[str, Any]]:
