@@ -11,6 +11,7 @@ import pickle
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from torch.nn import functional as F
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
-from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
+from ffnsearch_indexer.files import LOCK_FILE, PARTIAL, alone_in, disk_errors, sync, write_whole
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
@@ -103,23 +105,30 @@ def train(
     start: the folder of a model to train further, of the same sizes; without it, random weights.
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
-    refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
-    window in either part, ModelError for a device that is not there, for a `start` that cannot be gone on from, and
-    where the loss is no number any more.
+    refused (OutputError), as is one that cannot be written, or in which another process trains. Raises CorpusError
+    for a text shorter than one window in either part, ModelError for a device that is not there, for a `start` that
+    cannot be gone on from, for more than memory holds, and where the loss is no number any more; DeviceError for a
+    GPU that fails.
     """
-    with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
+    with (
+        disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"),
+        device_errors(),
+        _memory_errors(),
+    ):
         run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
-        for iteration in range(run.iteration, settings.iterations):
-            started = time.monotonic()
-            loss = run.step(iteration)
-            done = iteration + 1
-            if done % settings.evaluation_iterations == 0:
-                run.evaluate(done)
-            run.record.seconds += time.monotonic() - started
-            if done % settings.checkpoint_iterations == 0 or done == settings.iterations:
-                run.save_checkpoint(done)
-            progress("train", done, settings.iterations, run.detail(loss))
-        return run.finish()
+        with alone_in(out):
+            run.continue_from_checkpoint()
+            for iteration in range(run.iteration, settings.iterations):
+                started = time.monotonic()
+                loss = run.step(iteration)
+                done = iteration + 1
+                if done % settings.evaluation_iterations == 0:
+                    run.evaluate(done)
+                run.record.seconds += time.monotonic() - started
+                if done % settings.checkpoint_iterations == 0 or done == settings.iterations:
+                    run.save_checkpoint(done)
+                progress("train", done, settings.iterations, run.detail(loss))
+            return run.finish()
 
 
 class _Run:
@@ -166,15 +175,17 @@ class _Run:
         run = cls(tokens, train_tokens, record, tokenizer, out, device)
         if start:
             run._start_from(start)
-        checkpoint = out / CHECKPOINT_FILE
-        if checkpoint.exists():
-            run._load_checkpoint(checkpoint)
-        elif out.exists() and any(path.name != CHECKPOINT_FILE + PARTIAL for path in out.iterdir()):
-            raise OutputError(
-                f"{out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS"
-            )
-        out.mkdir(parents=True, exist_ok=True)
         return run
+
+    def continue_from_checkpoint(self) -> None:
+        """Take over the checkpoint that the same run has left; refuse a folder with anything else in it."""
+        checkpoint = self.out / CHECKPOINT_FILE
+        if checkpoint.exists():
+            self._load_checkpoint(checkpoint)
+        elif any(path.name not in (LOCK_FILE, CHECKPOINT_FILE + PARTIAL) for path in self.out.iterdir()):
+            raise OutputError(
+                f"{self.out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS"
+            )
 
     def step(self, iteration: int) -> float:
         """Do one iteration and return its loss."""
@@ -305,9 +316,23 @@ def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
         yield starts[first : first + batch]
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn what numpy and torch raise where this machine has no memory left into a ModelError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise ModelError(
+            "the training takes more memory than there is: choose fewer windows in a batch, or a smaller model",
+            reason="OUT_OF_MEMORY",
+        ) from error
+
+
 def _machine(device: str) -> str:
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
         raise ModelError(
             f"the device {device!r} cannot be used here: choose cpu, or cuda where there is a GPU that torch can use",
