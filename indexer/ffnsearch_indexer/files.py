@@ -15,13 +15,23 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import DamageError, OutputError
+from ffnsearch_indexer.errors import DamageError, OutputError, SnapshotError
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
 
 LOCK_FILE = "ffnsearch.lock"
 """In a folder in which one process works; nothing is in it."""
+
+_NO_DAMAGE = {
+    errno.EACCES: "let this user read it",
+    errno.EPERM: "let this user read it",
+    errno.EMFILE: "let this process open more files (ulimit -n)",
+    errno.ENFILE: "let this machine open more files",
+    errno.ENOMEM: "free some memory, or let this process map more of it",
+    errno.EIO: "check the disk, or copy the snapshot to another",
+}
+"""What helps where a file cannot be read and nothing says that it is damaged, by errno."""
 
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
@@ -115,13 +125,14 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[A
 
 
 def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected."""
+    """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected.
+
+    Other errors are those of `unreadable`.
+    """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DamageError(
-            f"{path} cannot be read as an array ({error}): build the snapshot again", file=path.name
-        ) from None
+        raise unreadable(path, error) from None
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)
     )
@@ -134,10 +145,29 @@ def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArra
     return array
 
 
+def unreadable(path: Path, error: Exception) -> SnapshotError:
+    """What to raise for a file of a snapshot that cannot be read: a DamageError, unless the file may well be whole."""
+    if isinstance(error, OSError) and error.errno in _NO_DAMAGE:
+        return SnapshotError(
+            f"{path} cannot be read: {error.strerror}; {_NO_DAMAGE[error.errno]}",
+            reason="SNAPSHOT_UNREADABLE",
+            file=path.name,
+        )
+    return DamageError(f"{path} cannot be read ({error}): copy the snapshot again, or build it again", file=path.name)
+
+
+def require_readable(path: Path) -> None:
+    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not tell why."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
     """SHA-256 of each file, in hexadecimal; several files are read at once.
 
-    was_read: called with how many bytes were read of some file, from several threads.
+    was_read: called with how many bytes were read of some file, from several threads. An OSError knows its file.
     """
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         return list(pool.map(partial(_hash_file, was_read), paths))
@@ -152,9 +182,13 @@ def _hash_file(was_read: Callable[[int], None], path: Path) -> str:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_HASH_BYTES):
-            yield piece
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_HASH_BYTES):
+                yield piece
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed read does not know of what
+        raise
 
 
 def require_free_disk(folder: Path, needed_bytes: int) -> None:

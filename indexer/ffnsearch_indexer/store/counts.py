@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import Substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import DamageError
+from ffnsearch_indexer.files import require_readable, unreadable
 
 _HEADER = struct.Struct("<qII")
 _PAGE_BYTES = 4096
@@ -162,21 +162,18 @@ def _file_key(path: Path) -> FileKey:
     try:
         status = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return status.st_dev, status.st_ino
 
 
 def _open_read_only(path: Path) -> lmdb.Environment:
+    require_readable(path)
     try:
         return lmdb.open(
             str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1024, lib_version=_ENGINE
         )
     except lmdb.Error as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DamageError:
-    return DamageError(f"{path} cannot be opened ({error}): build the snapshot again", file=path.name)
+        raise unreadable(path, error) from None
 
 
 def _unpack(value: bytes) -> Record:

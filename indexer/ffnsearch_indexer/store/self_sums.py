@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.errors import DamageError
-from ffnsearch_indexer.files import create_array, load_array, save_array, write_whole
+from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
 from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
 
@@ -90,9 +90,7 @@ def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
     try:
         thresholds = [tuple(map(float, of_block)) for of_block in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError) as error:
-        raise DamageError(
-            f"{path} cannot be read ({error!r}): make the self-sums again", file=SELF_SUMS_THRESHOLDS_FILE
-        ) from None
+        raise unreadable(path, error) from None
     is_ascending = all(low < high for of_block in thresholds for low, high in itertools.pairwise(of_block))
     if len(thresholds) != blocks or not is_ascending:
         raise DamageError(
