@@ -215,10 +215,20 @@ def finished(
     return manifest
 
 
-def _require_new(out: Path) -> None:
+def is_there(out: Path) -> bool:
+    """Whether anything has the name of a snapshot to be; raises OutputError where that cannot be told."""
     with disk_errors("choose another place"):
-        is_new = not (out.exists() or out.is_symlink())  # a link to nothing is there too
-    if not is_new:
+        return out.exists() or out.is_symlink()  # a link to nothing is there too
+
+
+def _require_new(out: Path) -> None:
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"the name {out} is not UTF-8, which LMDB and others need: choose another name", path=out
+        ) from None
+    if is_there(out):
         raise OutputError(
             f"{out} exists already: choose another name, delete it, or go on with what follows its build: --resume",
             reason="OUTPUT_EXISTS",

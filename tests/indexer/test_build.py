@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -246,6 +247,13 @@ def test_a_place_that_cannot_be_written_is_refused(model: Path, tmp_path: Path) 
         build(CORPUS, model, tmp_path / "file" / "out")
     assert caught.value.reason == "WRITE_FAILED"
     assert files_of(tmp_path) == {"file": b""}
+
+
+def test_a_name_that_is_not_utf_8_is_refused(model: Path, tmp_path: Path) -> None:
+    error = refusal(CORPUS, model, tmp_path / os.fsdecode(b"z\xff"))
+    assert isinstance(error, OutputError)
+    assert "UTF-8" in error.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_looked_at_is_refused(

@@ -300,6 +300,8 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         build(corpus, out=tmp_path): "exists already",
         build(corpus, out="."): "exists already",
         build(corpus, out=corpus / "out"): "cannot write",
+        build(corpus, out=tmp_path / ("o" * 300)): "cannot write",
+        build(corpus, "--resume", out=tmp_path / ("o" * 300)): "cannot write",
         train(tmp_path / "nothing"): "no corpus at",
         train(tmp_path / "short.txt"): "training needs more than 80",
         train(corpus, "--heads", 3): "not divisible",

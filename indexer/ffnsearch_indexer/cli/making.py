@@ -98,7 +98,7 @@ def build(
         return print_result(as_json, vars(plan), _plan_lines(plan))
     with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
-        if resume and out.exists():
+        if resume and building.is_there(out):
             manifest = building.finished(
                 text,
                 folder,
