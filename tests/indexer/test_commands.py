@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,16 @@ def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model
     assert re.search(r"^[\d,]+ substrings with [\d,]+ distinct prefixes\nabout .* seconds .*, .* memory, .* disk", err)
     assert out.startswith(f"built {tmp_path / 'out'}: ")
     assert f"next: ffnsearch info {tmp_path / 'out'}" in out
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(run: Run, corpus: Path, tmp_path: Path) -> None:
+    my_corpus = corpus.rename(tmp_path / "my text.txt")
+    out = tmp_path / "my model"
+    _, printed, _ = run("train", "--corpus", my_corpus, "--out", out, "--iterations", 1, *MODEL_SIZES)
+    program, *arguments = shlex.split(printed.splitlines()[-1].removeprefix("next: "))
+    assert (program, arguments[0]) == ("ffnsearch", "build")
+    code, printed, _ = run(*arguments, "--window-tokens", 8)
+    assert (code, f"'{out}.ffn'" in printed.splitlines()[-1]) == (0, True)
 
 
 def test_a_build_ends_with_a_calibration_unless_told_otherwise(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, command
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
@@ -74,8 +74,8 @@ def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_js
     from ffnsearch_indexer.console import ProgressDisplay
 
     chosen = profiles_of(snapshot, profiles)
-    options = "".join(f" --profile {name}" for name in profiles)
-    rest = f"; ffnsearch index {snapshot} --self-sums{options} continues its self-sums"
+    options = [option for name in profiles for option in ("--profile", name)]
+    rest = f"; {command('index', snapshot, '--self-sums', *options)} continues its self-sums"
     with leaves_whole(snapshot, rest), ProgressDisplay(progress_json) as display:
         return self_join.add_self_sums(
             snapshot,

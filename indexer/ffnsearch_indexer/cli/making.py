@@ -16,7 +16,7 @@ from ffnsearch_indexer.cli.finishing import (
     profiles_of,
     self_sums_lines,
 )
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, opened, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
 from ffnsearch_indexer.errors import FfnSearchError
 
 
@@ -139,7 +139,7 @@ def build(
         "seconds": seconds,
     }
     line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
-    print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
+    print_result(as_json, result, [line, f"next: {command('info', out)}, or {command('predict', out, 'some text')}"])
 
 
 def index(

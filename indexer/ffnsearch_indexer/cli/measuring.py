@@ -13,6 +13,7 @@ from ffnsearch_indexer.cli.options import (
     NoSave,
     SkipVerify,
     Snapshot,
+    command,
     opened,
     print_result,
     resumable,
@@ -48,7 +49,7 @@ def calibrate(
         with ProgressDisplay() as display:
             found = calibrating.calibrate(predictor, prompts=prompts, seed=seed, save=not no_save, progress=display)
     profiles = {name: profile.to_json() for name, profile in found.profiles.items()}
-    lines = [*ladder_lines(found.document), "", f"next: ffnsearch evaluate {snapshot}"]
+    lines = [*ladder_lines(found.document), "", f"next: {command('evaluate', snapshot)}"]
     print_result(as_json, {**found.document, "profiles": profiles}, lines)
 
 

@@ -1,6 +1,7 @@
 """What the subcommands share: options, how a result is printed, and what an interrupted one says."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,11 @@ def opened(snapshot: Path, *, skip_verify: bool = False) -> Iterator["Datastore"
 def check(skip_verify: bool) -> "Check":
     """How thoroughly a snapshot is looked at when it is opened."""
     return "sizes" if skip_verify else "all"
+
+
+def command(*arguments: object) -> str:
+    """What to type to run a subcommand, quoted as a shell wants it."""
+    return shlex.join(["ffnsearch", *map(str, arguments)])
 
 
 def print_result(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Out, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Corpus, Out, command, print_result, resumable
 
 
 def train(
@@ -63,8 +63,5 @@ def train(
         "seconds": record.seconds,
     }
     losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
-    print_result(
-        as_json,
-        result,
-        [f"trained {out}: {losses}", f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"],
-    )
+    following = command("build", "--corpus", corpus, "--model", out, "--out", f"{out}.ffn")
+    print_result(as_json, result, [f"trained {out}: {losses}", f"next: {following}"])
