@@ -187,8 +187,11 @@ def estimate(
     """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
+    work = work_folder(out)
     with disk_errors("choose another place"), device_errors():
-        return _plan(source, work_folder(out), faiss)
+        plan = _plan(source, work, faiss)
+        require_free_disk(work, plan.disk_bytes)
+    return plan
 
 
 def finished(

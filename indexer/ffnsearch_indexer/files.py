@@ -191,14 +191,24 @@ def _pieces(path: Path) -> Iterator[bytes]:
         raise
 
 
+def size_in_words(size_bytes: int) -> str:
+    """A size for a person: in GB, or in MB below one."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
+
+
 def require_free_disk(folder: Path, needed_bytes: int) -> None:
-    """Refuse work (OutputError) for which the disk of `folder`, or of its nearest existing parent, has no room."""
+    """Refuse work (OutputError) where `folder`, or its nearest existing parent, may not be written or has no room."""
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write in {folder}: it is no folder, or may not be written; choose another place",
+            reason="WRITE_FAILED",
+        )
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OutputError(
-            f"the build needs {needed_bytes / 1e9:.2f} GB of disk and {folder} has {free / 1e9:.2f} GB free: "
+            f"{size_in_words(needed_bytes)} of disk are needed and {folder} has {size_in_words(free)} free: "
             "free some, or write to another disk",
             reason="DISK_FULL",
             needed_bytes=needed_bytes,

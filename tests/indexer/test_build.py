@@ -232,10 +232,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 ) -> None:
     plan = estimate(CORPUS, model, tmp_path / "deep" / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes - 1))
-    with pytest.raises(OutputError) as caught:
-        build(CORPUS, model, tmp_path / "deep" / "out")
-    assert caught.value.reason == "DISK_FULL"
-    assert caught.value.metadata["needed_bytes"] == str(plan.disk_bytes)
+    error = refusal(CORPUS, model, tmp_path / "deep" / "out")
+    assert error.reason == "DISK_FULL"
+    assert error.metadata["needed_bytes"] == str(plan.disk_bytes)
+    assert f"{plan.disk_bytes / 1e6:.2f} MB of disk are needed" in error.message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes))
     build(CORPUS, model, tmp_path / "deep" / "out")
@@ -243,10 +243,16 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 
 def test_a_place_that_cannot_be_written_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError) as caught:
-        build(CORPUS, model, tmp_path / "file" / "out")
-    assert caught.value.reason == "WRITE_FAILED"
+    assert refusal(CORPUS, model, tmp_path / "file" / "out").reason == "WRITE_FAILED"
     assert files_of(tmp_path) == {"file": b""}
+
+
+def test_a_folder_that_may_not_be_written_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    error = refusal(CORPUS, model, tmp_path / "out")
+    assert (error.reason, str(tmp_path) in error.message) == ("WRITE_FAILED", True)
 
 
 def test_a_name_that_is_not_utf_8_is_refused(model: Path, tmp_path: Path) -> None:

@@ -75,12 +75,16 @@ def test_what_comes_next_can_be_typed_as_it_stands(run: Run, corpus: Path, tmp_p
 def test_a_build_ends_with_a_calibration_unless_told_otherwise(
     run: Run, corpus: Path, model: Path, tmp_path: Path
 ) -> None:
+    told = " and what a calibration takes, "
     for name, options, profiles, default in (
         ("calibrated", (), {"even", "one-step", "sum", "fast", "balanced", "best"}, "balanced"),
         ("plain", ("--calibration-prompts", 0), {"even"}, "even"),
         ("few", ("--calibration-prompts", 49), {"even"}, "even"),
     ):
-        code, out, _ = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options)
+        code, out, err = run(
+            "build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options
+        )
+        assert (told in err) == (name == "calibrated")
         manifest = read_manifest(tmp_path / name)
         assert (code, json.loads(out)["snapshot_id"]) == (0, manifest.snapshot_id)
         assert (manifest.profiles.keys(), manifest.default_profile) == (profiles, default)

@@ -115,10 +115,12 @@ def add_self_sums(
 
 def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> Plan:
     """Say what the same call of `add_self_sums` would take, or why it would be refused; writes nothing."""
-    with Datastore.open(folder, check="sizes") as datastore:
+    with disk_errors("make the snapshot writable"), Datastore.open(folder, check="sizes") as datastore:
         work, wanted = work_folder(folder), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
-        return _plan(_blocks(datastore, backend, wanted, work))
+        plan = _plan(_blocks(datastore, backend, wanted, work))
+        require_free_disk(work, plan.disk_bytes)
+        return plan
 
 
 def drop_self_sums(folder: Path) -> Manifest:

@@ -97,9 +97,11 @@ def profiles_of(snapshot: Path, names: list[str] | None) -> "list[Profile]":
 
 def self_sums_lines(plan: Any) -> list[str]:
     """What self-sums will take, for a person."""
+    from ffnsearch_indexer.files import size_in_words
+
     resumed = f", {plan.pieces_done} of {plan.pieces} pieces are there already" if plan.pieces_done else ""
     return [
         f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
-        f"about {plan.seconds / 60:.1f} minutes, {plan.disk_bytes / 1e9:.2f} GB of disk while they are made, "
-        f"{plan.bytes / 1e9:.2f} GB in the end, as a sample has it",
+        f"about {plan.seconds / 60:.1f} minutes, {size_in_words(plan.disk_bytes)} of disk while they are made, "
+        f"{size_in_words(plan.bytes)} in the end, as a sample has it",
     ]
