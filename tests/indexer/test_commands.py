@@ -1,6 +1,7 @@
 """The commands build, verify and train: what they print, and one line with status 2 for what cannot be done."""
 
 import json
+import os
 import re
 import resource
 import shlex
@@ -330,6 +331,22 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         ("verify", corpus): "is no snapshot",
     }
     check_refusals(run, refusals, tmp_path)
+
+
+@pytest.mark.parametrize("command", [("train", "--corpus", "shakespeare", "--out"), ("calibrate",), ("evaluate",)])
+def test_a_seed_that_a_library_does_not_take_is_refused(
+    command: tuple[str, ...], run: Run, tiny_snapshot: Path
+) -> None:
+    code, out, err = run(*command, tiny_snapshot, "--seed", 2**63)
+    assert (code, out) == (2, "")
+    assert "--seed" in err
+    assert f"{tiny_snapshot.name}.calibrate" not in os.listdir(tiny_snapshot.parent)
+
+
+def test_the_largest_seed_trains_and_calibrates(run: Run, corpus: Path, tiny_copy: Path, tmp_path: Path) -> None:
+    seed = ("--seed", 2**63 - 1)
+    assert run("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", 1, *seed, *MODEL_SIZES)[0] == 0
+    assert run("calibrate", tiny_copy, "--prompts", 60, *seed)[0] == 0
 
 
 def test_a_damaged_snapshot_does_not_verify(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:

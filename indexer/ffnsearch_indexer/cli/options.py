@@ -34,6 +34,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 NoSave = Annotated[bool, typer.Option("--no-save", help="Leave the snapshot's manifest as it is.")]
 SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
 
+SEED_MAX = 2**63 - 1
+"""Largest seed that every library takes."""
+
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 

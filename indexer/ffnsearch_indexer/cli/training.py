@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Out, command, print_result, resumable
+from ffnsearch_indexer.cli.options import SEED_MAX, AsJson, Corpus, Out, command, print_result, resumable
 
 
 def train(
     corpus: Corpus,
     out: Out,
-    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0, max=SEED_MAX)] = 1,
     iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
     batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
     rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
