@@ -18,7 +18,9 @@ Corpus = Annotated[
         "--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", help="The folder to write; new, or begun by the same command.", show_default=False)
+]
 Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
 Backend = Annotated[str, typer.Option(help="What searches: auto, fused, tiles, exact, faiss, or faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Where model and search run: auto, cpu, or cuda.")]

@@ -226,7 +226,10 @@ class _Run:
         write_whole(self.out / CHECKPOINT_FILE, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def finish(self) -> TrainingRecord:
-        """Measure the final losses on whole parts, write the model and its record, drop the checkpoint."""
+        """Measure the final losses, write the model and its record, drop the checkpoint.
+
+        They are means over the whole validation part, and over as many windows of the training part, spread evenly.
+        """
         windows = (len(self.validation) - 1) // self.model.config.context_tokens
         self.record.final_train_loss = self._mean_loss(self.train, windows)
         self.record.final_validation_loss = self._mean_loss(self.validation, windows)

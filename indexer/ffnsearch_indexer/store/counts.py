@@ -102,12 +102,8 @@ class RecordStore:
             value = transaction.get(np.asarray(tokens).astype(">u2").tobytes())
         return None if value is None else _unpack(value)
 
-    def find_id(self, tokens: Tokens) -> int | None:
-        """The id of a substring; None where the corpus does not hold it."""
-        return self.find_ids([tokens])[0]
-
     def find_ids(self, substrings: Sequence[Tokens]) -> list[int | None]:
-        """The same for several, together: a transaction each would take most of the time."""
+        """The ids of several, None where the corpus lacks one; together, for transactions take most of the time."""
         keys = [np.asarray(tokens).astype(">u2").tobytes() for tokens in substrings]
         with self._environment.begin(buffers=True) as transaction:
             values = map(transaction.get, keys)

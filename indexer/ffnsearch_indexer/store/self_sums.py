@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.corpora.substrings import entries_of_rows
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
@@ -69,7 +70,7 @@ class SelfSums:
         rows = (ids[:, None] * len(self.thresholds) + places).ravel()
         firsts, lasts = self.offsets[rows], self.offsets[rows + 1]
         sizes = lasts - firsts
-        entries = _entries(firsts, sizes)
+        entries = entries_of_rows(firsts, sizes)
         freq = np.zeros((len(rows), vocabulary_size), dtype=np.int64)
         freq[np.repeat(np.arange(len(rows)), sizes), self.tokens[entries]] = self.sums[entries]
         neighbors = self.neighbors[ids[:, None], places].astype(np.int64)
@@ -154,7 +155,7 @@ def assemble_block(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int
         array = create_array(path, dtype, (int(offsets[-1]),))
         firsts = offsets[:-1].reshape(N, thresholds)
         for ids, piece in _load_pieces(pieces, ids_of_pieces, thresholds):
-            array[_entries(firsts[ids].ravel(), piece.sizes.ravel())] = getattr(piece, field)
+            array[entries_of_rows(firsts[ids].ravel(), piece.sizes.ravel())] = getattr(piece, field)
         array.flush()
 
     for field, dtype in (("tokens", np.uint16), ("sums", np.uint32)):
@@ -175,12 +176,6 @@ def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) 
         sizes, neighbors, tokens, sums = np.split(values, np.cumsum([rows, rows, entries]))
         shape = len(ids), thresholds
         yield ids, Rows(sizes.reshape(shape).astype(np.int64), neighbors.reshape(shape), tokens, sums)
-
-
-def _entries(firsts: Int64, sizes: Int64) -> Int64:
-    """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each."""
-    ends: Int64 = np.cumsum(sizes)
-    return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
 
 
 def _load_block(folder: Path, block: int, thresholds: tuple[float, ...], substrings: int) -> SelfSums:
