@@ -3,7 +3,7 @@
 A build works in a folder `OUT.partial`, and a build that was killed is continued from its last whole shard; it gives
 the same bytes as one that was not.
 
-work.json     what is built, and the lock of who builds it
+work.json     what is built
 shards/       keys in the order of sorted windows, until the blocks are put together
 snapshot/     becomes OUT when it is whole
 """
@@ -187,8 +187,11 @@ def estimate(
     """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
     _require_new(out)
     source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
+    work = work_folder(out)
     with disk_errors("choose another place"), device_errors():
-        return _plan(source, work_folder(out), faiss)
+        plan = _plan(source, work, faiss)
+        require_free_disk(work, plan.disk_bytes)
+    return plan
 
 
 def finished(
@@ -215,10 +218,20 @@ def finished(
     return manifest
 
 
-def _require_new(out: Path) -> None:
+def is_there(out: Path) -> bool:
+    """Whether anything has the name of a snapshot to be; raises OutputError where that cannot be told."""
     with disk_errors("choose another place"):
-        is_new = not (out.exists() or out.is_symlink())  # a link to nothing is there too
-    if not is_new:
+        return out.exists() or out.is_symlink()  # a link to nothing is there too
+
+
+def _require_new(out: Path) -> None:
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"the name {out} is not UTF-8, which LMDB and others need: choose another name", path=out
+        ) from None
+    if is_there(out):
         raise OutputError(
             f"{out} exists already: choose another name, delete it, or go on with what follows its build: --resume",
             reason="OUTPUT_EXISTS",

@@ -36,8 +36,9 @@ class ProgressDisplay:
     """A `progress` callback that writes to stderr; use it as a context manager.
 
     events: a file to which JSON lines are appended: `{"stage", "done", "total", "detail"}`, at most ten a second, and
-    `{"error": {"reason", "message"}}` where an error of the tree ends the work. passing: of what comes before the work
-    itself; bars go when it is done, and nothing is written where stderr is no terminal.
+    `{"error": {"reason", "message"}}` where an error of the tree ends the work. Where they cannot be written any more,
+    that is said once, and the work goes on without them. passing: of what comes before the work itself; bars go when
+    it is done, and nothing is written where stderr is no terminal.
     """
 
     def __init__(self, events: Path | None = None, *, passing: bool = False) -> None:
@@ -63,7 +64,10 @@ class ProgressDisplay:
         if shown := self._bars or self._lines:
             shown.show(stage, done, total, detail)
         if self._events:
-            self._events.show(stage, done, total, detail)
+            try:
+                self._events.show(stage, done, total, detail)
+            except OSError as problem:
+                self._give_up_events(problem)
 
     def say(self, line: str) -> None:
         """Write a line to stderr, above the bars where there are any."""
@@ -71,6 +75,13 @@ class ProgressDisplay:
             self._bars.say(line)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def _give_up_events(self, problem: OSError) -> None:
+        assert self._events, "they could not be written"
+        path = self._events.path
+        self._events.close(None)
+        self._events = None
+        self.say(f"no more progress is written to {path}: {problem.strerror}")
 
 
 class _Bars:
@@ -131,6 +142,7 @@ class _Events:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"cannot write progress to {path}: {error.strerror}; choose another file") from None
+        self.path = path
         self._stage, self._last_event = "", 0.0
 
     def show(self, stage: str, done: int, total: int, detail: str) -> None:

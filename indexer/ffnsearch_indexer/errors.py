@@ -14,6 +14,7 @@ FfnSearchError
 ├── BackendError         a search backend or a device that is unknown or not there
 │   └── DeviceError      a GPU that failed at work: no memory left, or gone
 ├── FidelityError        a measurement that a snapshot does not allow
+│   └── ChangedError     one of profiles that are no longer those of the snapshot
 ├── LimitError           a request beyond a stated limit
 └── CancelledError       the caller no longer wants the answer
 

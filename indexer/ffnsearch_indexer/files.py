@@ -1,12 +1,12 @@
 """How files are named, made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import DamageError, OutputError
+from ffnsearch_indexer.errors import DamageError, OutputError, SnapshotError
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
+
+_NO_DAMAGE = {
+    errno.EACCES: "let this user read it",
+    errno.EPERM: "let this user read it",
+    errno.EMFILE: "let this process open more files (ulimit -n)",
+    errno.ENFILE: "let this machine open more files",
+    errno.ENOMEM: "free some memory, or let this process map more of it",
+    errno.EIO: "check the disk, or copy the snapshot to another",
+}
+"""What helps where a file cannot be read and nothing says that it is damaged, by errno."""
 
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
@@ -78,13 +88,14 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[A
 
 
 def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected."""
+    """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected.
+
+    Other errors are those of `unreadable`.
+    """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DamageError(
-            f"{path} cannot be read as an array ({error}): build the snapshot again", file=path.name
-        ) from None
+        raise unreadable(path, error) from None
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)
     )
@@ -97,10 +108,30 @@ def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArra
     return array
 
 
+def unreadable(path: Path, error: Exception) -> SnapshotError:
+    """What to raise for a file of a snapshot that cannot be read: a DamageError, unless the file may well be whole."""
+    if isinstance(error, OSError) and error.errno in _NO_DAMAGE:
+        return SnapshotError(
+            f"{path} cannot be read: {error.strerror}; {_NO_DAMAGE[error.errno]}",
+            reason="SNAPSHOT_UNREADABLE",
+            file=path.name,
+        )
+    return DamageError(f"{path} cannot be read ({error}): copy the snapshot again, or build it again", file=path.name)
+
+
+def require_readable(path: Path) -> None:
+    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not tell why."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
     """SHA-256 of each file, in hexadecimal; several files are read at once.
 
     was_read: called with how many bytes were read of some file, from several threads; what it raises ends the reading.
+    An OSError knows its file.
     """
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         return list(pool.map(partial(_hash_file, was_read), paths))
@@ -115,19 +146,33 @@ def _hash_file(was_read: Callable[[int], None], path: Path) -> str:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_HASH_BYTES):
-            yield piece
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_HASH_BYTES):
+                yield piece
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed read does not know of what
+        raise
+
+
+def size_in_words(size_bytes: int) -> str:
+    """A size for a person: in GB, or in MB below one."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
 
 
 def require_free_disk(folder: Path, needed_bytes: int) -> None:
-    """Refuse work (OutputError) for which the disk of `folder`, or of its nearest existing parent, has no room."""
+    """Refuse work (OutputError) where `folder`, or its nearest existing parent, may not be written or has no room."""
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write in {folder}: it is no folder, or may not be written; choose another place",
+            reason="WRITE_FAILED",
+        )
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OutputError(
-            f"the build needs {needed_bytes / 1e9:.2f} GB of disk and {folder} has {free / 1e9:.2f} GB free: "
+            f"{size_in_words(needed_bytes)} of disk are needed and {folder} has {size_in_words(free)} free: "
             "free some, or write to another disk",
             reason="DISK_FULL",
             needed_bytes=needed_bytes,
@@ -135,7 +180,7 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def disk_errors(next_step: str) -> Iterator[None]:
     """Turn whatever the file system refuses into an OutputError that ends in what to do."""
     try:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import stopping
 from ffnsearch_indexer import build as building
@@ -230,10 +232,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 ) -> None:
     plan = estimate(CORPUS, model, tmp_path / "deep" / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes - 1))
-    with pytest.raises(OutputError) as caught:
-        build(CORPUS, model, tmp_path / "deep" / "out")
-    assert caught.value.reason == "DISK_FULL"
-    assert caught.value.metadata["needed_bytes"] == str(plan.disk_bytes)
+    error = refusal(CORPUS, model, tmp_path / "deep" / "out")
+    assert error.reason == "DISK_FULL"
+    assert error.metadata["needed_bytes"] == str(plan.disk_bytes)
+    assert f"{plan.disk_bytes / 1e6:.2f} MB of disk are needed" in error.message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes))
     build(CORPUS, model, tmp_path / "deep" / "out")
@@ -241,10 +243,23 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 
 def test_a_place_that_cannot_be_written_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError) as caught:
-        build(CORPUS, model, tmp_path / "file" / "out")
-    assert caught.value.reason == "WRITE_FAILED"
+    assert refusal(CORPUS, model, tmp_path / "file" / "out").reason == "WRITE_FAILED"
     assert files_of(tmp_path) == {"file": b""}
+
+
+def test_a_folder_that_may_not_be_written_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    error = refusal(CORPUS, model, tmp_path / "out")
+    assert (error.reason, str(tmp_path) in error.message) == ("WRITE_FAILED", True)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(model: Path, tmp_path: Path) -> None:
+    error = refusal(CORPUS, model, tmp_path / os.fsdecode(b"z\xff"))
+    assert isinstance(error, OutputError)
+    assert "UTF-8" in error.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_looked_at_is_refused(
@@ -301,7 +316,9 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together_are_refused(tmp_pat
     assert "5" in error.message
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no weights", "no tokenizer", "cut weights", "other sizes", "no JSON"])
+@pytest.mark.parametrize(
+    "damage", ["no folder", "no weights", "no tokenizer", "cut weights", "other sizes", "no JSON", "no number"]
+)
 def test_a_model_that_cannot_be_loaded_is_refused(damage: str, model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "m"
     if damage != "no folder":
@@ -316,9 +333,23 @@ def test_a_model_that_cannot_be_loaded_is_refused(damage: str, model: Path, tmp_
         (copy / "config.json").write_text((model / "config.json").read_text().replace('"d_model": 8', '"d_model": 16'))
     elif damage == "no JSON":
         (copy / "config.json").write_text("{")
+    elif damage == "no number":
+        weights = load_file(copy / "model.safetensors")
+        weights["head.bias"][1] = float("nan")
+        save_file(weights, copy / "model.safetensors")
     error = refusal(CORPUS, copy, tmp_path / "out")
     assert isinstance(error, ModelError)
     assert str(copy) in error.message
+
+
+def test_a_model_that_gives_no_numbers_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    large = make_model(vocabulary_size=4, d_model=8)
+    large.blocks[1].ffn.up.weight.fill_(1e25)
+    large.blocks[1].ffn.down.weight.fill_(1e25)
+    with pytest.raises(FfnSearchError) as caught:
+        build(CORPUS, save_model(tmp_path / "m", large, ALPHABET), tmp_path / "out")
+    assert caught.value.reason == "NOT_FINITE"
+    require_nothing_at(tmp_path / "out")
 
 
 @pytest.mark.parametrize("characters", [110, 119, 601])

@@ -1,8 +1,11 @@
 """The commands build, verify and train: what they print, and one line with status 2 for what cannot be done."""
 
 import json
+import os
 import re
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,15 +63,29 @@ def test_build_says_what_it_takes_and_what_it_made(run: Run, corpus: Path, model
     assert f"next: ffnsearch info {tmp_path / 'out'}" in out
 
 
+def test_what_comes_next_can_be_typed_as_it_stands(run: Run, corpus: Path, tmp_path: Path) -> None:
+    my_corpus = corpus.rename(tmp_path / "my text.txt")
+    out = tmp_path / "my model"
+    _, printed, _ = run("train", "--corpus", my_corpus, "--out", out, "--iterations", 1, *MODEL_SIZES)
+    program, *arguments = shlex.split(printed.splitlines()[-1].removeprefix("next: "))
+    assert (program, arguments[0]) == ("ffnsearch", "build")
+    code, printed, _ = run(*arguments, "--window-tokens", 8)
+    assert (code, f"'{out}.ffn'" in printed.splitlines()[-1]) == (0, True)
+
+
 def test_a_build_ends_with_a_calibration_unless_told_otherwise(
     run: Run, corpus: Path, model: Path, tmp_path: Path
 ) -> None:
+    told = " and what a calibration takes, "
     for name, options, profiles, default in (
         ("calibrated", (), {"even", "one-step", "sum", "fast", "balanced", "best"}, "balanced"),
         ("plain", ("--calibration-prompts", 0), {"even"}, "even"),
         ("few", ("--calibration-prompts", 49), {"even"}, "even"),
     ):
-        code, out, _ = run("build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options)
+        code, out, err = run(
+            "build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options
+        )
+        assert (told in err) == (name == "calibrated")
         manifest = read_manifest(tmp_path / name)
         assert (code, json.loads(out)["snapshot_id"]) == (0, manifest.snapshot_id)
         assert (manifest.profiles.keys(), manifest.default_profile) == (profiles, default)
@@ -260,13 +277,15 @@ def test_a_build_that_is_interrupted_before_the_work_leaves_nothing(
 def test_a_training_that_is_interrupted_says_how_it_goes_on_and_does(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", 3, *MODEL_SIZES)
-    with monkeypatch.context() as patch:
-        interrupt_at("train", patch)
-        code, out, err = run(*arguments)
-    assert (code, out) == (130, "")
-    assert err == f"stopped: what is done is in {tmp_path / 'm'}; the same command continues it\n"
-    assert run(*arguments)[0] == 0
+    left = {1: f"what is done is in {tmp_path / 'm'}; the same command continues it", 3: "nothing was written"}
+    for iterations, expected in left.items():
+        arguments = ("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", iterations, *MODEL_SIZES)
+        with monkeypatch.context() as patch:
+            interrupt_at("train", patch)
+            code, out, err = run(*arguments)
+        assert (code, out, err) == (130, "", f"stopped: {expected}\n")
+        assert run(*arguments)[0] == 0
+        shutil.rmtree(tmp_path / "m")
 
 
 def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
@@ -297,6 +316,8 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         build(corpus, out=tmp_path): "exists already",
         build(corpus, out="."): "exists already",
         build(corpus, out=corpus / "out"): "cannot write",
+        build(corpus, out=tmp_path / ("o" * 300)): "cannot write",
+        build(corpus, "--resume", out=tmp_path / ("o" * 300)): "cannot write",
         train(tmp_path / "nothing"): "no corpus at",
         train(tmp_path / "short.txt"): "training needs more than 80",
         train(corpus, "--heads", 3): "not divisible",
@@ -310,6 +331,22 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         ("verify", corpus): "is no snapshot",
     }
     check_refusals(run, refusals, tmp_path)
+
+
+@pytest.mark.parametrize("command", [("train", "--corpus", "shakespeare", "--out"), ("calibrate",), ("evaluate",)])
+def test_a_seed_that_a_library_does_not_take_is_refused(
+    command: tuple[str, ...], run: Run, tiny_snapshot: Path
+) -> None:
+    code, out, err = run(*command, tiny_snapshot, "--seed", 2**63)
+    assert (code, out) == (2, "")
+    assert "--seed" in err
+    assert f"{tiny_snapshot.name}.calibrate" not in os.listdir(tiny_snapshot.parent)
+
+
+def test_the_largest_seed_trains_and_calibrates(run: Run, corpus: Path, tiny_copy: Path, tmp_path: Path) -> None:
+    seed = ("--seed", 2**63 - 1)
+    assert run("train", "--corpus", corpus, "--out", tmp_path / "m", "--iterations", 1, *seed, *MODEL_SIZES)[0] == 0
+    assert run("calibrate", tiny_copy, "--prompts", 60, *seed)[0] == 0
 
 
 def test_a_damaged_snapshot_does_not_verify(run: Run, corpus: Path, model: Path, tmp_path: Path) -> None:

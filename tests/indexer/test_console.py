@@ -1,7 +1,9 @@
 """Progress is told in bars on a terminal, and elsewhere in lines that are few and say what is left."""
 
 import io
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,20 @@ def test_on_a_terminal_every_stage_has_a_bar(monkeypatch: pytest.MonkeyPatch) ->
         display("blocks", 3, 6, "detail")
     for expected in ("keys", "2/2", "blocks", "3/6", "detail", "left"):
         assert expected in terminal.getvalue()
+
+
+def test_events_that_cannot_be_written_are_told_of_once_and_the_work_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "events")
+    reader = os.open(tmp_path / "events", os.O_RDONLY | os.O_NONBLOCK)
+    for events, said in ((Path("/dev/full"), "No space left on device"), (tmp_path / "events", "Broken pipe")):
+        with ProgressDisplay(events) as display:
+            if events.is_fifo():
+                os.close(reader)
+            display("keys", 1, 2)
+            display("keys", 2, 2)
+        assert told(capsys) == [f"no more progress is written to {events}: {said}"]
 
 
 def test_what_only_comes_before_the_work_leaves_nothing_behind(

@@ -30,6 +30,27 @@ def test_a_folder_is_joined_in_the_order_of_relative_paths(tmp_path: Path) -> No
     assert read_corpus(str(tmp_path)) == Corpus(tmp_path.name, "1\n2\n3\n\n")
 
 
+def test_the_ending_of_a_text_may_be_in_any_case(tmp_path: Path) -> None:
+    for name in ("a.txt", "B.TXT", "c.Txt", "d.text"):
+        (tmp_path / name).write_text(name[0])
+    assert read_corpus(str(tmp_path)).text == "B\na\nc\n"
+
+
+def test_a_name_that_is_not_utf_8_can_be_written_in_it(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("text")
+    assert read_corpus(str(path)) == Corpus("caf\ufffd", "text")
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError) as caught:
+        read_corpus("")
+    assert caught.value.reason == "CORPUS_NOT_FOUND"
+    assert read_corpus(".").text == "text\n"
+
+
 def test_the_same_text_has_the_same_hash_whatever_its_name() -> None:
     assert Corpus("one", "text").sha256 == Corpus("two", "text").sha256
     assert Corpus("one", "text").sha256 != Corpus("one", "text ").sha256

@@ -93,9 +93,8 @@ def test_what_the_corpus_does_not_hold_is_not_found(tmp_path: Path) -> None:
     write(tmp_path / "records", np.array([1, 2, 3, 1], dtype=np.uint16), 2, 9)
     store = RecordStore(tmp_path / "records")
     assert store.find(np.array([2, 1], dtype=np.uint16)) is None
-    assert store.find_id(np.array([3, 2], dtype=np.uint16)) is None
-    assert store.find_id(np.array([3, 1], dtype=np.uint16)) == 2
-    assert store.find_id(np.array([3], dtype=np.uint16)) is None
+    asked = [np.array(tokens, dtype=np.uint16) for tokens in ([3, 2], [3, 1], [3])]
+    assert store.find_ids(asked) == [None, 2, None]
     store.close()
 
 
@@ -106,10 +105,10 @@ def test_readers_of_one_file_do_not_close_each_other(tmp_path: Path) -> None:
     first, second = RecordStore(tmp_path / "records"), RecordStore(tmp_path / "link")
     first.close()
     first.close()
-    assert second.find_id(window) == 0
+    assert second.find_ids([window]) == [0]
     second.close()
     third = RecordStore(tmp_path / "records")
-    assert third.find_id(window) == 0
+    assert third.find_ids([window]) == [0]
     third.close()
 
 
@@ -119,9 +118,9 @@ def test_a_new_file_of_the_same_name_is_another_file(tmp_path: Path) -> None:
     old = RecordStore(path)
     write(path, np.array([2, 3, 1], dtype=np.uint16), 2, 9)
     new = RecordStore(path)
-    assert (old.find_id(window), new.find_id(window)) == (1, 0)
+    assert (old.find_ids([window]), new.find_ids([window])) == ([1], [0])
     old.close()
-    assert new.find_id(window) == 0
+    assert new.find_ids([window]) == [0]
     new.close()
 
 
@@ -133,7 +132,7 @@ def test_several_threads_may_read(tmp_path: Path) -> None:
 
     def read() -> None:
         for number, window in enumerate(substrings.tokens_of(corpus)):
-            if store.find_id(window) != number:
+            if store.find_ids([window]) != [number]:
                 wrong.append(number)
 
     threads = [threading.Thread(target=read) for _ in range(4)]

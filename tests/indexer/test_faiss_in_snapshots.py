@@ -192,7 +192,7 @@ def test_index_adds_what_is_asked_for(kinds: str, run: Run, tiny_copy: Path, wit
     assert after.parts == {"tiles", *(f"faiss-{kind}" for kind in kinds.split(","))}
     assert {name: after.files[name] for name in before.files} == before.files
     assert "GB of memory" in err
-    assert "GB of disk" in err
+    assert "MB of disk" in err
     for name in after.files:
         assert (tiny_copy / name).read_bytes() == (with_faiss / name).read_bytes()
 

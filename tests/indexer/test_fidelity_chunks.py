@@ -1,11 +1,11 @@
 """Work done in chunks goes on where it was stopped, is never mixed with other work, and leaves nothing behind."""
 
-import fcntl
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ffnsearch_indexer.alone import alone_in
 from ffnsearch_indexer.errors import OutputError
 from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, concatenated, map_chunks, work_in
 from tiny import files_of
@@ -117,10 +117,8 @@ def test_work_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_same_work_twice_at_once_is_refused(tmp_path: Path) -> None:
     stop(tmp_path / "work", fail_at=5)
-    with (tmp_path / "work" / "work.json").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OutputError) as caught:
-            run(tmp_path / "work", Squares())
+    with alone_in(tmp_path / "work"), pytest.raises(OutputError) as caught:
+        run(tmp_path / "work", Squares())
     assert caught.value.reason == "OUTPUT_BUSY"
     assert "wait" in caught.value.message
     run(tmp_path / "work", Squares())

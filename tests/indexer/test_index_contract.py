@@ -367,6 +367,17 @@ class TestExact(IndexContract):
         finally:
             torch.set_float32_matmul_precision("highest")
 
+    def test_precision_reduced_for_one_library_is_refused(self) -> None:
+        case, of_library = clustered(keys=50), torch.backends.mkldnn.matmul
+        before, of_library.fp32_precision = of_library.fp32_precision, "bf16"
+        try:
+            with pytest.raises(BackendError, match="full float32"):
+                ExactIndex(case.keys, case.counts).range_sum(case.queries, [0.5])
+        finally:
+            of_library.fp32_precision = before
+            torch.set_float32_matmul_precision("highest")
+        ExactIndex(case.keys, case.counts).range_sum(case.queries, [0.5])
+
 
 class DeviceInSmallTiles(DeviceIndex):
     queries_max: ClassVar = 3

@@ -116,9 +116,10 @@ def test_an_empty_prompt_is_refused(on_device: DeviceModel) -> None:
     assert caught.value.reason == "EMPTY_PROMPT"
 
 
-def test_weights_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize("name", ["blocks.0.ffn.down.bias", "head.bias"])
+def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     broken = make_model()
-    broken.blocks[0].ffn.down.bias[3] = float("nan")
+    broken.get_parameter(name)[3] = float("nan")
     with pytest.raises(FfnSearchError) as caught:
         DeviceModel(broken, WINDOW, device="cpu", rows=4).extract_keys(windows(2))
     assert caught.value.reason == "NOT_FINITE"

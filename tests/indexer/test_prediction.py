@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ffnsearch_indexer.answer.prediction import combine, contributions, hellinger, softmax, support
-from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, Step, SumProfile, one_step
+from ffnsearch_indexer.answer.profile import (
+    PRIOR_MASS_MAX,
+    PRIOR_MASS_MIN,
+    ProductProfile,
+    ProductStep,
+    Step,
+    SumProfile,
+    one_step,
+)
 
 counts = arrays(np.int64, (4, 2, 3), elements=st.integers(0, 10**6) | st.just(0))
 weights = st.sampled_from([0.0, 5e-324, 1e-300, 0.01, 1.0, 6.0, 1e300, 1.7e308])
@@ -159,8 +167,9 @@ def test_exponents_grow_with_support() -> None:
     np.testing.assert_allclose(answer[0], expected / expected.sum(), rtol=1e-12)
 
 
-def test_a_step_that_found_nothing_says_nothing() -> None:
-    one, two = ProductStep(0.5, 1.0, prior_mass=3.0), ProductStep(0.9, 5.0, prior_mass=0.01)
+@pytest.mark.parametrize("prior_mass", [PRIOR_MASS_MIN, 0.01, PRIOR_MASS_MAX])
+def test_a_step_that_found_nothing_says_nothing(prior_mass: float) -> None:
+    one, two = ProductStep(0.5, 1.0, prior_mass=3.0), ProductStep(0.9, 5.0, prior_mass=prior_mass)
     found = [freq([6, 4, 0], [0, 0, 0])]
     with_it, _ = combine(ProductProfile("p", ((one, two),)), found, UNIGRAM)
     without, _ = combine(ProductProfile("p", ((one,),)), [found[0][:, :1]], UNIGRAM)

@@ -138,6 +138,8 @@ def product(**changes: Any) -> ProductProfile:
 @pytest.mark.parametrize(
     ("changes", "reason", "field"),
     [
+        ({"prior_mass": 1e-323}, "PRIOR_MASS_OUT_OF_RANGE", "prior_mass"),
+        ({"prior_mass": 2e9}, "PRIOR_MASS_OUT_OF_RANGE", "prior_mass"),
         ({"prior_mass": 0.0}, "PRIOR_MASS_OUT_OF_RANGE", "prior_mass"),
         ({"prior_mass": NAN}, "PRIOR_MASS_OUT_OF_RANGE", "prior_mass"),
         ({"weight": INFINITY}, "WEIGHT_OUT_OF_RANGE", "weight"),

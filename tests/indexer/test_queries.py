@@ -1,5 +1,6 @@
 """A prompt's query is its own: no other prompt, no row and no group changes a byte of it."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,6 +124,14 @@ def test_a_zero_vector_stays_zero_and_nothing_is_written_in_place() -> None:
     vectors[1, 3] = -2
     vectors.setflags(write=False)
     assert unit_float16(vectors).tolist() == [[0.0] * 8, [0, 0, 0, -1, 0, 0, 0, 0]]
+
+
+def test_logits_that_are_not_finite_are_refused(small_model: Transformer) -> None:
+    broken = copy.deepcopy(small_model)
+    broken.head.bias[3] = float("nan")
+    with pytest.raises(FfnSearchError, match="logit") as caught:
+        run_prompts(pack_model(broken), [np.zeros(3, np.uint16)], 5)
+    assert caught.value.reason == "NOT_FINITE"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

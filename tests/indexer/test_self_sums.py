@@ -350,9 +350,10 @@ def test_a_file_that_cannot_grow_ends_it_in_order_and_a_later_one_completes_it(c
 def test_a_disk_without_room_is_refused_before_anything_is_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, plan = files_of(copy), estimate_self_sums(copy, PROFILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes - 1))
-    with pytest.raises(OutputError) as caught:
-        add_self_sums(copy, PROFILES)
-    assert caught.value.reason == "DISK_FULL"
+    for asked in (add_self_sums, estimate_self_sums):
+        with pytest.raises(OutputError) as caught:
+            asked(copy, PROFILES)
+        assert (caught.value.reason, "build" in caught.value.message) == ("DISK_FULL", False)
     assert files_of(copy) == before
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes))
     add_self_sums(copy, PROFILES)

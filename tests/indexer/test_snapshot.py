@@ -1,9 +1,12 @@
 """A snapshot that is not what its manifest says does not open, and the refusal names what differs."""
 
+import errno
+import io
 import json
 import os
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from ffnsearch_indexer import files as files_module
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, SnapshotError
 from ffnsearch_indexer.files import hash_files
+from ffnsearch_indexer.store import datastore as datastore_module
 from ffnsearch_indexer.store import snapshot as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import (
@@ -210,6 +214,75 @@ def test_records_that_are_none_are_refused_even_if_the_manifest_knows_them(tiny_
         error = refusal(tiny_copy)
         assert isinstance(error, DamageError)
         assert str(tiny_copy / name) in error.message
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+@pytest.mark.parametrize("name", [MANIFEST, "model/model.safetensors", "keys/block-0.npy", "counts/counts.lmdb"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    name: str, number: int, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = io.open  # what Path.open and Path.read_bytes call
+
+    def deny(path: object, *given: object, **options: object) -> object:
+        """As an operating system does where the caller is not root, or the disk fails."""
+        if str(path) == str(tiny_copy / name):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *given, **options)
+
+    monkeypatch.setattr(io, "open", deny)
+    error = refusal(tiny_copy)
+    assert (type(error), error.reason) == (SnapshotError, "SNAPSHOT_UNREADABLE")
+    assert os.strerror(number) in error.message
+    assert "build" not in error.message
+
+
+@pytest.mark.parametrize("name", ["keys/block-0.npy", "counts/tokens.npy"])
+def test_a_disk_that_fails_while_it_is_read_is_told_of(
+    name: str, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Iterator[bytes]:
+        if path == tiny_copy / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return iter([path.read_bytes()])
+
+    monkeypatch.setattr(files_module, "_pieces", fail)
+    error = refusal(tiny_copy)
+    assert (error.reason, error.metadata) == ("SNAPSHOT_UNREADABLE", {"file": Path(name).name})
+
+
+def test_too_few_open_files_are_told_of_whatever_they_lack_for(tiny_copy: Path) -> None:
+    limits, held = resource.getrlimit(resource.RLIMIT_NOFILE), len(os.listdir("/proc/self/fd"))
+    refused = []
+    try:
+        for more in range(3, 60, 2):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (held + more, limits[1]))
+            try:
+                Datastore.open(tiny_copy).close()
+            except SnapshotError as error:
+                refused.append((error.reason, "ulimit" in error.message))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert 1 < len(refused) < 25
+    assert set(refused) == {("SNAPSHOT_UNREADABLE", True)}
+
+
+def test_a_part_that_is_dropped_while_a_snapshot_is_opened_is_not_missed(
+    tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = store.check_sizes, []
+
+    def drop_meanwhile(folder: Path, manifest: Manifest) -> None:
+        """As another process does."""
+        read(folder, manifest)
+        if not calls:
+            drop_part(folder, "tiles")
+            shutil.rmtree(folder / "tiles")
+        calls.append(manifest.snapshot_id)
+
+    monkeypatch.setattr(datastore_module, "check_sizes", drop_meanwhile)
+    with Datastore.open(tiny_copy) as opened:
+        assert opened.tiles is None
+    assert len(calls) == 2
 
 
 def test_what_is_no_snapshot_is_refused_as_that(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -104,7 +106,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(
     kill: int, never_killed: tuple[TrainJob, stopping.Ended], tmp_path: Path
 ) -> None:
     job, ended = never_killed
-    before = 1 + int(ended.operations * (kill + random.Random(kill).random()) / KILLS)
+    operations = ended.operations - 2  # but those that let go of the folder: its model is whole then
+    before = 1 + int(operations * (kill + random.Random(kill).random()) / KILLS)
     killed = replace(job, out=tmp_path / "m")
     assert stopping.run(killed, Stop(before)).exit_status == KILLED
     again = stopping.run(killed)
@@ -196,12 +199,45 @@ def test_a_character_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for device in ("cuda:99", "abacus"):
+    for device in ("cuda:99", "abacus", "meta"):
         with pytest.raises(ModelError) as caught:
             run(tmp_path / "m", device=device)
         assert caught.value.reason == "DEVICE_UNAVAILABLE"
         assert device in caught.value.message
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("allocate", [np.empty, torch.empty])
+def test_more_than_memory_holds_is_refused_and_leaves_nothing(
+    allocate: Callable[[int], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transformer, "forward", lambda *_: allocate(1 << 58))
+    with pytest.raises(ModelError) as caught:
+        run(tmp_path / "m")
+    assert caught.value.reason == "OUT_OF_MEMORY"
+    assert not (tmp_path / "m").exists()
+
+
+def test_of_two_runs_at_once_the_second_is_refused_and_the_first_ends_well(
+    whole: tuple[bytes, dict[str, object]], tmp_path: Path
+) -> None:
+    refused = []
+
+    def run_again(*_: object) -> None:
+        with pytest.raises(OutputError) as caught:
+            run(tmp_path / "m")
+        refused.append(caught.value.reason)
+
+    record = run(tmp_path / "m", progress=run_again)
+    assert refused == ["OUTPUT_BUSY"] * SETTINGS.iterations
+    assert ((tmp_path / "m" / "model.safetensors").read_bytes(), what_counts(record)) == whole
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        run(tmp_path / "m", replace(SETTINGS, rate_peak=1e30))
+    assert (caught.value.reason, "rate_peak" in caught.value.message) == ("NOT_FINITE", True)
+    assert not (tmp_path / "m" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ffnsearch_indexer.errors import ModelError
 from ffnsearch_indexer.models.transformer import (
@@ -31,6 +32,22 @@ def make(config: TransformerConfig = SMALL, seed: int = 0) -> Transformer:
 
 def some_tokens(rows: int = 4, positions: int = 24) -> torch.Tensor:
     return torch.randint(0, SMALL.vocabulary_size, (rows, positions), generator=torch.Generator().manual_seed(1))
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path) -> None:
+    model = make().requires_grad_(False)
+    model.head.bias[3] = 1e5
+    with pytest.raises(ModelError, match=r"head\.bias .* float16"):
+        model.save(tmp_path, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+    model.save(tmp_path)
+    whole = load_file(tmp_path / WEIGHTS_FILE)
+    for value in (float("nan"), float("inf")):
+        whole["head.bias"][3] = value
+        save_file(whole, tmp_path / WEIGHTS_FILE)
+        with pytest.raises(ModelError) as caught:
+            Transformer.load(tmp_path)
+        assert (caught.value.reason, str(tmp_path) in caught.value.message) == ("NOT_FINITE", True)
 
 
 def test_the_article_has_this_many_parameters() -> None:

@@ -14,8 +14,9 @@ from ffnsearch_indexer.errors import ProfileError
 STEPS_MAX = 64
 """Most steps of one block: each costs a sum over the vocabulary."""
 
-PRIOR_MASS_MAX = 1e9
-"""Most pseudo-counts of a step's prior: beyond it nothing that is found could matter."""
+PRIOR_MASS_MIN, PRIOR_MASS_MAX = 1e-9, 1e9
+"""Least and most pseudo-counts of a step's prior: below, a step that found nothing would be lost in rounding; beyond,
+nothing that is found could matter."""
 
 WEIGHT_MAX = 1e6
 """Largest weight in an exponent, in magnitude: times logarithms, it stays far from overflow."""
@@ -39,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ProductStep(Step):
-    """A step of a product. prior_mass: how many counts the next wider distribution is worth, above 0."""
+    """A step of a product. prior_mass: how many counts the next wider distribution is worth, from PRIOR_MASS_MIN."""
 
     prior_mass: float = field(kw_only=True)
 
@@ -228,9 +229,9 @@ class ProductProfile(Profile):
     @staticmethod
     def _check_own(step: ProductStep, path: str) -> None:
         _check_weights((step.weight,), f"{path}.weight")
-        if not 0 < step.prior_mass <= PRIOR_MASS_MAX:
+        if not PRIOR_MASS_MIN <= step.prior_mass <= PRIOR_MASS_MAX:
             raise _invalid(
-                f"the prior mass is {step.prior_mass}; it is above 0 and at most {PRIOR_MASS_MAX:g}",
+                f"the prior mass is {step.prior_mass}; it lies in [{PRIOR_MASS_MIN:g}, {PRIOR_MASS_MAX:g}]",
                 "PRIOR_MASS_OUT_OF_RANGE",
                 f"{path}.prior_mass",
             )

@@ -4,7 +4,7 @@ Shapes: N substrings, S thresholds of a block, V vocabulary.
 
 Work is done in a folder `self-sums.partial` inside the snapshot, which stays what it was until all of it is there:
 
-work.json           whose sums these are, and the lock of who makes them
+work.json           whose sums these are
 pieces/             those of one block, until they are put together
 whole/self-sums/    becomes the part of the snapshot
 """
@@ -115,10 +115,12 @@ def add_self_sums(
 
 def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> Plan:
     """Say what the same call of `add_self_sums` would take, or why it would be refused; writes nothing."""
-    with Datastore.open(folder, check="sizes") as datastore:
+    with disk_errors("make the snapshot writable"), Datastore.open(folder, check="sizes") as datastore:
         work, wanted = work_folder(folder), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
-        return _plan(_blocks(datastore, backend, wanted, work))
+        plan = _plan(_blocks(datastore, backend, wanted, work))
+        require_free_disk(work, plan.disk_bytes)
+        return plan
 
 
 def drop_self_sums(folder: Path) -> Manifest:
@@ -128,11 +130,12 @@ def drop_self_sums(folder: Path) -> Manifest:
     OutputError where the disk refuses, or another process is at work on them.
     """
     read_manifest(folder)  # nothing is made in what is no snapshot
-    with disk_errors("make the snapshot writable; the same command continues"), claim(work_folder(folder), {}):
+    work = work_folder(folder)
+    with disk_errors("make the snapshot writable; the same command continues"), claim(work, {}):
         manifest = drop_part(folder, SELF_SUMS_FOLDER)
-        for path in (folder / SELF_SUMS_FOLDER, work_folder(folder)):
-            if path.exists():
-                shutil.rmtree(path)
+        if (folder / SELF_SUMS_FOLDER).exists():
+            shutil.rmtree(folder / SELF_SUMS_FOLDER)
+        _clear(work)
     return manifest
 
 

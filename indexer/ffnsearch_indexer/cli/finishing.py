@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED
+from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, command
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
@@ -74,8 +74,8 @@ def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_js
     from ffnsearch_indexer.console import ProgressDisplay
 
     chosen = profiles_of(snapshot, profiles)
-    options = "".join(f" --profile {name}" for name in profiles)
-    rest = f"; ffnsearch index {snapshot} --self-sums{options} continues its self-sums"
+    options = [option for name in profiles for option in ("--profile", name)]
+    rest = f"; {command('index', snapshot, '--self-sums', *options)} continues its self-sums"
     with leaves_whole(snapshot, rest), ProgressDisplay(progress_json) as display:
         return self_join.add_self_sums(
             snapshot,
@@ -97,9 +97,11 @@ def profiles_of(snapshot: Path, names: list[str] | None) -> "list[Profile]":
 
 def self_sums_lines(plan: Any) -> list[str]:
     """What self-sums will take, for a person."""
+    from ffnsearch_indexer.files import size_in_words
+
     resumed = f", {plan.pieces_done} of {plan.pieces} pieces are there already" if plan.pieces_done else ""
     return [
         f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
-        f"about {plan.seconds / 60:.1f} minutes, {plan.disk_bytes / 1e9:.2f} GB of disk while they are made, "
-        f"{plan.bytes / 1e9:.2f} GB in the end, as a sample has it",
+        f"about {plan.seconds / 60:.1f} minutes, {size_in_words(plan.disk_bytes)} of disk while they are made, "
+        f"{size_in_words(plan.bytes)} in the end, as a sample has it",
     ]

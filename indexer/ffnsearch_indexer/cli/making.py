@@ -16,7 +16,7 @@ from ffnsearch_indexer.cli.finishing import (
     profiles_of,
     self_sums_lines,
 )
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, opened, print_result, resumable
+from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
 from ffnsearch_indexer.errors import FfnSearchError
 
 
@@ -77,6 +77,7 @@ def build(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
+    from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.models import reference_folder
     from ffnsearch_indexer.store.faiss import kinds_of
     from ffnsearch_indexer.store.work import work_folder
@@ -95,10 +96,10 @@ def build(
                 faiss=kinds,
                 progress=display,
             )
-        return print_result(as_json, vars(plan), _plan_lines(plan))
+        return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
     with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
         text, folder = read_corpus(corpus), model or reference_folder()
-        if resume and out.exists():
+        if resume and building.is_there(out):
             manifest = building.finished(
                 text,
                 folder,
@@ -117,7 +118,7 @@ def build(
                 device=device,
                 precision=precision.value,
                 faiss=kinds,
-                announce=lambda plan: display.say("\n".join(_plan_lines(plan))),
+                announce=lambda plan: display.say("\n".join(_plan_lines(plan, calibration_prompts))),
                 progress=display,
             )
     is_calibrated = "calibration" in (manifest.fidelity or {})
@@ -138,8 +139,8 @@ def build(
         "substrings": manifest.substrings,
         "seconds": seconds,
     }
-    line = f"built {out}: {manifest.substrings:,} substrings, {manifest.total_bytes() / 1e9:.2f} GB, {seconds:.0f} s"
-    print_result(as_json, result, [line, f"next: ffnsearch info {out}, or ffnsearch predict {out} 'some text'"])
+    line = f"built {out}: {manifest.substrings:,} substrings, {size_in_words(manifest.total_bytes())}, {seconds:.0f} s"
+    print_result(as_json, result, [line, f"next: {command('info', out)}, or {command('predict', out, 'some text')}"])
 
 
 def index(
@@ -177,11 +178,12 @@ def index(
     from ffnsearch_indexer.answer import self_join
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
     from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
     from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
 
     def announce(plan: FaissPlan) -> None:
-        display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {plan.disk_bytes / 1e9:.2f} GB of disk")
+        display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {size_in_words(plan.disk_bytes)} of disk")
 
     _require_purpose(self_sums, profile, backend, estimate, faiss)
     started, kinds = time.monotonic(), kinds_of(faiss)
@@ -209,7 +211,7 @@ def index(
         "seconds": seconds,
     }
     parts = " and ".join(sorted(manifest.parts, reverse=True))
-    lines = [f"{snapshot} has {parts}: {manifest.total_bytes() / 1e9:.2f} GB in all, {seconds:.0f} s"]
+    lines = [f"{snapshot} has {parts}: {size_in_words(manifest.total_bytes())} in all, {seconds:.0f} s"]
     if SELF_SUMS_FOLDER in manifest.parts:
         names = ", ".join(answered_by_lookup(snapshot, manifest)) or "none"
         lines.append(f"profiles with which prompts from its corpus need no search: {names}")
@@ -255,10 +257,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
-def _plan_lines(plan: Any) -> list[str]:
+def _plan_lines(plan: Any, calibration_prompts: int) -> list[str]:
+    from ffnsearch_indexer.fidelity.calibrate import PROMPTS_MIN
+    from ffnsearch_indexer.files import size_in_words
+
     resumed = f", {plan.shards_done} of {plan.shards} shards are there already" if plan.shards_done else ""
+    calibration = " and what a calibration takes" if calibration_prompts >= PROMPTS_MIN else ""
     return [
         f"{plan.substrings:,} substrings with {plan.distinct_prefixes:,} distinct prefixes{resumed}",
-        f"about {_duration(plan.seconds)} and what a calibration takes, {plan.memory_bytes / 1e9:.1f} GB of memory, "
-        f"{plan.disk_bytes / 1e9:.2f} GB of disk while building, {plan.snapshot_bytes / 1e9:.2f} GB in the end",
+        f"about {_duration(plan.seconds)}{calibration}, {plan.memory_bytes / 1e9:.1f} GB of memory, "
+        f"{size_in_words(plan.disk_bytes)} of disk while building, {size_in_words(plan.snapshot_bytes)} in the end",
     ]

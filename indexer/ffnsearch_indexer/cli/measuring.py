@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from ffnsearch_indexer.cli.options import (
+    SEED_MAX,
     AsJson,
     Backend,
     Device,
     NoSave,
     SkipVerify,
     Snapshot,
+    command,
     opened,
     print_result,
     resumable,
@@ -24,7 +26,7 @@ from ffnsearch_indexer.fidelity.protocols import Protocol, choose_protocols
 def calibrate(
     snapshot: Snapshot,
     prompts: Annotated[int, typer.Option(help="Most prompts to calibrate with.", min=1)] = CALIBRATION_PROMPTS,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which prompts are fitted.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which prompts are fitted.", min=0, max=SEED_MAX)] = 0,
     backend: Backend = "auto",
     device: Device = "auto",
     no_save: NoSave = False,
@@ -48,7 +50,7 @@ def calibrate(
         with ProgressDisplay() as display:
             found = calibrating.calibrate(predictor, prompts=prompts, seed=seed, save=not no_save, progress=display)
     profiles = {name: profile.to_json() for name, profile in found.profiles.items()}
-    lines = [*ladder_lines(found.document), "", f"next: ffnsearch evaluate {snapshot}"]
+    lines = [*ladder_lines(found.document), "", f"next: {command('evaluate', snapshot)}"]
     print_result(as_json, {**found.document, "profiles": profiles}, lines)
 
 
@@ -60,7 +62,8 @@ def evaluate(
     ] = None,
     prompts: Annotated[int, typer.Option(help="Most prompts to measure with.", min=1)] = EVALUATION_PROMPTS,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of their selection.", min=0, show_default="the article's, 1337")
+        int | None,
+        typer.Option(help="Seed of their selection.", min=0, max=SEED_MAX, show_default="the article's, 1337"),
     ] = None,
     profile: Annotated[
         list[str] | None,

@@ -1,6 +1,7 @@
 """What the subcommands share: options, how a result is printed, and what an interrupted one says."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ Corpus = Annotated[
         "--corpus", help="A UTF-8 text file, a folder of .txt files, or the built-in `shakespeare`.", show_default=False
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", help="The folder to write; new, or begun by the same command.", show_default=False)
+]
 Snapshot = Annotated[Path, typer.Argument(help="A snapshot directory.", show_default=False)]
 Backend = Annotated[str, typer.Option(help="What searches: auto, fused, tiles, exact, faiss, or faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Where model and search run: auto, cpu, or cuda.")]
@@ -32,6 +35,9 @@ Faiss = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoSave = Annotated[bool, typer.Option("--no-save", help="Leave the snapshot's manifest as it is.")]
 SkipVerify = Annotated[bool, typer.Option("--skip-verify", help="Do not read and hash the whole snapshot first.")]
+
+SEED_MAX = 2**63 - 1
+"""Largest seed that every library takes."""
 
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
@@ -75,6 +81,11 @@ def opened(snapshot: Path, *, skip_verify: bool = False) -> Iterator["Datastore"
 def check(skip_verify: bool) -> "Check":
     """How thoroughly a snapshot is looked at when it is opened."""
     return "sizes" if skip_verify else "all"
+
+
+def command(*arguments: object) -> str:
+    """What to type to run a subcommand, quoted as a shell wants it."""
+    return shlex.join(["ffnsearch", *map(str, arguments)])
 
 
 def print_result(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:

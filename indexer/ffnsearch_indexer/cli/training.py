@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Corpus, Out, print_result, resumable
+from ffnsearch_indexer.cli.options import SEED_MAX, AsJson, Corpus, Out, command, print_result, resumable
 
 
 def train(
     corpus: Corpus,
     out: Out,
-    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and dropout.", min=0, max=SEED_MAX)] = 1,
     iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
     batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
     rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
@@ -63,8 +63,5 @@ def train(
         "seconds": record.seconds,
     }
     losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
-    print_result(
-        as_json,
-        result,
-        [f"trained {out}: {losses}", f"next: ffnsearch build --corpus {corpus} --model {out} --out {out}.ffn"],
-    )
+    following = command("build", "--corpus", corpus, "--model", out, "--out", f"{out}.ffn")
+    print_result(as_json, result, [f"trained {out}: {losses}", f"next: {following}"])

@@ -34,17 +34,18 @@ class Corpus:
 
 
 def read_corpus(source: str) -> Corpus:
-    """Read the corpus named by `source`: a built-in name, a UTF-8 file, or a folder of `*.txt` files.
+    """Read the corpus named by `source`: a built-in name, a UTF-8 file, or a folder of `.txt` files.
 
-    The files of a folder are joined in the order of their relative paths, a newline added where one
-    does not end in it; links to folders are not followed, but refused, as is what cannot be read: a text
-    is whole. Raises CorpusError, which names the file, and the offset of undecodable bytes.
+    The ending may be in any case. The files of a folder are joined in the order of their relative paths, a newline
+    added where one does not end in it; links to folders are not followed, but refused, as is what cannot be read: a
+    text is whole. What is not UTF-8 in the name of the corpus is replaced. Raises CorpusError, which names the file,
+    and the offset of undecodable bytes.
     """
     if source in BUILT_IN:
         return Corpus(source, BUILT_IN[source]())
     path = Path(source)
     try:
-        text = _read_folder(path) if path.is_dir() else _read_file(path) if path.is_file() else None
+        text = _read(path) if source else None  # Path("") is the folder that one is in
     except OSError as error:
         where = error.filename or source
         raise CorpusError(
@@ -55,7 +56,7 @@ def read_corpus(source: str) -> Corpus:
     if text is None:
         known = ", ".join(sorted(BUILT_IN))
         raise CorpusError(
-            f"no corpus at {source}: give a UTF-8 text file, a folder of .txt files, or a built-in name ({known})",
+            f"no corpus at {source!r}: give a UTF-8 text file, a folder of .txt files, or a built-in name ({known})",
             reason="CORPUS_NOT_FOUND",
             corpus=source,
         )
@@ -63,7 +64,14 @@ def read_corpus(source: str) -> Corpus:
         raise CorpusError(
             f"the corpus {source} is empty: there is nothing to index", reason="EMPTY_CORPUS", corpus=source
         )
-    return Corpus(path.stem or path.resolve().name, text)
+    name = path.stem or path.resolve().name
+    return Corpus(name.encode(errors="surrogateescape").decode(errors="replace"), text)
+
+
+def _read(path: Path) -> str | None:
+    if path.is_dir():
+        return _read_folder(path)
+    return _read_file(path) if path.is_file() else None
 
 
 def _read_folder(folder: Path) -> str:
@@ -79,7 +87,7 @@ def _read_folder(folder: Path) -> str:
 def _texts_in(folder: Path) -> Iterator[Path]:
     """The .txt files of a folder and of those in it. Raises OSError and CorpusError rather than leave one out."""
     for parent, folders, files in os.walk(folder, onerror=_raise):
-        texts = [Path(parent, name) for name in files if name.endswith(".txt")]
+        texts = [Path(parent, name) for name in files if name.lower().endswith(".txt")]
         links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
         if refused := links + [path for path in texts if not path.is_file()]:
             raise CorpusError(

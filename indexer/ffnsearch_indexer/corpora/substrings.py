@@ -1,7 +1,7 @@
 """What a corpus holds: its unique windows, in order of first occurrence, and what follows each.
 
-Exact: windows are compared token by token (packed into 64-bit words), never by hash. Memory is
-bounded: the windows are taken in parts of their code range, and each part is sorted by itself.
+Exact: windows are compared token by token (packed into 64-bit words), never by hash. What sorting them takes is
+bounded: they are taken in parts, spread by a hash so that equal ones meet, and each part is sorted by itself.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,12 @@ BYTES_PER_WINDOW = 72
 
 PARTS_MAX = 1024
 """Most parts that the windows are taken in: each reads the whole corpus once."""
+
+
+def entries_of_rows(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each, [n] both."""
+    ends: NDArray[np.int64] = np.cumsum(sizes)
+    return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
 
 
 class NextTokenCounts(NamedTuple):
@@ -39,9 +45,9 @@ class NextTokenCounts(NamedTuple):
 
     def entries(self, ids: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the entries of some substrings [n] are, row after row, and how many each has, [n] int64."""
-        ends = self.offsets[1:][ids]
-        sizes = ends - self.offsets[:-1][ids]
-        return np.repeat(ends - np.cumsum(sizes), sizes) + np.arange(sizes.sum()), sizes
+        firsts = self.offsets[:-1][ids]
+        sizes = self.offsets[1:][ids] - firsts
+        return entries_of_rows(firsts, sizes), sizes
 
     def total(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sum the rows of some substrings, [V] int64."""
@@ -93,8 +99,8 @@ def find_substrings(
 ) -> Substrings:
     """Find the unique windows of a corpus [T], their places, and the counts of the tokens that follow.
 
-    `memory_bytes_max` bounds the working memory beside the result (about 30 bytes a token of corpus), down
-    to what PARTS_MAX parts need.
+    memory_bytes_max: what sorting may take, down to what PARTS_MAX parts need. What comes after it is not bounded: 82
+    bytes a token of corpus at most, up to 38 of them the result (both measured).
     Raises CorpusError for a corpus shorter than one window.
     """
     windows = len(corpus) - window_tokens + 1

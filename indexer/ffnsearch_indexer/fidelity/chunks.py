@@ -1,6 +1,6 @@
 """Long work over many items, chunk by chunk: what is done is kept in a folder, and a killed run goes on there.
 
-work.json       what the work is, and the lock of who does it
+work.json       what the work is
 chunk-I.npz     the arrays of one chunk, whole or not at all
 """
 
@@ -68,7 +68,7 @@ def work_in(folder: Path, identity: Identity) -> Iterator[None]:
 
 
 def discard(folder: Path) -> None:
-    """Delete what is done, within `work_in`; the folder goes with its lock, last, so that a kill does no harm."""
+    """Delete what is done, within `work_in`; the folder goes last, with its identity, so that a kill does no harm."""
     for path in folder.glob("chunk-*"):
         path.unlink()
 

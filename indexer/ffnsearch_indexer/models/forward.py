@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.index.machine import use_widest_vectors
 from ffnsearch_indexer.models.packed import PackedModel
-from ffnsearch_indexer.models.products import COLUMNS, ROWS, add_scaled, dot, multiply
+from ffnsearch_indexer.models.products import ROWS, add_scaled, dot, multiply, padded
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _OfBoth = tuple[NDArray[_Scalar], NDArray[_Scalar]]
@@ -45,8 +45,8 @@ def run(
     """
     m, n, D, last = len(tokens), len(wanted), model.token_embedding.shape[1], len(model.query) - 1
     room = _rows(max(m, n))
-    x, queries = np.zeros((room, D), np.float32), np.empty((room, _columns(D)), np.float32)
-    key_values = np.empty((room, _columns(2 * D)), np.float32)
+    x, queries = np.zeros((room, D), np.float32), np.empty((room, padded(D)), np.float32)
+    key_values = np.empty((room, padded(2 * D)), np.float32)
     for node in range(m):
         x[node] = model.token_embedding[tokens[node]] + model.position_embedding[depths[node]]
     nodes = np.arange(m)
@@ -64,7 +64,7 @@ def run(
             model, block, x, queries, (key_values, cached[block]), (parents, cached_parents), nodes, wanted, ffn[block]
         )
     if len(logits) == n:
-        results = np.empty((room, _columns(len(model.head_bias))), np.float32)
+        results = np.empty((room, padded(len(model.head_bias))), np.float32)
         _project(x, n, model.final_norm, model.norm_epsilon, model.head, results)
         logits[:] = results[:n, : logits.shape[1]] + model.head_bias
 
@@ -103,8 +103,8 @@ def _advance(
     """Take x, in whose rows are these nodes, through attention and FFN; write the wanted nodes' FFN outputs [n, D]."""
     D = x.shape[1]
     rows = np.zeros((_TILE, D), np.float32)
-    added = np.empty((_TILE, _columns(D)), np.float32)
-    hidden = np.empty((_TILE, _columns(model.up_bias.shape[1])), np.float32)
+    added = np.empty((_TILE, padded(D)), np.float32)
+    hidden = np.empty((_TILE, padded(model.up_bias.shape[1])), np.float32)
     written = 0
     for first in range(0, len(nodes), _TILE):
         here = min(_TILE, len(nodes) - first)
@@ -209,8 +209,3 @@ def _address(key_values: _OfBoth[np.float32], prefix: int) -> int:
 @numba.njit(nogil=True, cache=True)
 def _rows(count: int) -> int:
     return -(-count // ROWS) * ROWS
-
-
-@numba.njit(nogil=True, cache=True)
-def _columns(width: int) -> int:
-    return -(-width // COLUMNS) * COLUMNS

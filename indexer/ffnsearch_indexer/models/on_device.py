@@ -65,7 +65,7 @@ class OnDevice(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What one batch of R windows gives. is_finite: [], whether all norms are."""
+    """What one batch of R windows gives. is_finite: [], whether all norms and logits are."""
 
     vectors: Tensor
     logits: Tensor
@@ -121,7 +121,7 @@ class DeviceModel:
     def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> OnDevice:
         """Run the first `lengths` [n] tokens, 1 to L, of windows [n, L]; what stands behind them does not matter.
 
-        Raises FfnSearchError for FFN outputs that are not finite.
+        Raises FfnSearchError for FFN outputs and logits that are not finite.
         """
         n, config = len(windows), self._model.config
         tokens = torch.from_numpy(windows.astype(np.int64)).to(self.device)
@@ -138,7 +138,7 @@ class DeviceModel:
             is_finite &= batch.is_finite
         if not is_finite:
             raise FfnSearchError(
-                f"the model gave an FFN output that is not finite: its weights are damaged, or too large for "
+                f"the model gave a value that is not finite: its weights are damaged, or too large for "
                 f"{self.precision}",
                 reason="NOT_FINITE",
             )
@@ -197,4 +197,4 @@ class DeviceModel:
         norms = vectors.square().sum(-1, keepdim=True).sqrt()
         units = (vectors / torch.where(norms > 0, norms, 1)).half()
         logits = model.head(model.final_norm(x[rows, self._last])).float()
-        return _Batch(units, logits, torch.isfinite(norms).all())
+        return _Batch(units, logits, torch.isfinite(norms).all() & torch.isfinite(logits).all())

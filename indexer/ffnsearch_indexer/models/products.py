@@ -34,6 +34,7 @@ _LONG, _FLOAT = ir.IntType(64), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, _VALUES)
 
 
+@numba.njit(nogil=True, cache=True)
 def padded(width: int) -> int:
     """The columns that a result has whose matrix has `width`."""
     return -(-width // COLUMNS) * COLUMNS

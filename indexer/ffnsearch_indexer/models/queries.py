@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import PromptError
+from ffnsearch_indexer.errors import FfnSearchError, PromptError
 from ffnsearch_indexer.models.inference import run_sorted, unit_float16
 from ffnsearch_indexer.models.packed import PackedModel
 from ffnsearch_indexer.models.prefix_cache import PrefixCache
@@ -32,7 +32,7 @@ def run_prompts(
     """Run the last `window_tokens` tokens of each prompt and return its queries and logits.
 
     A shorter prompt is run as it is, from position 0. What a cache has of the model is not run again: the answers are
-    the same to the bit. Raises PromptError for an empty prompt.
+    the same to the bit. Raises PromptError for an empty prompt, FfnSearchError for values that are not finite.
     """
     windows, lengths = pad(prompts, window_tokens)
     padded = np.column_stack([windows, lengths.astype(np.uint16)])  # the tokens, then how many there are
@@ -41,6 +41,10 @@ def run_prompts(
     logits = np.empty((len(different), model.vocabulary_size), dtype=np.float32)
 
     def write(rows: slice, ffn: NDArray[np.float32], of_rows: NDArray[np.float32]) -> None:
+        if not np.isfinite(of_rows).all():
+            raise FfnSearchError(
+                "the model gave a logit that is not finite: its weights are damaged", reason="NOT_FINITE"
+            )
         vectors[:, rows], logits[rows] = unit_float16(ffn), of_rows
 
     run_sorted(model, different[:, :-1], different[:, -1].astype(np.int64), write, with_logits=True, cache=cache)

@@ -11,6 +11,7 @@ import pickle
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ffnsearch_indexer.alone import LOCK_FILE, alone_in
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
+from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
@@ -103,22 +106,30 @@ def train(
     start: the folder of a model to train further, of the same sizes; without it, random weights.
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
-    refused (OutputError), as is one that cannot be written. Raises CorpusError for a text shorter than one
-    window in either part, ModelError for a device that is not there, and for a `start` that cannot be gone on from.
+    refused (OutputError), as is one that cannot be written, or in which another process trains. Raises CorpusError
+    for a text shorter than one window in either part, ModelError for a device that is not there, for a `start` that
+    cannot be gone on from, for more than memory holds, and where the loss is no number any more; DeviceError for a
+    GPU that fails.
     """
-    with disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"):
+    with (
+        disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"),
+        device_errors(),
+        _memory_errors(),
+    ):
         run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
-        for iteration in range(run.iteration, settings.iterations):
-            started = time.monotonic()
-            loss = run.step(iteration)
-            done = iteration + 1
-            if done % settings.evaluation_iterations == 0:
-                run.evaluate(done)
-            run.record.seconds += time.monotonic() - started
-            if done % settings.checkpoint_iterations == 0 or done == settings.iterations:
-                run.save_checkpoint(done)
-            progress("train", done, settings.iterations, run.detail(loss))
-        return run.finish()
+        with alone_in(out):
+            run.continue_from_checkpoint()
+            for iteration in range(run.iteration, settings.iterations):
+                started = time.monotonic()
+                loss = run.step(iteration)
+                done = iteration + 1
+                if done % settings.evaluation_iterations == 0:
+                    run.evaluate(done)
+                run.record.seconds += time.monotonic() - started
+                if done % settings.checkpoint_iterations == 0 or done == settings.iterations:
+                    run.save_checkpoint(done)
+                progress("train", done, settings.iterations, run.detail(loss))
+            return run.finish()
 
 
 class _Run:
@@ -165,15 +176,17 @@ class _Run:
         run = cls(tokens, train_tokens, record, tokenizer, out, device)
         if start:
             run._start_from(start)
-        checkpoint = out / CHECKPOINT_FILE
-        if checkpoint.exists():
-            run._load_checkpoint(checkpoint)
-        elif out.exists() and any(path.name != CHECKPOINT_FILE + PARTIAL for path in out.iterdir()):
-            raise OutputError(
-                f"{out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS"
-            )
-        out.mkdir(parents=True, exist_ok=True)
         return run
+
+    def continue_from_checkpoint(self) -> None:
+        """Take over the checkpoint that the same run has left; refuse a folder with anything else in it."""
+        checkpoint = self.out / CHECKPOINT_FILE
+        if checkpoint.exists():
+            self._load_checkpoint(checkpoint)
+        elif any(path.name not in (LOCK_FILE, CHECKPOINT_FILE + PARTIAL) for path in self.out.iterdir()):
+            raise OutputError(
+                f"{self.out} exists and is not empty: choose another folder, or delete it", reason="OUTPUT_EXISTS"
+            )
 
     def step(self, iteration: int) -> float:
         """Do one iteration and return its loss."""
@@ -188,7 +201,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss.item()
+        return _finite(loss.item())
 
     def evaluate(self, iteration: int) -> None:
         """Add a point to the curve, from windows spread evenly over both parts."""
@@ -214,7 +227,10 @@ class _Run:
         write_whole(self.out / CHECKPOINT_FILE, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def finish(self) -> TrainingRecord:
-        """Measure the final losses on whole parts, write the model and its record, drop the checkpoint."""
+        """Measure the final losses, write the model and its record, drop the checkpoint.
+
+        They are means over the whole validation part, and over as many windows of the training part, spread evenly.
+        """
         windows = (len(self.validation) - 1) // self.model.config.context_tokens
         self.record.final_train_loss = self._mean_loss(self.train, windows)
         self.record.final_validation_loss = self._mean_loss(self.validation, windows)
@@ -267,7 +283,7 @@ class _Run:
             self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)
         ]
         self.model.train()
-        return sum(losses) / windows
+        return _finite(sum(losses) / windows)
 
     def _loss(self, part: Tensor, starts: np.ndarray) -> Tensor:
         windows = torch.from_numpy(starts)[:, None] + torch.arange(self.model.config.context_tokens + 1)
@@ -275,6 +291,15 @@ class _Run:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16):
             logits = self.model(tokens[:, :-1]).logits
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"the loss is {loss}: no model comes of this training; choose another folder and a lower rate_peak",
+            reason="NOT_FINITE",
+        )
+    return loss
 
 
 def _runs(path: Path) -> list[dict[str, Any]]:
@@ -295,9 +320,23 @@ def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
         yield starts[first : first + batch]
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn what numpy and torch raise where this machine has no memory left into a ModelError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise ModelError(
+            "the training takes more memory than there is: choose fewer windows in a batch, or a smaller model",
+            reason="OUT_OF_MEMORY",
+        ) from error
+
+
 def _machine(device: str) -> str:
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
         raise ModelError(
             f"the device {device!r} cannot be used here: choose cpu, or cuda where there is a GPU that torch can use",

@@ -151,21 +151,24 @@ class Transformer(nn.Module):
         return digest.hexdigest()
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write config and weights, as `dtype`, into an existing folder."""
-        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        """Write config and weights, as `dtype`, into an existing folder; raises ModelError where one is not finite."""
         weights = {name: value.to(dtype).contiguous() for name, value in self.state_dict().items()}
+        _require_finite(weights, folder)
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
         (folder / WEIGHTS_FILE).write_bytes(save(weights))
 
     @classmethod
     def load(cls, folder: Path) -> "Transformer":
-        """Read what `save` wrote, as float32 and in eval mode; raises ModelError, which names the file."""
+        """Read what `save` wrote, as float32 and in eval mode; raises ModelError, which names the folder."""
         try:
             config = TransformerConfig(**json.loads((folder / CONFIG_FILE).read_text()))
             model = cls(config)
-            model.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()})
+            weights = {name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()}
+            model.load_state_dict(weights)
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             first_line = next(iter(str(error).splitlines()), repr(error))
             raise ModelError(f"no model can be loaded from {folder}: {first_line}", folder=folder) from None
+        _require_finite(weights, folder)
         return model.eval().requires_grad_(False)
 
 
@@ -178,6 +181,18 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     future = torch.full((T, T), float("-inf"), dtype=q.dtype).triu(1)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + future
     return torch.softmax(scores, dim=-1, dtype=scores.dtype) @ v
+
+
+def _require_finite(weights: dict[str, Tensor], folder: Path) -> None:
+    """Refuse a model whose answers would be no numbers: it is damaged, or what trained it went astray."""
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ModelError(
+                f"{name} of the model in {folder} is not finite as {str(value.dtype).removeprefix('torch.')}: "
+                "the model is damaged, or was trained at too high a rate",
+                reason="NOT_FINITE",
+                folder=folder,
+            )
 
 
 def _sizes(config: TransformerConfig) -> dict[str, object]:

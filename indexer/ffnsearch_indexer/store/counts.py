@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import Substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import DamageError
+from ffnsearch_indexer.files import require_readable, unreadable
 
 _HEADER = struct.Struct("<qII")
 _PAGE_BYTES = 4096
@@ -102,12 +102,8 @@ class RecordStore:
             value = transaction.get(np.asarray(tokens).astype(">u2").tobytes())
         return None if value is None else _unpack(value)
 
-    def find_id(self, tokens: Tokens) -> int | None:
-        """The id of a substring; None where the corpus does not hold it."""
-        return self.find_ids([tokens])[0]
-
     def find_ids(self, substrings: Sequence[Tokens]) -> list[int | None]:
-        """The same for several, together: a transaction each would take most of the time."""
+        """The ids of several, None where the corpus lacks one; together, for transactions take most of the time."""
         keys = [np.asarray(tokens).astype(">u2").tobytes() for tokens in substrings]
         with self._environment.begin(buffers=True) as transaction:
             values = map(transaction.get, keys)
@@ -162,21 +158,18 @@ def _file_key(path: Path) -> FileKey:
     try:
         status = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return status.st_dev, status.st_ino
 
 
 def _open_read_only(path: Path) -> lmdb.Environment:
+    require_readable(path)
     try:
         return lmdb.open(
             str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1024, lib_version=_ENGINE
         )
     except lmdb.Error as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DamageError:
-    return DamageError(f"{path} cannot be opened ({error}): build the snapshot again", file=path.name)
+        raise unreadable(path, error) from None
 
 
 def _unpack(value: bytes) -> Record:

@@ -77,6 +77,16 @@ class Datastore:
         what differs.
         """
         manifest = read_manifest(path)
+        try:
+            return cls._open(path, manifest, check, progress)
+        except DamageError:
+            now = read_manifest(path)
+            if now == manifest:
+                raise
+        return cls._open(path, now, check, progress)  # meanwhile a part was dropped, or replaced
+
+    @classmethod
+    def _open(cls, path: Path, manifest: Manifest, check: Check, progress: Progress) -> Self:
         check_sizes(path, manifest)
         model, tokenizer = _load_model(path)
         _require_same("model", manifest.model_sha256, model.sha256(), path)

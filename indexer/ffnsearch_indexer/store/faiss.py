@@ -10,7 +10,7 @@ import numpy as np
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, DamageError
-from ffnsearch_indexer.files import write_whole
+from ffnsearch_indexer.files import require_readable, unreadable, write_whole
 from ffnsearch_indexer.index.base import Float16, Index
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_bytes, flat_of
@@ -160,7 +160,7 @@ def load_recall(folder: Path, block: int) -> MeasuredRecall:
     try:
         return MeasuredRecall(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise DamageError(f"{path} cannot be read ({error}): build the snapshot again", file=path.name) from None
+        raise unreadable(path, error) from None
 
 
 def _write_lists(folder: Path, block: int, keys: Float16, counts: NextTokenCounts, threshold: float) -> None:
@@ -193,6 +193,7 @@ def _load_index(kind: FaissKind, folder: Path, block: int, shape: tuple[int, ...
     """Map faiss' index of a block into memory; raises DamageError for a file that is not that of keys [N, D]."""
     faiss, path = library(), folder / faiss_file(FOLDERS[kind], block)
     wanted = faiss.IndexFlatIP if kind == "flat" else faiss.IndexIVFFlat
+    require_readable(path)
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:

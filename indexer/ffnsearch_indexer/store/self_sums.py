@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.corpora.substrings import entries_of_rows
 from ffnsearch_indexer.errors import DamageError
-from ffnsearch_indexer.files import create_array, load_array, save_array, write_whole
+from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
 from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
 
@@ -69,7 +70,7 @@ class SelfSums:
         rows = (ids[:, None] * len(self.thresholds) + places).ravel()
         firsts, lasts = self.offsets[rows], self.offsets[rows + 1]
         sizes = lasts - firsts
-        entries = _entries(firsts, sizes)
+        entries = entries_of_rows(firsts, sizes)
         freq = np.zeros((len(rows), vocabulary_size), dtype=np.int64)
         freq[np.repeat(np.arange(len(rows)), sizes), self.tokens[entries]] = self.sums[entries]
         neighbors = self.neighbors[ids[:, None], places].astype(np.int64)
@@ -90,9 +91,7 @@ def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
     try:
         thresholds = [tuple(map(float, of_block)) for of_block in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError) as error:
-        raise DamageError(
-            f"{path} cannot be read ({error!r}): make the self-sums again", file=SELF_SUMS_THRESHOLDS_FILE
-        ) from None
+        raise unreadable(path, error) from None
     is_ascending = all(low < high for of_block in thresholds for low, high in itertools.pairwise(of_block))
     if len(thresholds) != blocks or not is_ascending:
         raise DamageError(
@@ -156,7 +155,7 @@ def assemble_block(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int
         array = create_array(path, dtype, (int(offsets[-1]),))
         firsts = offsets[:-1].reshape(N, thresholds)
         for ids, piece in _load_pieces(pieces, ids_of_pieces, thresholds):
-            array[_entries(firsts[ids].ravel(), piece.sizes.ravel())] = getattr(piece, field)
+            array[entries_of_rows(firsts[ids].ravel(), piece.sizes.ravel())] = getattr(piece, field)
         array.flush()
 
     for field, dtype in (("tokens", np.uint16), ("sums", np.uint32)):
@@ -177,12 +176,6 @@ def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) 
         sizes, neighbors, tokens, sums = np.split(values, np.cumsum([rows, rows, entries]))
         shape = len(ids), thresholds
         yield ids, Rows(sizes.reshape(shape).astype(np.int64), neighbors.reshape(shape), tokens, sums)
-
-
-def _entries(firsts: Int64, sizes: Int64) -> Int64:
-    """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each."""
-    ends: Int64 = np.cumsum(sizes)
-    return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
 
 
 def _load_block(folder: Path, block: int, thresholds: tuple[float, ...], substrings: int) -> SelfSums:

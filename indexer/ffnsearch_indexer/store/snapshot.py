@@ -25,7 +25,7 @@ from threading import Lock
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
-from ffnsearch_indexer.files import disk_errors, hash_files, write_whole
+from ffnsearch_indexer.files import disk_errors, hash_files, require_readable, unreadable, write_whole
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from ffnsearch_indexer.progress import Progress, silent
@@ -183,7 +183,8 @@ def revise_manifest(folder: Path, **changes: Any) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a manifest.
 
-    Raises SnapshotError where there is none, FormatError for another version, DamageError for an altered one.
+    Raises SnapshotError where there is none or it cannot be read, FormatError for another version, DamageError for an
+    altered one.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -197,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
             snapshot=folder,
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{path} cannot be read ({error!r}): build the snapshot again", file=MANIFEST_FILE) from None
+        raise unreadable(path, error) from None
     if version != FORMAT_VERSION:
         raise FormatError(
             f"{folder} has format {version}, this version reads format {FORMAT_VERSION}: "
@@ -221,24 +222,33 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Raise DamageError for the first file that is missing or has another size."""
+    """Raise DamageError for the first file that is missing or has another size, SnapshotError for an unreadable one."""
     for name, entry in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            found_bytes = path.stat().st_size if path.is_file() else None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        if found_bytes is None:
             raise DamageError(f"{folder} lacks {name}: copy the snapshot again, or build it again", file=name)
-        if path.stat().st_size != entry.bytes:
+        if found_bytes != entry.bytes:
             raise DamageError(
-                f"{name} in {folder} has {path.stat().st_size} bytes, the manifest says {entry.bytes}: "
+                f"{name} in {folder} has {found_bytes} bytes, the manifest says {entry.bytes}: "
                 "copy the snapshot again, or build it again",
                 file=name,
             )
+        require_readable(path)
 
 
 def check_content(folder: Path, manifest: Manifest, progress: Progress = silent) -> None:
-    """Read every byte; raise DamageError for the first file whose hash is not the manifest's."""
+    """Read every byte; raise DamageError for the first file whose hash is not the manifest's, or as `check_sizes`."""
     names = list(manifest.files)
     was_read = _counted(manifest.total_bytes(), progress)
-    for name, sha256 in zip(names, hash_files([folder / name for name in names], was_read), strict=True):
+    try:
+        hashes = hash_files([folder / name for name in names], was_read)
+    except OSError as error:
+        raise unreadable(Path(error.filename), error) from None
+    for name, sha256 in zip(names, hashes, strict=True):
         if sha256 != manifest.files[name].sha256:
             raise DamageError(
                 f"{name} in {folder} was altered: its hash is not the manifest's; "

@@ -1,16 +1,17 @@
 """Who works in a folder of unfinished work: one process at a time, and only on what was begun there."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ffnsearch_indexer.alone import LOCK_FILE, alone_in
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.files import PARTIAL
+from ffnsearch_indexer.files import PARTIAL, write_whole
 
 IDENTITY_FILE = "work.json"
+_BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
 
 Identity = dict[str, object]
 """What must be the same for killed work to be continued, by name; it survives JSON."""
@@ -27,24 +28,16 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
 
     Raises OutputError for a folder in use, or with other work begun in it.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / IDENTITY_FILE
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"{work} is in use, the same work is being done: wait for it", reason="OUTPUT_BUSY", path=work
-            ) from None
+    with alone_in(work):
         try:
             require_own(work, identity)
-            file.truncate(0)
-            file.write(json.dumps(identity, sort_keys=True))
-            file.flush()
+            if _identity_in(work) != identity:
+                text = json.dumps(identity, sort_keys=True)
+                write_whole(work / IDENTITY_FILE, lambda path: path.write_text(text))
             yield
         finally:
             if not _is_begun(work):
-                shutil.rmtree(work, ignore_errors=True)
+                _clear(work)
 
 
 def require_own(work: Path, identity: Identity) -> None:
@@ -80,4 +73,14 @@ def _identity_in(work: Path) -> Identity:
 
 
 def _is_begun(work: Path) -> bool:
-    return work.exists() and any(path.name != IDENTITY_FILE for path in work.iterdir())
+    """Whether anything but empty folders is there."""
+    return any(path.is_symlink() or not path.is_dir() for path in work.rglob("*") if path.name not in _BESIDE_WORK)
+
+
+def _clear(work: Path) -> None:
+    """Delete what is in a folder in which nothing was done, but the lock."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()

@@ -29,7 +29,7 @@ class Folders:
     def corpus(self, name: str, *, field: str) -> Path:
         """A file or a folder of texts that is there. Raises as `snapshot` does, and AbsentError."""
         path = _present(_inside(self.corpora, name, "corpora", field), name, "CORPUS_NOT_FOUND", field)
-        for text in path.rglob("*.txt") if path.is_dir() else ():
+        for text in path.rglob("*") if path.is_dir() else ():
             _require_inside(self.corpora, text, field)  # a link in the folder may lead out of it
         return path
 
