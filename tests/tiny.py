@@ -1,5 +1,6 @@
 """Small models, corpora and measures that the tests share."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.training import RECORD_FILE
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
 
@@ -37,10 +39,19 @@ def save_model(folder: Path, model: Transformer, characters: str = TINY_SHAKESPE
     return folder
 
 
+def record_training(folder: Path, corpus: Corpus) -> None:
+    """Let the record of a model say that it was trained on a corpus."""
+    (folder / RECORD_FILE).write_text(json.dumps({"corpus": corpus.name, "corpus_sha256": corpus.sha256}))
+
+
 def build_splits(folder: Path, corpus: Corpus, alphabet: str, *, window_tokens: int = 10) -> Path:
-    """Write two models into a folder, `model` and `sister`, and snapshots of both splits, `all` and `train`."""
+    """Write two models into a folder, `model` and `sister`, and snapshots of both splits, `all` and `train`.
+
+    By their records they were trained on the corpus.
+    """
     for seed, name in ((1, "model"), (2, "sister")):
         save_model(folder / name, make_model(seed=seed, vocabulary_size=len(alphabet), d_model=8), alphabet)
+        record_training(folder / name, corpus)
     for split in ("all", "train"):
         build(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split)
     return folder

@@ -22,8 +22,9 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import CorpusError, FfnSearchError, ModelError, OutputError, TokenError
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE
 from ffnsearch_indexer.store.datastore import Datastore
+from ffnsearch_indexer.store.snapshot import read_manifest
 from stopping import KILLED, BuildJob, Stop
-from tiny import files_of, make_model, random_text, save_model
+from tiny import files_of, make_model, random_text, record_training, save_model
 
 ALPHABET = "abc\n"
 TEXT = random_text(1, 600, ALPHABET)
@@ -419,6 +420,20 @@ def test_the_manifest_says_what_went_in(tiny_corpus: Corpus, tiny_model: Path, t
     windows = {tiny_corpus.text[first : first + 10] for first in range(len(tiny_corpus.text) - 9)}
     assert manifest["substrings"] == len(windows)
     assert manifest["distinct_prefixes"] == len({window[:end] for window in windows for end in range(1, 11)})
+
+
+def test_the_manifest_says_what_the_model_was_trained_on_where_that_is_known(
+    tiny_corpus: Corpus, tiny_model: Path, tiny_snapshot: Path, tmp_path: Path
+) -> None:
+    assert "trained_on" not in json.loads((tiny_snapshot / "manifest.json").read_text())
+    assert not read_manifest(tiny_snapshot).is_of_training_text
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    for name, text in (("same", tiny_corpus), ("other", Corpus("tiny", tiny_corpus.text + "\n"))):
+        record_training(model, text)
+        manifest = build(tiny_corpus, model, tmp_path / name)
+        assert manifest == read_manifest(tmp_path / name)
+        assert manifest.trained_on == {"corpus": "tiny", "corpus_sha256": text.sha256}
+        assert manifest.is_of_training_text is (name == "same")
 
 
 def test_an_error_that_is_the_disks_says_what_to_do() -> None:

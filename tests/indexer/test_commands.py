@@ -16,12 +16,14 @@ import pytest
 
 from ffnsearch_indexer.build import Plan
 from ffnsearch_indexer.console import ProgressDisplay
+from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.store.snapshot import read_manifest
 from refusals import check_refusals
-from tiny import files_of, make_model, random_text, save_model
+from tiny import files_of, make_model, random_text, record_training, save_model
 
 ALPHABET = "abc\n"
+TEXT = random_text(1, 600, ALPHABET)
 MODEL_SIZES = ("--blocks", 1, "--heads", 1, "--d-model", 8, "--context-tokens", 8)
 
 Run = Callable[..., tuple[int, str, str]]
@@ -35,13 +37,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
+    """A model that was trained on the corpus, by its record."""
+    folder = tmp_path_factory.mktemp("model") / "m"
+    save_model(folder, make_model(vocabulary_size=4, d_model=8), ALPHABET)
+    record_training(folder, Corpus("text", TEXT))
+    return folder
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text(random_text(1, 600, ALPHABET))
+    path.write_text(TEXT)
     return path
 
 
@@ -149,6 +155,27 @@ def test_a_build_measures_its_default_profile_where_it_is_asked_to(
         assert document["profiles"].keys() == {after.default_profile}
     assert run(*arguments, "--resume", "--evaluation-prompts", 30)[0] == 0  # nothing is left to do
     assert read_manifest(tmp_path / "out") == after
+
+
+def test_a_build_leaves_held_out_away_where_it_has_no_prompts_and_says_so(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    stranger = save_model(tmp_path / "stranger", make_model(vocabulary_size=4, d_model=8), ALPHABET)
+    (tmp_path / "repeats.txt").write_text("ab" * 99)
+    for text, folder, reason in (
+        (corpus, stranger, "what this one was trained on is not known"),
+        (tmp_path / "repeats.txt", model, "this one was trained on 'text', another text than repeats"),
+    ):
+        out = tmp_path / f"{text.stem}.ffn"
+        arguments = ("build", "--corpus", text, "--model", folder, "--out", out, "--split", "train", "--resume")
+        for _ in range(2):
+            code, _, err = run(*arguments, "--calibration-prompts", 0, "--evaluation-prompts", 20)
+            assert code == 0
+            assert (
+                f"\nheld-out is not measured: held-out takes prompts that the model was not trained on, and {reason}: "
+                in f"\n{err}"
+            )
+        assert read_manifest(out).fidelity.keys() == {"leave_one_out"}
 
 
 def test_a_build_does_not_resume_a_snapshot_of_anything_else(

@@ -32,7 +32,8 @@ def test_a_table_says_how_near_each_answer_is(run: Run, folder: Path) -> None:
     assert (code, err) == (0, "")
     first, blank, headings, *rows = out.splitlines()
     assert re.match(
-        r"parity: Hellinger distance to the model on 20 prompts of text, \d+ of them in its training", first
+        r"parity: Hellinger distance to the model on 20 prompts of text, \d+ in the model's training text, \d+ s$",
+        first,
     )
     assert (blank, headings.split()) == (
         "",
@@ -79,6 +80,27 @@ def test_json_says_all_and_is_kept_in_the_manifest(
     assert read_manifest(folder / split).fidelity == documents
     assert run("verify", folder / split)[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["all", "model", "sister", "train"]
+
+
+def test_without_a_protocol_held_out_is_left_away_where_it_has_no_prompts_and_that_is_said(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    (tmp_path / "repeats.txt").write_text("ab" * 99)
+    for options, reason, training in (
+        (
+            (),
+            "held-out takes prompts that the model was not trained on",
+            "not known to be what the model was trained on",
+        ),
+        (("--trained-on", tmp_path / "repeats.txt"), "the last tenth of the corpus", "1 in the model's training text"),
+    ):
+        code, out, err = run("evaluate", folder / "repeats", "--prompts", 1, *options)
+        assert (code, err.count("\n")) == (0, 1)
+        assert err.startswith(f"held-out is not measured: {reason}")
+        assert "choose --protocol leave-one-out" in err
+        assert out.startswith(f"leave-one-out: Hellinger distance to the model on 1 prompt of repeats, {training}, ")
+    assert (read_manifest(folder / "repeats").fidelity or {}).keys() == {"leave_one_out"}
 
 
 def test_a_later_measurement_stands_beside_an_earlier_one(run: Run, folder: Path) -> None:
@@ -143,6 +165,7 @@ def test_a_measurement_that_is_interrupted_says_how_it_goes_on_and_does(
 
 def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("abc?" * 9)
+    (tmp_path / "repeats.txt").write_text("ab" * 99)
     save_model(tmp_path / "stranger", make_model(vocabulary_size=3, d_model=8), "xyz")
     build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
     whole, train = folder / "all", folder / "train"
@@ -152,7 +175,18 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
         (whole, "--protocol", "held-out"): "build one with --split train",
         (train, "--protocol", "parity"): "build one with --split all",
         (train, "--protocol", "held-out", "--protocol", "parity"): "build one with --split all",
-        (folder / "repeats",): "no window of 5 tokens",
+        (
+            folder / "repeats",
+            "--protocol",
+            "held-out",
+        ): "this one was trained on 'text', another text than repeats: name",
+        (
+            folder / "repeats",
+            "--protocol",
+            "held-out",
+            "--trained-on",
+            tmp_path / "repeats.txt",
+        ): "no window of 5 tokens",
         (whole, "--profile", "article"): "no profile 'article'; it has even",
         (whole, "--sister", tmp_path): "no model can be loaded",
         (whole, "--sister", tmp_path / "stranger"): "another vocabulary",

@@ -28,7 +28,7 @@ from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
 from ffnsearch_indexer.store.datastore import Datastore
-from tiny import make_model, save_model
+from tiny import make_model, record_training, save_model
 
 TRAIN = TEXT[:540]
 
@@ -234,8 +234,10 @@ def alternating(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.head.weight.zero_()
     model.head.bias.zero_()
     save_model(folder / "model", model, "ab")
+    corpus = Corpus("ab", "ab" * 50)
+    record_training(folder / "model", corpus)
     for split in ("all", "train"):
-        build(Corpus("ab", "ab" * 50), folder / "model", folder / split, window_tokens=4, split=split)
+        build(corpus, folder / "model", folder / split, window_tokens=4, split=split)
     return folder
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring import ALPHABET, PROFILES, PROMPTS, TEXT, WINDOW, evaluate, measure
+from measuring import ALPHABET, EVEN, PROFILES, PROMPTS, TEXT, WINDOW, evaluate, measure
 
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
+from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison
@@ -21,7 +22,7 @@ from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
-from tiny import files_of, make_model, save_model
+from tiny import files_of, make_model, record_training, save_model
 
 
 def test_sisters_are_told_with_what_their_records_say(
@@ -53,6 +54,28 @@ def test_the_training_text_may_be_another_corpus(predictors: dict[str, Predictor
     assert document["trained_on"] == "other"
     assert document["in_training"]["count"] == sum(prompt in training for prompt in prompts)
     assert 0 < document["in_training"]["count"] < PROMPTS
+
+
+def test_where_the_training_text_is_not_known_no_prompt_is_said_to_be_in_it(measurable: Path, tmp_path: Path) -> None:
+    stranger = save_model(tmp_path / "model", make_model(vocabulary_size=4, d_model=8), ALPHABET)
+    corpus = Corpus("text", TEXT)
+    for name, text in (("unknown", None), ("another", Corpus("other", ALPHABET * 20)), ("same", corpus)):
+        if text:
+            record_training(stranger, text)
+        build(corpus, stranger, tmp_path / name, window_tokens=WINDOW, split="train")
+        with Datastore.open(tmp_path / name) as datastore:
+            predictor = Predictor(datastore)
+            document = evaluate(predictor, Protocol.LEAVE_ONE_OUT, [EVEN], prompts=PROMPTS).document
+            parts = [document[part] for part in ("trained_on", "in_training", "not_in_training")]
+            if text is corpus:
+                assert None not in parts
+                continue
+            assert parts == [None] * 3
+            with pytest.raises(FidelityError, match=r"--trained-on, or choose --protocol leave-one-out$") as caught:
+                prepare(predictor, Protocol.HELD_OUT, [EVEN])
+            assert caught.value.reason == "TRAINING_TEXT_UNKNOWN"
+            told = evaluate(predictor, Protocol.HELD_OUT, [EVEN], prompts=PROMPTS, trained_on=corpus).document
+            assert (told["trained_on"], told["in_training"]["count"]) == ("text", 0)
 
 
 def without_time(evaluation: Evaluation) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from ffnsearch_indexer.answer.prediction import combine
 from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, Profile, Step, SumProfile
-from ffnsearch_indexer.fidelity.report.classes import support_classes
+from ffnsearch_indexer.fidelity.report.classes import classes, support_classes
 from ffnsearch_indexer.fidelity.report.explained import typical_weights
 from ffnsearch_indexer.fidelity.report.markup import inline, signed, visible
 
@@ -51,6 +51,22 @@ def test_groups_by_support_are_named_and_joined() -> None:
     joined = support_classes(many)
     assert [name for name, _ in joined] == ["none", "1+", "4+", "16+", "64+", "256+"]
     assert joined[1][1] == {"count": 5, "mean": pytest.approx((2 * 0.1 + 3 * 0.2) / 5)}
+
+
+def test_a_figure_of_classes_lacks_what_is_not_known_of_the_training_text() -> None:
+    part = {"count": 3, "mean": 0.5, "max": 0.7}
+    document = {
+        "protocol": "parity",
+        "prompts": 4,
+        "hellinger": {"mean": 0.5},
+        "by_support": [{"support_from": 1, "count": 4, "mean": 0.5}],
+    }
+    known = classes({**document, "in_training": part, "not_in_training": {**part, "count": 1}})
+    unknown = classes({**document, "in_training": None, "not_in_training": None})
+    assert "training text" in known.caption
+    assert "training text: 0.500; other text: 0.500; 1+" in known.alt
+    assert "training text" not in unknown.caption + unknown.alt
+    assert known.png != unknown.png
 
 
 def test_text_and_numbers_can_be_read() -> None:

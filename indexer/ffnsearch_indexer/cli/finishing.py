@@ -60,11 +60,16 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
     ):
         manifest, predictor = datastore.manifest, Predictor(datastore, device=device)
         profiles = evaluating.choose_profiles(manifest, [manifest.default_profile])
-        for protocol in choose_protocols(manifest.split, []):
-            if protocol.key not in (manifest.fidelity or {}):
-                measurement = evaluating.prepare(predictor, protocol, profiles, prompts=prompts)
-                with measurement.run(save=True, progress=display):
-                    pass
+        protocols = [
+            protocol
+            for protocol in choose_protocols(manifest.split, [])
+            if protocol.key not in (manifest.fidelity or {})
+        ]
+        for measurement in evaluating.prepare_possible(
+            predictor, protocols, profiles, say=display.say, prompts=prompts
+        ):
+            with measurement.run(save=True, progress=display):
+                pass
     return read_manifest(snapshot)
 
 

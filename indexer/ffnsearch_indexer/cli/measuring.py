@@ -1,8 +1,9 @@
 """The subcommands about fidelity: calibrate, evaluate, report."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +59,9 @@ def evaluate(
     snapshot: Snapshot,
     protocol: Annotated[
         list[Protocol] | None,
-        typer.Option(help="How to measure; repeat for several.", show_default="all that the snapshot allows"),
+        typer.Option(
+            help="How to measure; repeat for several.", show_default="all that the snapshot allows and has prompts for"
+        ),
     ] = None,
     prompts: Annotated[int, typer.Option(help="Most prompts to measure with.", min=1)] = EVALUATION_PROMPTS,
     seed: Annotated[
@@ -74,7 +77,10 @@ def evaluate(
         typer.Option(help="Folder of another model, whose distance is the noise floor; repeat for several."),
     ] = None,
     trained_on: Annotated[
-        str | None, typer.Option(help="The corpus that the model was trained on.", show_default="the snapshot's")
+        str | None,
+        typer.Option(
+            help="The corpus that the model was trained on.", show_default="the snapshot's, where its record says so"
+        ),
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -99,12 +105,12 @@ def evaluate(
         profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
         predictor = Predictor(datastore, backend=backend, device=device)
-        measurements = [
-            evaluating.prepare(
-                predictor, each, profiles, prompts=prompts, seed=seed, sisters=sister or [], trained_on=corpus
-            )
-            for each in protocols
-        ]
+        options: dict[str, Any] = dict(prompts=prompts, seed=seed, sisters=sister or [], trained_on=corpus)
+        if protocol:
+            measurements = [evaluating.prepare(predictor, each, profiles, **options) for each in protocols]
+        else:
+            say = partial(typer.echo, err=True)
+            measurements = list(evaluating.prepare_possible(predictor, protocols, profiles, say=say, **options))
         with ProgressDisplay() as display, ExitStack() as running:  # none's work goes before the last one's is done
             for measurement in measurements:
                 evaluation = running.enter_context(measurement.run(save=not no_save, progress=display))

@@ -3,7 +3,7 @@
 Shapes: n prompts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import ChangedError, ProfileError
+from ffnsearch_indexer.errors import ChangedError, FidelityError, ProfileError
 from ffnsearch_indexer.fidelity.chunks import concatenated, discard, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
@@ -42,11 +42,11 @@ def prepare(
 
     profiles: at least one; the snapshot's default profile among them, or else the first, is looked at most closely.
     prompts: how many at most. sisters: folders of other models. trained_on: the corpus whose first nine tenths the
-    model was trained on, by default the snapshot's.
+    model was trained on, by default the snapshot's, where the model's record says so.
 
-    Raises FidelityError for a protocol or prompts that the snapshot does not have, ProfileError for a profile of
-    another number of blocks, ModelError for a sister that does not fit or is no other model, TokenError for a
-    `trained_on` with other characters.
+    Raises FidelityError for a protocol or prompts that the snapshot does not have, and for held-out where it is not
+    known what the model was trained on; ProfileError for a profile of another number of blocks, ModelError for a sister
+    that does not fit or is no other model, TokenError for a `trained_on` with other characters.
     """
     datastore = predictor.datastore
     manifest = datastore.manifest
@@ -54,6 +54,8 @@ def prepare(
     for profile in profiles:
         profile.require_model(manifest.blocks, manifest.vocabulary_size)
     training = training_tokens(datastore, trained_on)
+    if training is None and protocol is Protocol.HELD_OUT:
+        raise _training_unknown(manifest)
     positions = choose_positions(datastore, protocol, prompts, seed, training)
     comparison = Comparison(
         predictor=predictor,
@@ -69,9 +71,28 @@ def prepare(
         comparison=comparison,
         positions=positions,
         seed=SEED if seed is None else seed,
-        trained_on=trained_on.name if trained_on else manifest.corpus_name,
+        trained_on=None if training is None else trained_on.name if trained_on else manifest.corpus_name,
         training=training,
     )
+
+
+def prepare_possible(
+    predictor: Predictor,
+    protocols: Sequence[Protocol],
+    profiles: Sequence[Profile],
+    *,
+    say: Callable[[str], None],
+    **options: Any,
+) -> Iterator["Measurement"]:
+    """Measurements, as `prepare` gives them, under those protocols that have prompts here; `say` is told of the others.
+
+    protocols: of those that the snapshot's split allows; of these, held-out alone may have no prompts.
+    """
+    for protocol in protocols:
+        try:
+            yield prepare(predictor, protocol, profiles, **options)
+        except FidelityError as error:
+            say(f"{protocol} is not measured: {error.message}")
 
 
 @dataclass(frozen=True)
@@ -79,15 +100,15 @@ class Measurement:
     """One measurement, ready to run.
 
     positions: [n] int64, where in the corpus its prompts begin. training: the tokens that the model was trained on, of
-    the corpus `trained_on`.
+    the corpus `trained_on`; both None where that is not known.
     """
 
     protocol: Protocol
     comparison: Comparison
     positions: Int64
     seed: int
-    trained_on: str
-    training: Tokens
+    trained_on: str | None
+    training: Tokens | None
 
     @contextmanager
     def run(self, *, save: bool = False, progress: Progress = silent) -> Iterator[Evaluation]:
@@ -131,6 +152,7 @@ class Measurement:
             progress=progress,
         )
         arrays = concatenated(chunks)
+        vocabulary_size = datastore.manifest.vocabulary_size
         return Evaluation(
             protocol=self.protocol,
             corpus=datastore.manifest.corpus_name,
@@ -143,7 +165,9 @@ class Measurement:
             measures={key: Measures(*arrays["measures"][:, row].T) for row, key in enumerate(comparison.keys)},
             mass=arrays["mass"],
             positions=self.positions,
-            is_in_training=in_training(comparison.prompts, self.training, datastore.manifest.vocabulary_size),
+            is_in_training=None
+            if self.training is None
+            else in_training(comparison.prompts, self.training, vocabulary_size),
             seconds=float(arrays["seconds"].sum()),
         )
 
@@ -164,6 +188,18 @@ def _fitted_ngram(manifest: Manifest) -> Profile | None:
     """The n-gram that the snapshot's calibration fitted, None where there is none."""
     calibration = (manifest.fidelity or {}).get(CALIBRATION, {})
     return Profile.from_json(calibration["ngram"]["profile"]) if "ngram" in calibration else None
+
+
+def _training_unknown(manifest: Manifest) -> FidelityError:
+    told = "what this one was trained on is not known"
+    if manifest.trained_on:
+        told = f"this one was trained on {manifest.trained_on['corpus']!r}, another text than {manifest.corpus_name}"
+    return FidelityError(
+        f"held-out takes prompts that the model was not trained on, and {told}: name its training text with "
+        "--trained-on, or choose --protocol leave-one-out",
+        reason="TRAINING_TEXT_UNKNOWN",
+        protocol=Protocol.HELD_OUT,
+    )
 
 
 def work_folder(snapshot: Path, protocol: Protocol) -> Path:

@@ -31,13 +31,14 @@ class Evaluation:
 
     measures: by what was measured, [n] each; a block alone answers with the sums over the steps that the default
     profile has in it, normalised. mass: [n] int64, next tokens that were found at the widest step of each block, over
-    all blocks. positions: [n] int64, where in the corpus each prompt begins. is_in_training: [n]. sisters: the facts
-    about each. seconds: what the search took, over all runs.
+    all blocks. positions: [n] int64, where in the corpus each prompt begins. trained_on: the name of what the model was
+    trained on, and is_in_training: [n], whether it has each prompt; both None where that is not known. sisters: the
+    facts about each. seconds: what the search took, over all runs.
     """
 
     protocol: Protocol
     corpus: str
-    trained_on: str
+    trained_on: str | None
     seed: int
     profiles: Sequence[Profile]
     default: str
@@ -46,20 +47,22 @@ class Evaluation:
     measures: dict[AnswerKey, Measures]
     mass: Int64
     positions: Int64
-    is_in_training: NDArray[np.bool_]
+    is_in_training: NDArray[np.bool_] | None
     seconds: float
 
     @cached_property
     def document(self) -> Document:
         """The JSON form of this measurement: the default profile's measures first, then all that is beside it.
 
-        `noise_floor` is the mean Hellinger distance of the sisters, null where there is none.
+        `noise_floor` is the mean Hellinger distance of the sisters, null where there is none; `trained_on`,
+        `in_training` and `not_in_training` are null where it is not known what the model was trained on.
         """
         distances = self.measures["profiles", self.default].hellinger
         profiles = self._summaries("profiles")
         blocks = list(self._summaries("blocks").values())
         best = min(range(len(blocks)), key=lambda block: blocks[block]["hellinger"]["mean"])
         sisters = list(self._summaries("sisters").values())
+        is_in = self.is_in_training
         descriptions = {profile.name: profile.to_json().get("source", "") for profile in self.profiles}
         return {
             "protocol": self.protocol.key,
@@ -69,8 +72,8 @@ class Evaluation:
             "seed": self.seed,
             "profile": self.default,
             **profiles[self.default],
-            "in_training": summarise_part(distances[self.is_in_training]),
-            "not_in_training": summarise_part(distances[~self.is_in_training]),
+            "in_training": None if is_in is None else summarise_part(distances[is_in]),
+            "not_in_training": None if is_in is None else summarise_part(distances[~is_in]),
             "by_support": by_support(distances, self.mass),
             "profiles": {name: {"description": descriptions[name], **of} for name, of in profiles.items()},
             "blocks": blocks,

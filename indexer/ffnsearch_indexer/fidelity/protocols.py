@@ -14,7 +14,8 @@ class Protocol(StrEnum):
 
     parity: the whole text is indexed, prompts are substrings of it, and each finds itself too (the article's way).
     leave-one-out: the training split is indexed, prompts are substrings of it, and the own row of each does not count.
-    held-out: the training split is indexed, prompts come from the rest of the text and do not occur in the index.
+    held-out: the training split is indexed, prompts come from the rest of the text and occur neither in the index nor
+    in what the model was trained on, which has to be known.
     """
 
     PARITY = "parity"

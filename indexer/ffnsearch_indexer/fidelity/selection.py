@@ -29,15 +29,15 @@ def choose_positions(
 ) -> Int64:
     """Positions [M] of up to `count` prompts, no two alike, for a protocol; raises FidelityError where there is none.
 
-    training: what the model was trained on, by default the training part of the snapshot's corpus. No held-out prompt
-    occurs in either.
+    training: what the model was trained on, where it matters. No held-out prompt occurs in it, nor in the indexed part
+    of the corpus.
     """
     manifest = datastore.manifest
     if protocol is not Protocol.HELD_OUT:
         return datastore.first_positions[evaluation_ids(manifest.substrings, count, seed)]
     positions = held_out_positions(
         datastore.corpus,
-        len(training_tokens(datastore)),
+        len(_training_part(datastore)),
         datastore.window_tokens,
         manifest.vocabulary_size,
         count,
@@ -47,7 +47,8 @@ def choose_positions(
     if not len(positions):
         raise FidelityError(
             f"the last tenth of the corpus {manifest.corpus_name} has no window of {datastore.window_tokens} tokens "
-            "that is not in the rest, or in what the model was trained on: build a snapshot of a longer text",
+            "that is not in the rest, or in what the model was trained on: build a snapshot of a longer text, or "
+            "choose --protocol leave-one-out",
             reason="NO_PROMPTS",
             protocol=protocol,
         )
@@ -106,13 +107,14 @@ def in_training(prompts: NDArray[np.uint16], training: Tokens, vocabulary_size: 
     return occurs
 
 
-def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> Tokens:
-    """The training part of a corpus, by default the snapshot's, as tokens [T] of the snapshot's vocabulary.
+def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> Tokens | None:
+    """What the model was trained on, as tokens [T] of the snapshot's vocabulary: the training part of a corpus.
 
-    Raises TokenError for a corpus with other characters.
+    That is the snapshot's own, where none is given and the model's record says so; None where it is not known. Raises
+    TokenError for a corpus with other characters.
     """
     if trained_on is None:
-        return datastore.corpus[: int(TRAIN_FRACTION * len(datastore.corpus))]
+        return _training_part(datastore) if datastore.manifest.is_of_training_text else None
     text = trained_on.text[: trained_on.train_tokens()]
     return datastore.tokenizer.encode(text, where=f"the corpus {trained_on.name}")
 
@@ -120,6 +122,10 @@ def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> T
 def indexed_windows(datastore: Datastore) -> NDArray[np.uint16]:
     """The tokens of all substrings by id, [N, L] uint16."""
     return prompts_at(datastore, datastore.first_positions)
+
+
+def _training_part(datastore: Datastore) -> Tokens:
+    return datastore.corpus[: int(TRAIN_FRACTION * len(datastore.corpus))]
 
 
 def _evaluation_size(substrings: int) -> int:

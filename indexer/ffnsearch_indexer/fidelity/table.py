@@ -11,11 +11,11 @@ HEADINGS = ("", "mean", "95 %", "std", "max", "below 0.2", "top-1", "no support"
 
 def table_lines(document: Document) -> list[str]:
     """The lines of one protocol's document, aligned."""
-    training = document["in_training"]
     rows = [HEADINGS, *((name, *_cells(measures)) for name, measures in _rows(document))]
+    prompts = f"{document['prompts']:,} {'prompt' if document['prompts'] == 1 else 'prompts'} of {document['corpus']}"
     return [
-        f"{document['protocol'].replace('_', '-')}: Hellinger distance to the model on {document['prompts']:,} prompts "
-        f"of {document['corpus']}, {training['count']:,} of them in its training text, {document['seconds']:,.0f} s",
+        f"{document['protocol'].replace('_', '-')}: Hellinger distance to the model on {prompts}, {_seen(document)}, "
+        f"{document['seconds']:,.0f} s",
         "",
         *aligned(rows),
     ]
@@ -51,6 +51,12 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _seen(document: Document) -> str:
+    if document["in_training"] is None:
+        return "not known to be what the model was trained on"
+    return f"{document['in_training']['count']:,} in the model's training text"
 
 
 def _rows(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:

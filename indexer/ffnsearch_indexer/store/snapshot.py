@@ -99,7 +99,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that identifies a snapshot. `snapshot_id` is the SHA-256 of everything else in it."""
+    """All that identifies a snapshot. `snapshot_id` is the SHA-256 of everything else in it.
+
+    trained_on: `corpus` and `corpus_sha256` of what the model was trained on, None where that is not known; the file
+    lacks it then, as an older one does.
+    """
 
     model_sha256: str
     tokenizer_sha256: str
@@ -119,18 +123,19 @@ class Manifest:
     files: dict[str, FileEntry]
     written_by: dict[str, str]
     fidelity: dict[str, Any] | None = None
+    trained_on: dict[str, str] | None = None
     key_dtype: str = "float16"
     format_version: int = FORMAT_VERSION
     snapshot_id: str = ""
 
     def content_sha256(self) -> str:
         """What `snapshot_id` must be."""
-        content = asdict(replace(self, snapshot_id=""))
+        content = self._document() | {"snapshot_id": ""}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of the manifest file."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._document(), indent=1, sort_keys=True) + "\n"
 
     @property
     def parts(self) -> frozenset[str]:
@@ -142,9 +147,20 @@ class Manifest:
         """The precision of the model that made the keys; a GPU runs it likewise for queries."""
         return self.written_by.get("precision", "float32")
 
+    @property
+    def is_of_training_text(self) -> bool:
+        """Whether the corpus is known to be what the model was trained on."""
+        return self.trained_on is not None and self.trained_on["corpus_sha256"] == self.corpus_sha256
+
     def total_bytes(self) -> int:
         """Size of all files but the manifest."""
         return sum(entry.bytes for entry in self.files.values())
+
+    def _document(self) -> dict[str, Any]:
+        document = asdict(self)
+        if self.trained_on is None:
+            del document["trained_on"]
+        return document
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

@@ -18,19 +18,25 @@ CLASSES_MAX = 9
 
 
 def classes(document: Document) -> Picture:
-    """The mean distance of prompts in and outside the training text, and by how much was found for them."""
+    """The mean distance of prompts in and outside the training text, where that is known, and by how much was found."""
     parts = [
         (label, document[key])
         for label, key in (("training\ntext", "in_training"), ("other\ntext", "not_in_training"))
-        if document[key]["count"]
+        if document[key] and document[key]["count"]
     ]
     by_support = support_classes(document["by_support"])
+    columns = [("next tokens found for the prompt, at the widest thresholds", by_support)]
+    if parts:
+        columns.insert(0, ("prompt from", parts))
 
     def paint(figure: Figure) -> None:
-        grid = figure.subplots(2, 2, sharex="col", width_ratios=(1, 4.2), height_ratios=(2.2, 1))
-        grid[0, 1].sharey(grid[0, 0])
-        labels = ("prompt from", "next tokens found for the prompt, at the widest thresholds")
-        for (above, below), groups, label in zip(grid.T, (parts, by_support), labels, strict=True):
+        widths = (1, 4.2)[-len(columns) :]
+        grid = figure.subplots(
+            2, len(columns), sharex="col", squeeze=False, width_ratios=widths, height_ratios=(2.2, 1)
+        )
+        for axes in grid[0, 1:]:
+            axes.sharey(grid[0, 0])
+        for (above, below), (label, groups) in zip(grid.T, columns, strict=True):
             _class_column(above, below, groups, document)
             below.set_xlabel(label)
             below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -39,7 +45,7 @@ def classes(document: Document) -> Picture:
         from_zero(grid[1, 0], "share of prompts")
         figure.align_ylabels(grid[:, 0])
         grid[0, 0].set_title("Which prompts are answered best", pad=30)
-        legend = grid[0, 1].legend(
+        legend = grid[0, -1].legend(
             handles=[
                 Line2D([], [], color=BLUE, marker="o", label="mean distance of these prompts"),
                 Line2D([], [], color=GREY, linestyle=":", label="of all prompts"),
@@ -51,12 +57,13 @@ def classes(document: Document) -> Picture:
         )
         legend.set_in_layout(False)
 
+    of_parts = "that do and do not occur in the model's training text, and " if parts else ""
     told = "; ".join(f"{name}: {part['mean']:.3f}" for name, part in [*parts, *by_support]).replace("\n", " ")
     return draw(
         f"classes-{document['protocol']}",
         4.6,
-        "Mean distance of the prompts that do and do not occur in the model's training text, and by how many next "
-        "tokens the search found; below, how many prompts there are of each.",
+        f"Mean distance of the prompts {of_parts}by how many next tokens the search found; below, how many prompts "
+        "there are of each.",
         f"Mean Hellinger distance by class of prompts. {told}.",
         paint,
     )
