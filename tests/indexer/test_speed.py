@@ -39,7 +39,7 @@ def neighbors_of(predictor: Predictor, prompts: Sequence[np.ndarray]) -> list[fl
     return [float(of_block.neighbors.max(axis=1).mean()) for of_block in sums]
 
 
-@pytest.mark.parametrize(("batch", "calls"), [(1, 20), (7, 3), (8, 3), (20, 3), (64, 3)])
+@pytest.mark.parametrize(("batch", "calls"), [(1, 20), (7, 3), (8, 3), (20, 3)])
 def test_all_prompts_are_asked_and_their_neighbors_counted(predictor: Predictor, batch: int, calls: int) -> None:
     prompts = prompts_of(predictor)
     exact = Predictor(predictor.datastore, backend="exact")
@@ -99,6 +99,40 @@ def test_bench_prints_a_line_for_each_batch_size_and_writes_nothing(run: Run, me
     assert [re.match(r"batch (\d+)( +[\d,.]+){4}( +\d+%){3}$", row)[1] for row in rows] == ["1", "16"]
     assert re.search(r"block by block: \d+ \d+$", neighbors)
     assert files_of(measurable) == before
+
+
+@pytest.mark.parametrize(("options", "batches", "asked"), [(("--prompts", 2), [1, 30], 30), ((), [1, 30], 512)])
+def test_no_call_has_a_prompt_twice(
+    options: tuple[object, ...],
+    batches: list[int],
+    asked: int,
+    run: Run,
+    tiny_snapshot: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "SECONDS_MAX", -1.0)
+    calls: list[list[bytes]] = []
+    right = Predictor.predict
+
+    def predict(predictor: Predictor, prompts: Sequence[np.ndarray], *arguments: object) -> object:
+        calls.append([prompt.tobytes() for prompt in prompts])
+        return right(predictor, prompts, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    code, out, err = run("bench", tiny_snapshot, "--batch", ",".join(map(str, batches)), *options, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["prompts"] == asked
+    assert {len(prompts) for prompts in calls} >= set(batches)
+    assert all(len(set(prompts)) == len(prompts) for prompts in calls)
+
+
+def test_a_batch_is_no_larger_than_the_snapshot_has_prompts(run: Run, measurable: Path) -> None:
+    code, out, err = run("bench", measurable / "train", "--batch", "8,4096,65536", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert [of_batch["batch"] for of_batch in result["batches"]] == [8, result["prompts"]]
+    assert result["prompts"] < 4096
+    assert f"no call has more than {result['prompts']} prompts: the snapshot has no more to ask\n" in err
 
 
 @pytest.mark.parametrize("backend", ["tiles", "exact", "faiss"])

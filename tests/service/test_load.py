@@ -167,6 +167,7 @@ def test_bench_retries_nothing_and_tells_codes(run):
 def test_bench_refuses_what_makes_no_sense(run, address, tiny_snapshot, tmp_path):
     (tmp_path / "bad.txt").write_text("caf\u00e9\nthe people\n")
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "twice.txt").write_text("the people\nFirst Citi\nthe people\n")
     for arguments, expected in {
         (tiny_snapshot, "--rate", 5): "--rate is for a server",
         (address, "--batch", "1"): "--batch is for a snapshot",
@@ -178,6 +179,14 @@ def test_bench_refuses_what_makes_no_sense(run, address, tiny_snapshot, tmp_path
         (address, "--callers", "1,x"): "--callers",
         (address, "--prompts-file", tmp_path / "bad.txt", "--prompts-per-call", 2): "U+00E9",
         (address, "--prompts-file", tmp_path / "empty.txt"): "no prompts",
+        (
+            address,
+            "--prompts-file",
+            tmp_path / "twice.txt",
+            "--prompts-per-call",
+            3,
+        ): "2 different prompts do not fill a",
+        (address, "--prompts-per-call", 1024): "different prompts do not fill a call of 1,024",
         (address, "--profile", "fine"): "fine",
         ("127.0.0.1:1",): "UNAVAILABLE",
     }.items():

@@ -85,11 +85,13 @@ def measure(
 ) -> Iterator[BatchSpeed]:
     """Time `Predictor.predict` at each batch size, and yield what it took.
 
-    prompts: at least one; calls take them in their order, and begin again behind the last. A batch size is measured
-    until all were asked, with ROUNDS_MIN calls at least, and more of them for SECONDS_MAX at most. The sums of the
+    prompts: all different, at least as many as a batch has: the model runs once for equal ones of a call, which would
+    be counted as many. Calls take them in their order, and begin again behind the last. A batch size is measured until
+    all were asked, with ROUNDS_MIN calls at least, and more of them for SECONDS_MAX at most. The sums of the
     first prompts are compared with those of the reference backend at every batch size, unless the backend is
     approximate; raises BackendError where they differ: a wrong answer has no speed.
     """
+    assert max(batches) <= len(prompts), "a call would have equal prompts"
     checked = prompts[:CHECKED_PROMPTS]
     progress("check", 0, len(checked), "")
     reference = Predictor(  # on the same device, so of the same queries

@@ -22,14 +22,17 @@ def bench(
     profile: Annotated[
         str | None, typer.Option(help="One of the snapshot's profiles.", show_default="its default")
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Prompts to ask at each batch size.", min=1)] = 512,
+    prompts: Annotated[
+        int, typer.Option(help="Prompts to ask at each batch size, at least as many as the largest has.", min=1)
+    ] = 512,
     as_json: AsJson = False,
     skip_verify: SkipVerify = False,
 ) -> None:
     """Measure how many prompts a second a snapshot answers on this machine: model, search, and both together.
 
-    Prompts are substrings of the corpus, the same in every run. The sums of some are compared with those of the backend
-    `exact`, so that only right answers are timed; a backend that is approximate is timed as it is.
+    Prompts are substrings of the corpus, the same in every run; a call never has one twice. The sums of some are
+    compared with those of the backend `exact`, so that only right answers are timed; a backend that is approximate is
+    timed as it is.
     """
     from ffnsearch_indexer.answer import speed
     from ffnsearch_indexer.answer.predictor import Predictor
@@ -41,7 +44,10 @@ def bench(
     with resumable(), opened(snapshot, skip_verify=skip_verify) as datastore:
         manifest = datastore.manifest
         (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
-        asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, prompts)])
+        asked = list(indexed_windows(datastore)[evaluation_ids(manifest.substrings, max(prompts, *batches))])
+        if batches[-1] > len(asked):
+            typer.echo(f"no call has more than {len(asked):,} prompts: the snapshot has no more to ask", err=True)
+            batches = sorted({min(batch, len(asked)) for batch in batches})
         with ProgressDisplay() as display:
             # the prompts are substrings: their sums would be read, not searched
             predictor = Predictor(datastore, backend=backend, device=device, self_sums=False)

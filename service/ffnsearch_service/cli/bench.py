@@ -50,7 +50,12 @@ def bench(
         str | None, typer.Option(help="Snapshot: where model and search run: auto, cpu, or cuda.", show_default="auto")
     ] = None,
     prompts: Annotated[
-        int | None, typer.Option(help="Snapshot: prompts to ask at each batch size.", min=1, show_default="512")
+        int | None,
+        typer.Option(
+            help="Snapshot: prompts to ask at each batch size, at least as many as the largest has.",
+            min=1,
+            show_default="512",
+        ),
     ] = None,
     rate: Annotated[
         str | None,
@@ -64,7 +69,7 @@ def bench(
         float | None, typer.Option(help="Server: how long at each level.", min=0.1, max=3600, show_default="10")
     ] = None,
     prompts_per_call: Annotated[
-        int | None, typer.Option(help="Server: prompts in a call.", min=1, show_default="1")
+        int | None, typer.Option(help="Server: prompts in a call, none twice.", min=1, show_default="1")
     ] = None,
     arrivals: Annotated[
         Literal["poisson", "constant"] | None,
@@ -86,7 +91,7 @@ def bench(
     """Measure how fast a snapshot is on this machine, or how fast a running service answers under load.
 
     Of a snapshot: prompts a second, for model, search, and both together. Prompts are substrings of the corpus, the
-    same in every run, and the sums of some are compared with those of the backend `exact`.
+    same in every run; a call never has one twice. The sums of some are compared with those of the backend `exact`.
 
     Of a server: throughput, latency, and the stage times that its replies carry, at rates (latency counts from when a
     call was due) or to saturation by callers. Nothing is retried.

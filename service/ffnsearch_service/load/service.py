@@ -118,7 +118,7 @@ async def load_service(
     """Load the service at `address`; gives what each level measured, once it is over.
 
     One call is made before, which must succeed whole. Raises ServiceError where it does not, RequestError for prompts
-    that cannot be run, or none.
+    that cannot be run, or none, or fewer different ones than a call has: a server runs its model once for equal ones.
     """
     requests, bearer = _requests(prompts, plan), Bearer(address, access)
     async with AsyncExitStack() as opened:
@@ -144,10 +144,17 @@ async def load_service(
 
 
 def _requests(prompts: Iterable[PromptLike], plan: LoadPlan) -> list[pb.PredictRequest]:
-    """The requests that are sent over and over; the last one takes prompts from the beginning too."""
-    known = list(itertools.islice(prompts, PROMPTS_MAX))
+    """The requests that are sent over and over, none with a prompt twice; the last takes some from the beginning."""
+    read = itertools.islice(prompts, PROMPTS_MAX)
+    known = list({prompt if isinstance(prompt, str) else tuple(prompt): prompt for prompt in read}.values())
     if not known:
         raise RequestError("there are no prompts: give at least one", reason="NO_PROMPTS")
+    if len(known) < plan.prompts_per_call:
+        raise RequestError(
+            f"{len(known):,} different prompts do not fill a call of {plan.prompts_per_call:,}, and equal ones cost a "
+            "server next to nothing: take --prompts-per-call down, or give more with --prompts-file",
+            reason="TOO_FEW_PROMPTS",
+        )
     count = min(REQUESTS_MAX, -(-len(known) // plan.prompts_per_call))
     endless = itertools.cycle(known)
     return [predict_request(list(itertools.islice(endless, plan.prompts_per_call)), plan.options) for _ in range(count)]
