@@ -100,7 +100,7 @@ def test_answers_worked_by_hand() -> None:
     """A prompt whose last token was seen with two successors, and whose last two with one; and one that is new."""
     freq = np.array([[[4, 3, 1, 0], [2, 0, 0, 2], [1, 0, 0, 0]], [[4, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]])
     unigram = np.full(4, 0.25)
-    answers = baseline_answers(freq, unigram, None)
+    answers = baseline_answers(freq, freq[0, 0], unigram, None)
     assert answers.keys() == LABELS.keys() - {"fitted_ngram"}
     of_first = {name: answer[0].tolist() for name, (answer, _) in answers.items()}
     smoothed = [(4 + 3 / 4) / 11, (3 + 3 / 4) / 11, (1 + 3 / 4) / 11, (3 / 4) / 11]
@@ -140,13 +140,31 @@ def test_a_fitted_ngram_answers_as_it_was_fitted(
     assert bands.thresholds == (-0.2, 0, 0.2, 0.4)
     assert bands.model is model
     found = endings.followers(encoded, own_ids, exclude_self=exclude_self)
-    assert np.array_equal(bands.freq[:, 0], found.freq[:, :4])
+    assert np.array_equal(bands.freq[:, 0, 1:], found.freq[:, 1:4])
+    assert np.array_equal(bands.freq[:, 0, 0], np.tile(endings.totals, (20, 1)))
     assert np.array_equal(bands.neighbors[:, 0], found.substrings[:, :4])
     steps = tuple(ProductStep(t, 1.0, prior_mass=2.0) for t in bands.thresholds)
     fitted = ProductProfile("n-gram", (steps,))
-    answers, has_support = baseline_answers(found.freq, unigram, fitted)["fitted_ngram"]
+    answers, has_support = baseline_answers(found.freq, endings.totals, unigram, fitted)["fitted_ngram"]
     assert np.array_equal(answers, combine(fitted, bands.at([bands.thresholds]), unigram)[0])
     assert has_support.all()
-    of_new, has_support = baseline_answers(found.freq * [[[1]] + 5 * [[0]]], unigram, fitted)["fitted_ngram"]
+    new = found.freq * [[[1]] + 5 * [[0]]]
+    of_new, has_support = baseline_answers(new, endings.totals, unigram, fitted)["fitted_ngram"]
     assert has_support.all(), "a prompt with a new last token is answered as any other n-gram does"
     assert of_new.sum(axis=1) == pytest.approx(1)
+
+
+def test_a_fitted_ngram_cannot_read_back_what_was_left_out() -> None:
+    """What no token has beyond the unigram is nothing, however much that weighs."""
+    text = random_text(5, 60, "abc")
+    prompts = naive.Corpus(text, 4).windows
+    endings, own_ids, encoded = encode(text, prompts, 4)
+    unigram = (endings.totals + 1) / (endings.totals + 1).sum()
+    fitted = ProductProfile("n-gram", ((ProductStep(-0.25, -500.0, prior_mass=1.0),),))
+
+    def answers(*, exclude_self: bool) -> np.ndarray:
+        found = endings.followers(encoded, own_ids, exclude_self=exclude_self)
+        return baseline_answers(found.freq, endings.totals, unigram, fitted)["fitted_ngram"][0]
+
+    assert np.array_equal(answers(exclude_self=True), answers(exclude_self=False))
+    assert len(np.unique(answers(exclude_self=True), axis=0)) == 1

@@ -27,7 +27,8 @@ GRID = (
 class Bands:
     """What was found for n prompts. freq: [n, K, S, V] int32, sums above each threshold of the grid, ascending.
 
-    neighbors: [n, K, S] int64. model: [n, V] float64, the model's own distributions. unigram: [V] float64.
+    neighbors: [n, K, S] int64. model: [n, V] float64, the model's own distributions. unigram: [V] float64, of the whole
+    index, a prompt's own row too.
     """
 
     thresholds: tuple[float, ...]

@@ -32,12 +32,13 @@ Answer = tuple[Float64, Bools]
 """Distributions [B, V], and whether each has support [B]."""
 
 
-def baseline_answers(freq: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
+def baseline_answers(freq: Int64, totals: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
     """The answers by name, from what follows the last l tokens of each prompt, [B, L+1, V].
 
     All but a prompt's own next tokens have support as long as the text has: the shortest ending is none.
 
-    unigram: [V], what the fitted one starts from. fitted: of `ngram_bands`, None for none.
+    totals: [V], what follows all substrings. unigram: [V], the distribution of that, which the fitted one starts from.
+    fitted: of `ngram_bands`, None for none.
     """
     answers = {
         "own_next_tokens": normalised(freq[:, -1]),
@@ -47,7 +48,7 @@ def baseline_answers(freq: Int64, unigram: Float64, fitted: Profile | None) -> d
     }
     if fitted is not None:
         lengths = [round(threshold * (freq.shape[1] - 1)) + 1 for threshold in fitted.thresholds(0)]
-        answers["fitted_ngram"] = combine(fitted, [freq[:, lengths]], unigram)
+        answers["fitted_ngram"] = combine(fitted, [_beside_unigram(freq, totals)[:, lengths]], unigram)
     return answers
 
 
@@ -58,7 +59,8 @@ def ngram_bands(
 
     The similarity of a prompt and a substring is here the share of the window, from its end, in which they agree: step
     l, above (l - 1) / L, has what shares at least l tokens, from none on. So an n-gram is fitted just as what is
-    searched is, to the same answers of the model.
+    searched is, to the same answers of the model. The step for no token at all is of the whole text, whatever is
+    excluded.
     """
     window_tokens = prompts.shape[1]
     steps = min(window_tokens, FITTED_TOKENS) + 1
@@ -68,9 +70,20 @@ def ngram_bands(
     for first in range(0, len(prompts), chunk_prompts):
         part = slice(first, first + chunk_prompts)
         found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self, longest=steps - 1)
-        freq[part, 0], neighbors[part, 0] = found
+        freq[part, 0], neighbors[part, 0] = _beside_unigram(found.freq, endings.totals), found.substrings
     thresholds = tuple((length - 1) / window_tokens for length in range(steps))
     return Bands(thresholds, freq, neighbors, of_search.model, of_search.unigram)
+
+
+def _beside_unigram(freq: Int64, totals: Int64) -> Int64:
+    """The sums [B, L+1, V], those after no token with a prompt's own row too, as `unigram` has it.
+
+    A fit weighs what each step says beyond the wider one, the first beyond the unigram. Without the own row that would
+    be this row alone, and a negative weight would make it the answer.
+    """
+    beside = freq.copy()
+    beside[:, 0] = totals
+    return beside
 
 
 def _longest(freq: Int64) -> Int64:

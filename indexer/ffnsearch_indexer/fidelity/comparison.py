@@ -112,7 +112,7 @@ class Comparison:
     def _baseline_answers(self, found: Found, prompts: NDArray[np.uint16]) -> dict[str, Answer]:
         own_ids = np.array([-1 if own is None else own for own in found.self_ids])
         followers = self._endings.followers(prompts, own_ids, exclude_self=self.exclude_self)
-        return baseline_answers(followers.freq, self.predictor.datastore.unigram, self.ngram)
+        return baseline_answers(followers.freq, self._endings.totals, self.predictor.datastore.unigram, self.ngram)
 
 
 def _ask(sister: Sister, prompts: NDArray[np.uint16]) -> Answer:

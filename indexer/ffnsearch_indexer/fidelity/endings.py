@@ -26,7 +26,7 @@ class Followers(NamedTuple):
 class Endings:
     """The substrings of an index by how they end; immutable. Memory is about 2 L + 8 bytes a substring and 6 an entry.
 
-    windows: [N, L] uint16 by id, with the counts of the same ids.
+    windows: [N, L] uint16 by id, with the counts of the same ids. totals: [V] int64, what follows all substrings.
     """
 
     def __init__(self, windows: NDArray[np.uint16], counts: NextTokenCounts) -> None:
@@ -35,7 +35,7 @@ class Endings:
         entries, self._offsets = _permuted(counts.offsets, self._suffixes.order)
         self._tokens = counts.tokens[entries]
         self._frequencies = counts.counts[entries]
-        self._totals = self._sum(0, len(entries))  # asked for often, and long
+        self.totals = self._sum(0, len(entries))  # asked for often, and long
 
     def followers(
         self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool, longest: int | None = None
@@ -49,7 +49,7 @@ class Endings:
         first, last = (places[kept].T for places in self._suffixes.beginning_like(prompts[:, ::-1]))
         substrings = last - first
         freq = np.empty((*first.shape, self._counts.vocabulary_size), dtype=np.int64)
-        freq[:, 0] = self._totals
+        freq[:, 0] = self.totals
         for row, length in np.ndindex(len(prompts), first.shape[1] - 1):
             if substrings[row, length + 1] == substrings[row, length]:
                 freq[row, length + 1] = freq[row, length]  # none too: long endings are new, or of one place
