@@ -79,19 +79,23 @@ def test_what_comes_next_can_be_typed_as_it_stands(run: Run, corpus: Path, tmp_p
     assert (code, f"'{out}.ffn'" in printed.splitlines()[-1]) == (0, True)
 
 
-def test_a_build_ends_with_a_calibration_unless_told_otherwise(
+def test_a_build_ends_with_a_calibration_unless_told_otherwise_and_says_which(
     run: Run, corpus: Path, model: Path, tmp_path: Path
 ) -> None:
-    told = " and what a calibration takes, "
-    for name, options, profiles, default in (
-        ("calibrated", (), {"even", "one-step", "sum", "fast", "balanced", "best"}, "balanced"),
-        ("plain", ("--calibration-prompts", 0), {"even"}, "even"),
-        ("few", ("--calibration-prompts", 49), {"even"}, "even"),
+    (tmp_path / "short.txt").write_text(TEXT[:130])
+    calibrated = {"even", "one-step", "sum", "fast", "balanced", "best"}
+    for name, text, options, profiles, default, told in (
+        ("calibrated", corpus, (), calibrated, "balanced", None),
+        ("plain", corpus, ("--calibration-prompts", 0), {"even"}, "even", None),
+        ("few", corpus, ("--calibration-prompts", 49), {"even"}, "even", "not calibrated: 49 prompts, it takes 50"),
+        ("short", tmp_path / "short.txt", (), {"even"}, "even", "not calibrated: 40 prompts, it takes 50"),
     ):
-        code, out, err = run(
-            "build", "--corpus", corpus, "--model", model, "--out", tmp_path / name, "--json", *options
-        )
-        assert (told in err) == (name == "calibrated")
+        arguments = ("build", "--corpus", text, "--model", model, "--out", tmp_path / name, *options)
+        estimated = run(*arguments, "--estimate")[1]
+        code, out, err = run(*arguments, "--json")
+        for announced in (estimated, err):
+            assert ("and what a calibration takes" in announced) is (name == "calibrated")
+        assert [line for line in err.splitlines() if "not calibrated" in line] == ([told] if told else [])
         manifest = read_manifest(tmp_path / name)
         assert (code, json.loads(out)["snapshot_id"]) == (0, manifest.snapshot_id)
         assert (manifest.profiles.keys(), manifest.default_profile) == (profiles, default)

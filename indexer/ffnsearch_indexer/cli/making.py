@@ -49,7 +49,7 @@ def build(
     ] = PrecisionName.FLOAT32,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
     calibration_prompts: Annotated[
-        int, typer.Option(help="Prompts for a first calibration after the build; 0 for none.", min=0)
+        int, typer.Option(help="Prompts for a first calibration after the build; fewer than 50 for none.", min=0)
     ] = 2000,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
@@ -122,9 +122,11 @@ def build(
                 progress=display,
             )
     is_calibrated = "calibration" in (manifest.fidelity or {})
-    enough = min(calibration_prompts, calibrating.most_prompts(manifest)) >= calibrating.PROMPTS_MIN
-    if enough and not is_calibrated:
+    prompts = min(calibration_prompts, calibrating.most_prompts(manifest))
+    if prompts >= calibrating.PROMPTS_MIN and not is_calibrated:
         manifest = calibrate_new(out, calibration_prompts, device, progress_json)
+    elif calibration_prompts and not is_calibrated:
+        typer.echo(f"not calibrated: {prompts} prompts, it takes {calibrating.PROMPTS_MIN}", err=True)
     if kinds:
         with leaves_whole(out, f", but lacks indexes of faiss'; {RESUME}"), ProgressDisplay(progress_json) as display:
             manifest = add_faiss(out, kinds, progress=display)
@@ -259,10 +261,12 @@ def _duration(seconds: float) -> str:
 
 def _plan_lines(plan: Any, calibration_prompts: int) -> list[str]:
     from ffnsearch_indexer.fidelity.calibrate import PROMPTS_MIN
+    from ffnsearch_indexer.fidelity.selection import calibration_ids
     from ffnsearch_indexer.files import size_in_words
 
+    follows = len(calibration_ids(plan.substrings, calibration_prompts)) >= PROMPTS_MIN
+    calibration = " and what a calibration takes" if follows else ""
     resumed = f", {plan.shards_done} of {plan.shards} shards are there already" if plan.shards_done else ""
-    calibration = " and what a calibration takes" if calibration_prompts >= PROMPTS_MIN else ""
     return [
         f"{plan.substrings:,} substrings with {plan.distinct_prefixes:,} distinct prefixes{resumed}",
         f"about {_duration(plan.seconds)}{calibration}, {plan.memory_bytes / 1e9:.1f} GB of memory, "

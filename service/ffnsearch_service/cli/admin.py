@@ -138,7 +138,9 @@ def build(
     ] = "",
     window_tokens: Annotated[int, typer.Option(help="Length of a substring, in tokens.", min=1)] = 10,
     split: Annotated[str, typer.Option(help="Index `all` of the text, or `train`, its first nine tenths.")] = "all",
-    calibration_prompts: Annotated[int, typer.Option(help="Prompts for a calibration; 0 for none.", min=0)] = 2000,
+    calibration_prompts: Annotated[
+        int, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0)
+    ] = 2000,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
     ] = 0,
