@@ -151,6 +151,24 @@ def test_self_sums_that_are_read_are_those_that_a_search_finds(snapshot: Path, t
             assert all(of_block[order]["processor_seconds_of_a_query"] > 0 for order in ("tiles", "random"))
 
 
+MEASURED_ONE_AFTER_THE_OTHER = """
+import json, recording, sys
+wait = "import time; time.sleep(1)"
+commands = [[sys.executable, "-c", code] for code in ("held = b'x' * 500_000_000; " + wait, wait)]
+held = b"x" * 500_000_000
+print(json.dumps([recording.run_measured(command)["memory_peak_gb"] for command in commands]))
+"""
+
+
+def test_the_memory_of_a_command_is_not_that_of_one_before_or_of_who_measures() -> None:
+    command = [sys.executable, "-c", MEASURED_ONE_AFTER_THE_OTHER]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS)}
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    large, small = json.loads(printed)
+    assert large > 0.5
+    assert small < 0.25
+
+
 def test_sisters_stay_with_the_prompts_that_they_answered(snapshot: Path, tmp_path: Path) -> None:
     """They take hours to train, so a result without any keeps those of an earlier one, and says when that was."""
     copy = Path(shutil.copytree(snapshot, tmp_path / "copy.ffn"))
