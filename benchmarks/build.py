@@ -33,8 +33,8 @@ def main() -> None:
     run = recording.run_measured([str(Path(sys.executable).parent / "ffnsearch"), "build", *arguments])
     built = json.loads(run.pop("output"))
     with Datastore.open(options.out) as datastore:
-        text = read_corpus(options.corpus).text
-        indexed = text[: int(0.9 * len(text))] if options.split == "train" else text
+        corpus = read_corpus(options.corpus)
+        indexed = corpus.text[: corpus.train_tokens()] if options.split == "train" else corpus.text
         result = {
             "benchmark": "build",
             "corpus": datastore.manifest.corpus_name,

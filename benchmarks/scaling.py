@@ -3,9 +3,10 @@
     python benchmarks/scaling.py --snapshot DIR --block 3,4 --json FILE [--plot FILE.png]
     python benchmarks/scaling.py --json FILE --plot FILE.png        reads and draws an earlier result
 
-An index of n substrings has the first n by id, as if the corpus ended there, and tiles of its own. The queries are the
-same everywhere, and every answer is compared with that of `exact`. All sizes, or all thresholds, are measured in each
-round, one after the other; what counts is the median of the rounds. The exponent is the slope of log cost over log n.
+An index of n substrings has the first n by id, with the counts of the whole corpus, and tiles of its own. The queries
+are the same everywhere, and every answer is compared with that of `exact`. All sizes, or all thresholds, are measured
+in each round, one after the other; what counts is the median of the rounds. The exponent is the slope of log cost over
+log n.
 """
 
 import os

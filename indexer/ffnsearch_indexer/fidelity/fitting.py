@@ -72,13 +72,12 @@ def fit_product(
     bands: Bands,
     thresholds: Thresholds,
     *,
-    by_support: bool = True,
     seed: int = 0,
     progress: Callable[[int], None] = lambda iteration: None,
 ) -> ProductProfile:
-    """Fit weights, prior masses and prior of a product."""
+    """Fit weights, which depend on the support, prior masses and prior of a product."""
     steps = _Steps(bands, thresholds)
-    weights = _Weights(steps, by_support)
+    weights = _Weights(steps, by_support=True)
     weights.constant.data[:, 0] += 0.5 / len(thresholds)
     log_prior_mass = torch.full(steps.mass.shape[1:], np.log(10.0), requires_grad=True)
     log_unigram = torch.from_numpy(bands.unigram).float().log()

@@ -26,7 +26,7 @@ TITLES = {
         "The whole text is indexed. Prompts are substrings of it, and each finds itself too (protocol parity).",
     ),
     Protocol.LEAVE_ONE_OUT: (
-        "Prompts of the training text, each left out itself",
+        "Prompts of the indexed text, each left out itself",
         "The training split is indexed. Prompts are substrings of it, and the substring equal to a prompt does not "
         "count (protocol leave-one-out).",
     ),
