@@ -82,12 +82,17 @@ class Server:
         await self._operations.health.drain()
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + self._config.grace_s
+        closing = [self._door.close(self._runs, self._config.grace_s)]
         if self._admin:
-            await self._admin.drain()
-        await self._door.close(lambda: self._engine.batcher.calls, self._config.grace_s)
+            closing.append(self._admin.drain())
+        await asyncio.gather(*closing)
         await self._server.stop(max(0.0, ends_s - loop.time()))
         if self._admin:
             await self._admin.close()
+
+    def _runs(self) -> int:
+        """How many calls run that the end waits for; a load also when its caller has gone."""
+        return self._engine.batcher.calls + (self._admin.loads if self._admin else 0)
 
     def _add_services(self) -> None:
         names = [SERVICE, health.SERVICE_NAME]

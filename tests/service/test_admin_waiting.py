@@ -23,6 +23,8 @@ from ffnsearch_service.admin.administration import Administration
 from ffnsearch_service.admin.servicer import LOADS_AT_A_TIME
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.catalog import Catalog
+from ffnsearch_service.client import admin as admin_client
+from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits, ServerConfig
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
@@ -121,6 +123,52 @@ def test_a_load_that_outlasts_the_grace_is_stopped(engine, site, tiny_snapshot):
         end().result(WAIT_S)
         assert opener.catalog.snapshots() == []
         assert call.exception(WAIT_S) is not None
+
+
+def test_a_load_has_its_grace_though_its_caller_has_left(engine, site, tiny_snapshot):
+    opener = SlowOpener(tiny_snapshot)
+    with serving_to_the_end(engine, Administration(opener.catalog, site.folders), grace_s=WAIT_S) as served:
+        server, channel, end = served
+        left = load(channel, "left")
+        wait_for(lambda: opener.began)
+        left.cancel()
+        ended = end()
+        wait_for(lambda: not server._door._is_open)
+        time.sleep(0.2)  # longer than the door tells callers that it is closed
+        assert not ended.done()
+        opener.go_on.set()
+        ended.result(WAIT_S)
+        assert [view.state for view in opener.catalog.snapshots()] == ["OPEN"]
+    opener.catalog.close()
+
+
+def test_no_call_is_taken_at_the_end_though_builds_cannot_be_stopped_yet(engine, site, builds):
+    administration = Administration(Catalog(lambda *_: None), site.folders, builds)
+    with serving_to_the_end(engine, administration, grace_s=0.1) as (server, _, end), builds._lock:
+        end()
+        wait_for(lambda: not server._door._is_open)
+
+
+def test_a_client_waits_by_asking_now_and_then_where_too_many_wait(engine, site, builds, monkeypatch):
+    monkeypatch.setattr(admin_client, "POLL_S", 0.01)
+    administration = Administration(Catalog(lambda *_: None), site.folders, builds)
+    limits = Limits(waits_max=1)
+    with serving_to_the_end(engine, administration, grace_s=2, limits=limits) as (server, channel, _):
+        name = begin_build(channel)
+        waiting_call = wait_for_end(channel, name)
+        wait_for(lambda: server._admin._waits._waiting)
+        looks = []
+
+        def look(operation):
+            looks.append(operation.done)
+            if len(looks) == 3:
+                site.let_go()
+
+        monkeypatch.setattr(admin_client, "open_channel", lambda *_: channel)
+        with AdminClient("127.0.0.1:1", timeout_s=WAIT_S) as client:
+            assert client.wait(name, timeout_s=WAIT_S, on_progress=look).done
+            assert waiting_call.result(WAIT_S).done
+    assert looks[:3] == [False] * 3
 
 
 def test_who_waits_for_a_build_is_told_how_far_it_is_when_the_end_begins_and_the_build_stops(engine, site, builds):

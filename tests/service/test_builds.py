@@ -425,6 +425,14 @@ def test_models_and_snapshots_are_confined_too(hostile_site, name):
     assert reason_of(RequestError, lambda: hostile_site.folders.snapshot(name, field="s")) == "PATH_NOT_ALLOWED"
 
 
+def test_what_is_no_text_may_lead_anywhere(hostile_site):
+    corpora = hostile_site.folders.corpora
+    (corpora / "plays" / "LICENSE").symlink_to("/etc/passwd")
+    assert hostile_site.folders.corpus("plays", field="corpus") == corpora / "plays"
+    (corpora / "plays" / "elsewhere").symlink_to("/etc")
+    assert reason_of(RequestError, lambda: hostile_site.folders.corpus("plays", field="c")) == "PATH_NOT_ALLOWED"
+
+
 def test_what_is_allowed_is_found(hostile_site):
     folders = hostile_site.folders
     (folders.corpora / "inner").symlink_to("plays")

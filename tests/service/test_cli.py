@@ -334,6 +334,19 @@ def test_a_full_disk_is_told_in_one_line(tiny_snapshot, arguments):
     )
 
 
+@pytest.mark.parametrize("arguments", ["info {snapshot} --json", "--version", "serve --print-config"])
+def test_a_reader_that_wants_no_more_is_nothing_to_complain_of(tiny_snapshot, arguments):
+    command = [sys.executable, "-m", "ffnsearch_service.cli", *arguments.format(snapshot=tiny_snapshot).split()]
+    unread, written = os.pipe()
+    os.close(unread)
+    try:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        ended = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, env=environment)
+    finally:
+        os.close(written)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize("columns", [20, 40, 60, 200])
 def test_a_narrow_terminal_loses_nothing(capsys, monkeypatch, columns):
     monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: True, raising=False)

@@ -6,6 +6,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -102,6 +103,16 @@ def test_a_closed_client_says_so(call):
         with pytest.raises(CallCancelledError, match="is closed: make another one") as caught:
             call(client)
     assert caught.value.reason == "CLIENT_CLOSED"
+
+
+def test_a_call_under_way_says_so_too():
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
+        client = Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=WAIT_S)
+        call = thread.submit(client.info)
+        with silent.accept()[0]:
+            client.close()
+            with pytest.raises(CallCancelledError, match="is closed"):
+                call.result(WAIT_S)
 
 
 def test_a_closed_client_of_administrators_says_so():

@@ -83,12 +83,25 @@ def test_a_relative_path_is_the_same_one_after_a_start_from_elsewhere(tmp_path, 
         [
             *from_file(Path("server.toml")),
             *from_environment({"FFNSEARCH_ADMIN_CORPORA_FOLDER": "./corpora"}),
-            *from_flags({}, ["admin.snapshots_folder=state/../snapshots"]),
+            *from_flags({}, ["admin.snapshots_folder=snapshots"]),
             *from_arguments(["may=snapshots/may"]),
         ]
     ).config
     assert config.snapshots == {"may": tmp_path / "snapshots" / "may"}
     assert config.administration == AdminSettings(tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
+
+
+def test_a_path_goes_back_from_where_a_link_leads(tmp_path, monkeypatch):
+    release = tmp_path / "releases" / "42"
+    release.mkdir(parents=True)
+    (tmp_path / "releases" / "models").mkdir()
+    (tmp_path / "current").symlink_to(release)
+    (release / "server.toml").write_text('[admin]\nmodels_folder = "../models"\n')
+    monkeypatch.chdir(tmp_path)
+    settings = [*from_file(Path("current/server.toml")), *from_arguments(["a.ffn"])]
+    found = load(settings).config.administration.models_folder
+    assert found.is_absolute()
+    assert found.samefile(tmp_path / "releases" / "models")
 
 
 def test_the_environment_has_lists_of_snapshots_and_aliases():

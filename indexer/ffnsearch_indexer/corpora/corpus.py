@@ -84,10 +84,15 @@ def _read_folder(folder: Path) -> str:
     return "".join(text if text.endswith("\n") or not text else text + "\n" for text in texts)
 
 
+def is_text(name: str) -> bool:
+    """Whether a file of this name, in a folder, belongs to the corpus that the folder is."""
+    return name.lower().endswith(".txt")
+
+
 def _texts_in(folder: Path) -> Iterator[Path]:
     """The .txt files of a folder and of those in it. Raises OSError and CorpusError rather than leave one out."""
     for parent, folders, files in os.walk(folder, onerror=_raise):
-        texts = [Path(parent, name) for name in files if name.lower().endswith(".txt")]
+        texts = [Path(parent, name) for name in files if is_text(name)]
         links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
         if refused := links + [path for path in texts if not path.is_file()]:
             raise CorpusError(

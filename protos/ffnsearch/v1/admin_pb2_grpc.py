@@ -115,7 +115,7 @@ class AdminServiceServicer:
         """LoadSnapshot opens a snapshot under a name, beside those that are open, and returns when it is open.
 
         Reading and checking takes seconds for each GB; nothing waits meanwhile. A caller that leaves does not
-        end it: GetSnapshot tells how it went. Two loads run at a time; one that waits for its turn is not listed
+        end it: GetSnapshot tells how it went. Two such calls run at a time; one that waits for its turn is not listed
         yet. What is loaded is loaded again when the server restarts.
         ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the folder has no snapshot that
         can be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.
@@ -175,7 +175,8 @@ class AdminServiceServicer:
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
         (BUILD_EXISTS), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND: CORPUS_NOT_FOUND,
         MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has allowed no folder
-        for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused is that of such a call.
+        for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused has
+        the code, the reason and the metadata of such a call.
 
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """

@@ -1,9 +1,12 @@
 """Which file of an allowed folder does a caller's name mean? Nothing outside it, whatever the name."""
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ffnsearch_indexer.corpora.corpus import is_text
 from ffnsearch_service.errors import AbsentError, RequestError, StateError
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -29,7 +32,7 @@ class Folders:
     def corpus(self, name: str, *, field: str) -> Path:
         """A file or a folder of texts that is there. Raises as `snapshot` does, and AbsentError."""
         path = _present(_inside(self.corpora, name, "corpora", field), name, "CORPUS_NOT_FOUND", field)
-        for text in path.rglob("*") if path.is_dir() else ():
+        for text in _texts_and_links(path):
             _require_inside(self.corpora, text, field)  # a link in the folder may lead out of it
         return path
 
@@ -50,6 +53,13 @@ class Folders:
 def without_paths(text: str) -> str:
     """The same line with absolute paths cut down to their last part: callers need not know where things lie."""
     return _PATH.sub(lambda found: Path(found[0]).name, " ".join(text.split()))
+
+
+def _texts_and_links(folder: Path) -> Iterator[Path]:
+    """What a corpus is read from, where it is a folder: its texts, and links to other folders."""
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in files if is_text(name))
+        yield from (path for name in folders if (path := Path(parent, name)).is_symlink())
 
 
 def _inside(folder: Path | None, name: str, kind: str, field: str) -> Path:

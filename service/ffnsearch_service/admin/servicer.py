@@ -5,7 +5,7 @@ keeps anybody waiting. A caller that goes away does not end what it began.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -39,14 +39,20 @@ class AdminServices:
         self._admin = administration
         self._short = ThreadPoolExecutor(SHORT_CALLS_AT_A_TIME, thread_name_prefix="ffnsearch-admin")
         self._loads = ThreadPoolExecutor(LOADS_AT_A_TIME, thread_name_prefix="ffnsearch-load")
+        self._running: set[asyncio.Future[Any]] = set()
         self._waits = Waits(lambda: _on(self._short, administration.unfinished_operations), limits.waits_max)
 
     def add_to(self, server: Any) -> tuple[str, str]:
         """Let a grpc.aio server answer both services, and return their names, for reflection and health."""
-        pb_grpc.add_AdminServiceServicer_to_server(_AdminServicer(self._admin, self._short, self._loads), server)
+        pb_grpc.add_AdminServiceServicer_to_server(_AdminServicer(self._admin, self._short, self._load), server)
         operations = _OperationsServicer(self._admin, self._short, self._waits)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
         return ADMIN_SERVICE, OPERATIONS_SERVICE
+
+    @property
+    def loads(self) -> int:
+        """How many loads run or wait for their turn, whether or not anybody waits for them."""
+        return len(self._running)
 
     async def drain(self) -> None:
         """Begin the end: who waits for an operation gets it as it is, and the builds are told to stop."""
@@ -59,12 +65,18 @@ class AdminServices:
         for threads in (self._short, self._loads):
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
 
+    async def _load(self, request: pb.LoadSnapshotRequest) -> pb.LoadSnapshotResponse:
+        load = asyncio.get_running_loop().run_in_executor(self._loads, self._admin.load_snapshot, request)
+        self._running.add(load)
+        load.add_done_callback(self._running.discard)
+        return await asyncio.shield(load)
+
 
 class _AdminServicer(pb_grpc.AdminServiceServicer):
-    def __init__(self, administration: Administration, short: Executor, loads: Executor) -> None:
+    def __init__(self, administration: Administration, short: Executor, load: Callable[[Any], Awaitable[Any]]) -> None:
         self._admin = administration
         self._short = short
-        self._loads = loads
+        self._load = load
 
     async def ListSnapshots(self, request: Any, context: Any) -> Any:
         return await _on(self._short, self._admin.list_snapshots, request)
@@ -73,7 +85,7 @@ class _AdminServicer(pb_grpc.AdminServiceServicer):
         return await _on(self._short, self._admin.get_snapshot, request)
 
     async def LoadSnapshot(self, request: Any, context: Any) -> Any:
-        return await _on(self._loads, self._admin.load_snapshot, request)
+        return await self._load(request)
 
     async def UnloadSnapshot(self, request: Any, context: Any) -> Any:
         return await _on(self._short, self._admin.unload_snapshot, request)

@@ -196,16 +196,19 @@ class Builds:
             failure = failure_of_error(error)
             _log.error("build %s of %s failed: %s", build.record.id, build.record.spec.name, failure.message)
             with self._lock:
-                self._end(build, state="FAILED", error=failure)
+                if not build.record.is_done:  # it may have been cancelled meanwhile
+                    self._end(build, state="FAILED", error=failure)
 
     def _begin(self, build: _Build) -> BuildProcess | None:
         """Make a build a running one; None for one that was cancelled, or is left for the next start."""
+        resume = build.record.resumes or build.record.attempts > 0
+        command = self._command(
+            build.record.spec, self._folders, resume=resume
+        )  # looks at every text: without the lock
         with self._lock:
             if self._is_closing or build.record.is_done:
                 return None
             record = build.record
-            resume = record.resumes or record.attempts > 0
-            command = self._command(record.spec, self._folders, resume=resume)
             started_s = record.started_s or time.time()
             record = replace(record, state="RUNNING", attempts=record.attempts + 1, started_s=started_s)
             self._save(record)

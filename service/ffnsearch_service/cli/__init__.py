@@ -36,9 +36,11 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
+        if error.errno == errno.EPIPE:  # who read it wants no more
+            sys.exit(1)
         complain("no space is left where the output goes: free some, or let it go elsewhere")
         sys.exit(EXIT_REFUSED)
     except FfnSearchError as error:

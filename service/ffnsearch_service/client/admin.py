@@ -17,7 +17,7 @@ from ffnsearch_service.client.call import TIMEOUT_S, Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
-from ffnsearch_service.errors import DeadlineExceededError
+from ffnsearch_service.errors import DeadlineExceededError, ResourceExhaustedError
 
 LOAD_TIMEOUT_S = 600.0
 """A load reads every byte of a snapshot: seconds for each GB."""
@@ -172,8 +172,6 @@ class AdminClient(Closing):
                     f"{name} has not ended after {timeout_s:g} s: it goes on; wait longer, or cancel it",
                     code="DEADLINE_EXCEEDED",
                     reason="DEADLINE_EXCEEDED",
-                    field="",
-                    metadata={},
                 )
 
     def cancel(self, name: str) -> None:
@@ -193,7 +191,14 @@ class AdminClient(Closing):
         timeout = Duration()
         timeout.FromMilliseconds(int(1000 * wait_s))
         request = message(operations_pb2.WaitOperationRequest, "options", name=name, timeout=timeout)
-        return reading.build_operation(self._send(self._operations.WaitOperation, request, self._timeout_s + wait_s))
+        try:
+            waited = self._send(self._operations.WaitOperation, request, self._timeout_s + wait_s)
+        except ResourceExhaustedError as error:
+            if error.reason != "TOO_MANY_WAITS":
+                raise
+            time.sleep(wait_s)
+            return self.operation(name)
+        return reading.build_operation(waited)
 
     def _pages(self, method: Callable[..., Any], request: Any, field: str) -> Iterator[Any]:
         def pages() -> Iterator[Any]:

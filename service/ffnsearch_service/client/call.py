@@ -76,6 +76,7 @@ class Caller:
             try:
                 return method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
+                self._require_open()  # a call under way fails otherwise, in gRPC's own words
                 pause_s = self._pause_s(error, patience)
             except ValueError:  # gRPC's word for a channel that another thread closed just now
                 self._require_open()

@@ -44,7 +44,7 @@ def path_of(text: str, folder: Path) -> Path:
     It outlives the process, in the state file, and messages to callers lose absolute paths alone.
     """
     path = folder / os.path.expanduser(text)  # as a shell does: of users who do not exist, it stays as it is
-    return Path(os.path.abspath(path))
+    return path.absolute()  # `..` is left to the system, which goes back from where a link leads
 
 
 def _typed(setting: Setting, raw: Any, folder: Path) -> Any:
