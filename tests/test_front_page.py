@@ -38,7 +38,8 @@ def _commands():
     """Every ffnsearch command line of the front page's shell blocks, without its comment."""
     blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     lines = "\n".join(blocks).splitlines()
-    return [shlex.split(line.partition(" > ")[0], comments=True) for line in lines if line.startswith("ffnsearch ")]
+    alone = [line.removeprefix("(umask 077; ").partition(" > ")[0] for line in lines]
+    return [shlex.split(line, comments=True) for line in alone if line.startswith("ffnsearch ")]
 
 
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)

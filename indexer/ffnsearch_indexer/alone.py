@@ -14,8 +14,8 @@ LOCK_FILE = "ffnsearch.lock"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make or reopen a folder for this process alone; if nothing is in it in the end, it goes again.
+def alone_in(folder: Path, *, stays: bool = False) -> Iterator[None]:
+    """Make or reopen a folder for this process alone; if nothing is in it in the end, it goes again, unless it `stays`.
 
     Raises OutputError where it is in use.
     """
@@ -24,15 +24,17 @@ def alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             (folder / LOCK_FILE).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something is in it
-                folder.rmdir()
+            if not stays:
+                with contextlib.suppress(OSError):  # something is in it
+                    folder.rmdir()
 
 
 def _locked(folder: Path) -> IO[str]:
     """The lock file of a folder, open and locked; only who holds it may delete it."""
     path = folder / LOCK_FILE
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # which `exist_ok` lets through where another deletes it meanwhile
+            folder.mkdir(parents=True)
         with contextlib.ExitStack() as closing, contextlib.suppress(FileNotFoundError):  # another has just deleted it
             file = closing.enter_context(path.open("a"))
             try:

@@ -42,7 +42,7 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, write_manifest
+from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest, write_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
 from ffnsearch_indexer.store.work import Identity, claim, first_difference, in_words, require_own, work_folder
 
@@ -200,6 +200,7 @@ def finished(
 ) -> Manifest:
     """The manifest of the snapshot that the same call of `build` has made, on whatever device.
 
+    What an earlier version did not write into it is added.
     Raises what reading it and the model raises, and MismatchError for a snapshot of anything else.
     """
     manifest = read_manifest(out)
@@ -216,6 +217,9 @@ def finished(
             f"{out} was built with another {in_words(name)}: give the command that built it, or another --out",
             different=name,
         )
+    trained_on = training_text(model_folder)
+    if trained_on and manifest.trained_on is None:  # of a version that did not keep it
+        return revise_manifest(out, trained_on=trained_on)
     return manifest
 
 

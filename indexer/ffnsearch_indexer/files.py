@@ -166,7 +166,7 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"cannot write in {folder}: it is no folder, or may not be written; choose another place",
+            f"cannot write in {folder}: it is no folder, or may not be written; let it be, or choose another place",
             reason="WRITE_FAILED",
         )
     free = shutil.disk_usage(folder).free

@@ -18,7 +18,7 @@ from ffnsearch_indexer.build import Plan
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
 from refusals import check_refusals
 from tiny import files_of, make_model, random_text, record_training, save_model
 
@@ -180,6 +180,18 @@ def test_a_build_leaves_held_out_away_where_it_has_no_prompts_and_says_so(
                 in f"\n{err}"
             )
         assert read_manifest(out).fidelity.keys() == {"leave_one_out"}
+
+
+def test_a_build_that_resumes_adds_what_an_earlier_version_did_not_keep(
+    run: Run, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--calibration-prompts", 0)
+    run(*arguments)
+    assert read_manifest(tmp_path / "out").is_of_training_text
+    revise_manifest(tmp_path / "out", trained_on=None)
+    code, _, _ = run(*arguments, "--resume")
+    assert code == 0
+    assert read_manifest(tmp_path / "out").is_of_training_text
 
 
 def test_a_build_does_not_resume_a_snapshot_of_anything_else(

@@ -156,6 +156,14 @@ def test_another_format_is_refused_whatever_else_it_holds(tiny_copy: Path) -> No
     assert "format 1" in error.message
 
 
+def test_a_field_of_a_newer_version_is_refused_by_its_name(tiny_copy: Path) -> None:
+    document = json.loads((tiny_copy / MANIFEST).read_text())
+    (tiny_copy / MANIFEST).write_text(json.dumps(document | {"new": "things"}))
+    error = refusal(tiny_copy)
+    assert isinstance(error, FormatError)
+    assert "does not know (new)" in error.message
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"format_version": 1}', '{"format_version": 1, "files": {"a": 3}}', "\xff"]
 )

@@ -2,7 +2,7 @@
 
 import fcntl
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -40,6 +40,26 @@ def test_what_goes_wrong_in_a_folder_is_told_and_its_files_stay(kind: type[BaseE
     with pytest.raises(kind), alone_in(tmp_path / "work"):
         fail()
     assert files_of(tmp_path) == {"work/piece": b"done"}
+
+
+def test_a_folder_that_was_there_may_stay(tmp_path: Path) -> None:
+    with alone_in(tmp_path, stays=True):
+        assert (tmp_path / LOCK_FILE).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_deletes_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, mkdir = [], Path.mkdir
+
+    def make(path: Path, *arguments: Any, **options: Any) -> None:
+        made.append(path)
+        if len(made) == 1:
+            raise FileExistsError(path)  # it is gone again
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    with alone_in(tmp_path / "work"):
+        assert made == [tmp_path / "work"] * 2
 
 
 def test_a_lock_that_was_deleted_before_it_was_got_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

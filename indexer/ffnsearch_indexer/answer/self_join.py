@@ -119,7 +119,8 @@ def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: st
         work, wanted = work_folder(folder), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
         plan = _plan(_blocks(datastore, backend, wanted, work))
-        require_free_disk(work, plan.disk_bytes)
+        if not _has(datastore, wanted):
+            require_free_disk(work, plan.disk_bytes)
         return plan
 
 

@@ -12,7 +12,8 @@ class Threads:
 
     A thread that torch has not met takes the number that was set last in any thread. While blocks are searched side by
     side that is the share of one, and the new thread would keep it for good. So torch is asked only while nobody
-    searches, and whoever joins in is given what was found then.
+    searches, and whoever joins in is given what was found then. A thread that first does other work with torch while
+    another searches keeps the share all the same: let `torch.set_num_threads` tell it before it searches.
     """
 
     def __init__(self) -> None:

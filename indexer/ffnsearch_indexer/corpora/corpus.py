@@ -30,7 +30,12 @@ class Corpus:
 
     def train_tokens(self) -> int:
         """How many characters from the start belong to the training split."""
-        return int(TRAIN_FRACTION * len(self.text))
+        return train_part(len(self.text))
+
+
+def train_part(tokens: int) -> int:
+    """How many of so many tokens, from the start, belong to the training split."""
+    return int(TRAIN_FRACTION * tokens)
 
 
 def read_corpus(source: str) -> Corpus:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.corpora.corpus import TRAIN_FRACTION, Corpus
+from ffnsearch_indexer.corpora.corpus import Corpus, train_part
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol
@@ -125,7 +125,7 @@ def indexed_windows(datastore: Datastore) -> NDArray[np.uint16]:
 
 
 def _training_part(datastore: Datastore) -> Tokens:
-    return datastore.corpus[: int(TRAIN_FRACTION * len(datastore.corpus))]
+    return datastore.corpus[: train_part(len(datastore.corpus))]
 
 
 def _evaluation_size(substrings: int) -> int:

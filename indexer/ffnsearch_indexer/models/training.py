@@ -117,7 +117,7 @@ def train(
         _memory_errors(),
     ):
         run = _Run.open(corpus, tokenizer, config, settings, out, start, device)
-        with alone_in(out):
+        with alone_in(out, stays=out.exists()):
             run.continue_from_checkpoint()
             for iteration in range(run.iteration, settings.iterations):
                 started = time.monotonic()

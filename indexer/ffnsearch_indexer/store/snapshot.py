@@ -186,11 +186,13 @@ def drop_part(folder: Path, part: str) -> Manifest:
 def revise_manifest(folder: Path, **changes: Any) -> Manifest:
     """Replace fields of a snapshot's manifest that say nothing about its files; write it in one step, and return it.
 
-    changes: `profiles`, `default_profile`, `fidelity`, or functions that give them of the manifest as it is then:
+    changes: `profiles`, `default_profile`, `fidelity`, `trained_on`, or functions that give them of the manifest as it is then:
     another process may have changed it since it was read. The snapshot gets a new id; no file is read again. Raises as
     `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there then.
     """
-    assert changes.keys() <= {"profiles", "default_profile", "fidelity"}, f"these belong to the files: {changes}"
+    assert changes.keys() <= {"profiles", "default_profile", "fidelity", "trained_on"}, (
+        f"these belong to the files: {changes}"
+    )
     with disk_errors("the snapshot is as it was; make room, or make it writable"), _changing(folder) as manifest:
         revised = {name: change(manifest) if callable(change) else change for name, change in changes.items()}
         return _write_with_id(folder, replace(manifest, **revised))
@@ -213,7 +215,9 @@ def read_manifest(folder: Path) -> Manifest:
             reason="SNAPSHOT_NOT_FOUND",
             snapshot=folder,
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError:
+        raise DamageError(f"{path} has no format_version: build the snapshot again", file=MANIFEST_FILE) from None
+    except (OSError, ValueError, TypeError) as error:
         raise unreadable(path, error) from None
     if version != FORMAT_VERSION:
         raise FormatError(
@@ -221,12 +225,18 @@ def read_manifest(folder: Path) -> Manifest:
             "build it again, or use the version of ffnsearch that wrote it",
             format_version=version,
         )
+    if unknown := document.keys() - Manifest.__dataclass_fields__.keys():
+        raise FormatError(
+            f"{folder} has in its manifest what this version does not know ({', '.join(sorted(unknown))}): "
+            "use the version of ffnsearch that wrote it, or build it again",
+            format_version=version,
+        )
     try:
         files = {name: FileEntry(**entry) for name, entry in document.pop("files").items()}
         manifest = Manifest(files=files, **document)
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageError(
-            f"{path} lacks or has a field that it should not ({error}): build the snapshot again", file=MANIFEST_FILE
+            f"{path} lacks a field, or has one that is wrong ({error}): build the snapshot again", file=MANIFEST_FILE
         ) from None
     if manifest.content_sha256() != manifest.snapshot_id or manifest.to_json() != text:
         raise DamageError(
