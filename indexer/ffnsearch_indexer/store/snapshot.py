@@ -186,9 +186,9 @@ def drop_part(folder: Path, part: str) -> Manifest:
 def revise_manifest(folder: Path, **changes: Any) -> Manifest:
     """Replace fields of a snapshot's manifest that say nothing about its files; write it in one step, and return it.
 
-    changes: `profiles`, `default_profile`, `fidelity`, `trained_on`, or functions that give them of the manifest as it is then:
-    another process may have changed it since it was read. The snapshot gets a new id; no file is read again. Raises as
-    `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there then.
+    changes: `profiles`, `default_profile`, `fidelity`, `trained_on`, or functions that give them of the manifest as it
+    is then: another process may have changed it since it was read. The snapshot gets a new id; no file is read again.
+    Raises as `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there.
     """
     assert changes.keys() <= {"profiles", "default_profile", "fidelity", "trained_on"}, (
         f"these belong to the files: {changes}"
