@@ -165,8 +165,8 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
     [
         ({"prompts": prompts("the people")}, "MainThread"),
         ({"prompts": prompts("the people"), "include_contributions": True}, "MainThread"),
-        ({"prompts": prompts("the people") * 100}, "ffnsearch-reader"),
-        ({"prompts": prompts("the people") * 10, "include_frequencies": True, "dense": True}, "ffnsearch-reader"),
+        ({"prompts": prompts("the people") * 200}, "ffnsearch-reader"),
+        ({"prompts": prompts("the people") * 40, "include_frequencies": True, "dense": True}, "ffnsearch-reader"),
         (
             {"prompts": prompts("no"), "profile": profile_message(0.5, 0.6, steps=64), "include_frequencies": True},
             "ffnsearch-reader",

@@ -1,7 +1,7 @@
 """How much waits, and in how many batches will it run? Work of equal keys shares batches, so it is counted by key."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -54,11 +54,15 @@ class Backlog:
         return max(its_prompts, usual) + other_prompts, its_batches + other_batches
 
     def _count(self, of_key: "_OfKey", prompts: int) -> None:
-        before = of_key.load
-        of_key.prompts += prompts
-        of_key.piece_prompts += max(-self._piece_prompts_max, min(prompts, self._piece_prompts_max))
+        before, load = of_key.load, self.load
+        of_key.change(prompts, max(-self._piece_prompts_max, min(prompts, self._piece_prompts_max)))
         after = of_key.load
-        self.load = Load(*(all_ - old + new for all_, old, new in zip(self.load, before, after, strict=True)))
+        self.load = Load(
+            load.prompts - before.prompts + after.prompts,
+            load.batches - before.batches + after.batches,
+            load.next_prompts - before.next_prompts + after.next_prompts,
+            load.next_batches - before.next_batches + after.next_batches,
+        )
 
 
 @dataclass
@@ -68,11 +72,14 @@ class _OfKey:
     batch_prompts_max: int
     prompts: int = 0
     piece_prompts: int = 0
+    load: Load = field(default_factory=Load)
 
-    @property
-    def load(self) -> Load:
+    def change(self, prompts: int, piece_prompts: int) -> None:
+        """Add to both, or take away."""
+        self.prompts += prompts
+        self.piece_prompts += piece_prompts
         next_batches = -(-self.piece_prompts // self.batch_prompts_max)
-        return Load(
+        self.load = Load(
             self.prompts,
             -(-self.prompts // self.batch_prompts_max),
             min(self.prompts, next_batches * self.batch_prompts_max),

@@ -32,9 +32,9 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.version import software_version
 
-LARGE_RESPONSE_BYTES = 16 * 1024
-"""Responses that may take this much or more are written on a thread: smaller ones take up to half a millisecond, or
-three where each token's contributions are worked out."""
+LARGE_RESPONSE_BYTES, EXPLAINED_RESPONSE_BYTES = 64 * 1024, 16 * 1024
+"""Responses that may take this much or more, the second where each token's contributions are worked out, are written on
+a thread: smaller ones take up to two milliseconds, or three."""
 
 _ENTRY_BYTES_MAX = 6
 """Upper bound of what a neighbor takes on a page beside itself: the number of its field, and its length."""
@@ -149,7 +149,8 @@ class OpenSnapshot:
             key=(self, usual.thresholds, job.exclude_self),
             batch_prompts_max=usual.prompts_max,
             job=job,
-            is_heavy=self.reader.response_bytes_max(job) >= LARGE_RESPONSE_BYTES,
+            is_heavy=self.reader.response_bytes_max(job)
+            >= (EXPLAINED_RESPONSE_BYTES if job.include_contributions else LARGE_RESPONSE_BYTES),
         )
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
