@@ -39,7 +39,7 @@ from ffnsearch_indexer.store.snapshot import (
     read_manifest,
     self_sums_files,
 )
-from ffnsearch_indexer.store.work import Identity, claim, require_own
+from ffnsearch_indexer.store.work import Identity, claim, clear, require_own
 
 PIECE_QUERIES = 32_768
 """Substrings of a piece: some ten seconds of a block of the reference model, and all that a kill can lose."""
@@ -109,7 +109,7 @@ def add_self_sums(
                 progress("checksums", 0, 1, "")
                 manifest = list_part(folder, SELF_SUMS_FOLDER)
                 progress("checksums", 1, 1, "")
-            _clear(work)
+            clear(work)
             return manifest
 
 
@@ -136,7 +136,7 @@ def drop_self_sums(folder: Path) -> Manifest:
         manifest = drop_part(folder, SELF_SUMS_FOLDER)
         if (folder / SELF_SUMS_FOLDER).exists():
             shutil.rmtree(folder / SELF_SUMS_FOLDER)
-        _clear(work)
+        clear(work)
     return manifest
 
 
@@ -297,13 +297,6 @@ def _publish(folder: Path, whole: Path, manifest: Manifest) -> None:
         shutil.rmtree(folder / SELF_SUMS_FOLDER)
     (whole / SELF_SUMS_FOLDER).rename(folder / SELF_SUMS_FOLDER)
     sync(folder)
-
-
-def _clear(work: Path) -> None:
-    """Delete what work that is done has left; the folder itself goes with the claim on it."""
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
 
 
 def _has(datastore: Datastore, thresholds: Thresholds) -> bool:

@@ -19,7 +19,7 @@ from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.files import disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.work import Identity, claim
+from ffnsearch_indexer.store.work import Identity, claim, clear
 
 CHUNK_PROMPTS = 512
 """Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""
@@ -64,13 +64,7 @@ def work_in(folder: Path, identity: Identity) -> Iterator[None]:
     advice = "make room or choose another place; what is done is kept, the same command continues it"
     with disk_errors(advice), claim(folder, identity):
         yield
-        discard(folder)
-
-
-def discard(folder: Path) -> None:
-    """Delete what is done, within `work_in`; the folder goes last, with its identity, so that a kill does no harm."""
-    for path in folder.glob("chunk-*"):
-        path.unlink()
+        clear(folder)
 
 
 def map_chunks(

@@ -14,7 +14,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ProfileError
-from ffnsearch_indexer.fidelity.chunks import concatenated, discard, map_chunks, require_exact, work_in
+from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
@@ -26,6 +26,7 @@ from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
+from ffnsearch_indexer.store.work import clear
 
 
 def prepare(
@@ -130,7 +131,7 @@ class Measurement:
                     revise_manifest(snapshot, fidelity=lambda manifest: self._kept_in(manifest, evaluation))
                 yield evaluation
             except ChangedError:  # of this measurement, or of one that the caller runs within its context
-                discard(folder)
+                clear(folder)
                 raise
 
     def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:

@@ -37,7 +37,16 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
             yield
         finally:
             if not _is_begun(work):
-                _clear(work)
+                clear(work)
+
+
+def clear(work: Path) -> None:
+    """Delete what is in a claimed folder but the lock; the identity last, so that a kill meanwhile does no harm."""
+    for path in sorted(work.iterdir(), key=lambda path: path.name == IDENTITY_FILE):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def require_own(work: Path, identity: Identity) -> None:
@@ -75,12 +84,3 @@ def _identity_in(work: Path) -> Identity:
 def _is_begun(work: Path) -> bool:
     """Whether anything but empty folders is there."""
     return any(path.is_symlink() or not path.is_dir() for path in work.rglob("*") if path.name not in _BESIDE_WORK)
-
-
-def _clear(work: Path) -> None:
-    """Delete what is in a folder in which nothing was done, but the lock."""
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()

@@ -149,7 +149,7 @@ class OpenSnapshot:
             key=(self, usual.thresholds, job.exclude_self),
             batch_prompts_max=usual.prompts_max,
             job=job,
-            is_heavy=self.reader.response_bytes_max(job)
+            is_heavy=job.response_bytes_max
             >= (EXPLAINED_RESPONSE_BYTES if job.include_contributions else LARGE_RESPONSE_BYTES),
         )
         tokenized_ns = time.perf_counter_ns()

@@ -30,7 +30,8 @@ class PredictJob(NamedTuple):
     """A valid PredictRequest.
 
     prompts: for each, its token ids [T], uint16, or why it cannot be run. runnable: those that can, at least one.
-    profile_name: empty for a profile of the caller's. top_n: 1 to V.
+    profile_name: empty for a profile of the caller's. top_n: 1 to V. response_bytes_max: upper bound of the response,
+    but for what a call adds beside its prompts.
     """
 
     prompts: list[Tokens | FfnSearchError]
@@ -44,6 +45,7 @@ class PredictJob(NamedTuple):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
+    response_bytes_max: int = 0
 
     @property
     def needs_freqs(self) -> bool:
@@ -124,10 +126,9 @@ class RequestReader:
             include_frequencies=request.include_frequencies,
             include_contributions=request.include_contributions,
         )
-        self._require_room(job)
-        return job
+        return self._require_room(job)
 
-    def response_bytes_max(self, job: PredictJob) -> int:
+    def _response_bytes_max(self, job: PredictJob) -> int:
         """Upper bound of a response's bytes, but for what a call adds beside its prompts; known before any work."""
         runnable = len(job.runnable)
         array_bytes = 8 * self.tokenizer.vocabulary_size
@@ -267,9 +268,9 @@ class RequestReader:
             )
         return ids.astype(np.uint16)
 
-    def _require_room(self, job: PredictJob) -> None:
-        """Refuse a call that could make a response beyond the limit, before any work."""
-        bytes_max = self.response_bytes_max(job)
+    def _require_room(self, job: PredictJob) -> PredictJob:
+        """The job, with how large its response may be; refuses one beyond the limit, before any work."""
+        bytes_max = self._response_bytes_max(job)
         if bytes_max > self.limits.response_bytes_max:
             raise LimitError(
                 f"prompts: the response to {len(job.prompts)} prompts may take {bytes_max} bytes; the limit is "
@@ -280,6 +281,7 @@ class RequestReader:
                 given_bytes=bytes_max,
                 limit_bytes=self.limits.response_bytes_max,
             )
+        return job._replace(response_bytes_max=bytes_max)
 
 
 def _require(holds: bool, reason: str, field: str, message: str) -> None:
