@@ -43,6 +43,9 @@ CALLERS_MAX = 384
 PATIENT_S = 60.0
 """Deadline of the calls that measure what the server can do."""
 
+COLD_S = 600.0
+"""Deadline of the calls before those: the first ones wait for the disk, and a server that seems slow refuses others."""
+
 MEMORY_PAUSE_S = 0.5
 """Between two looks at the server's memory."""
 
@@ -166,9 +169,14 @@ def served(snapshot: Path) -> Iterator[tuple[str, int]]:
 
 
 async def measure(address: str, pid: int, requests: Sequence[pb.PredictRequest], plan: Plan) -> dict[str, Any]:
-    """The capacity, what the server does under `times` that, and the capacity again. pid: of the server."""
+    """The capacity, what the server does under `times` that, and the capacity again. pid: of the server.
+
+    All requests are made once before.
+    """
     async with open_async_channel(address, {}, retries=False) as channel:
         predict = pb_grpc.PredictionServiceStub(channel).Predict
+        for request in requests:
+            await predict(request, timeout=COLD_S)
         before = await _able(predict, address, requests, plan)
         rate = plan.times * before["calls_per_second"]
         retries_s: list[float] = []
