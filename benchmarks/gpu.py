@@ -6,17 +6,19 @@
 
 It makes the reference corpus' keys with the reference model on the device, and needs torch, Triton, numpy, numba and
 safetensors alone; a GPU build of faiss for what faiss does. Measurements run one after the other; what one finds stands
-in the result under its name, or why it found nothing, or how it failed. On a CPU the kernels run in Triton's
-interpreter, and the figures say nothing.
+in the result under its name, or why it found nothing, or how it failed. Where one loses the device, those after it run
+in a new process, with a result of their own (FILE-rest.json). On a CPU the kernels run in Triton's interpreter, and the
+figures say nothing.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +100,14 @@ def main() -> None:
         "blocks": len(setting.keys),
         "build_seconds": setting.seconds,
     }
-    chosen = options.only and {"ceilings", *options.only}  # other measurements tell their share of these
-    for name, measure in MEASUREMENTS.items():
-        if chosen and name not in chosen:
-            continue
+    chosen = {"ceilings", *(options.only or MEASUREMENTS)}  # other measurements tell their share of the ceilings
+    waiting = [name for name in MEASUREMENTS if name in chosen]
+    while waiting:
+        name = waiting.pop(0)
         started = time.monotonic()
         try:
-            setting.found[name] = measure(setting) if setting.left_seconds() > 0 else {"not_measured": "no time left"}
+            is_time = setting.left_seconds() > 0
+            setting.found[name] = MEASUREMENTS[name](setting) if is_time else {"not_measured": "no time left"}
         except UnavailableError as error:
             setting.found[name] = {"not_measured": str(error)}
         except Exception:  # what else can be measured is: machines with a GPU are rare
@@ -112,10 +115,36 @@ def main() -> None:
             traceback.print_exc()
         recording.write(options.json, {**result, **setting.found})
         print(f"{name}: {time.monotonic() - started:.1f} s", json.dumps(setting.found[name])[:1500], flush=True)
+        if _is_lost(setting):
+            _measure_anew(options, waiting, setting.left_seconds())
+            sys.exit(f"the device was lost in {name}: what was left is in {_rest_of(options.json)}")
     if _differing(setting.found):
         sys.exit("integers differ from what they must be: the figures say nothing")
     if failed := [name for name, found in setting.found.items() if "failed" in found]:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _is_lost(setting: Setting) -> bool:
+    """Whether the device takes no more work from this process: after an illegal access, for one, it never does."""
+    try:
+        setting.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _measure_anew(options: argparse.Namespace, names: Sequence[str], seconds: float) -> None:
+    """Measure what is left in a process of its own, whose result lies beside this one's."""
+    command = [sys.executable, __file__, "--json", _rest_of(options.json), "--corpus", options.corpus]
+    command += ["--budget-seconds", seconds, "--only", *names]
+    if options.characters:
+        command += ["--characters", options.characters]
+    if names:
+        subprocess.run(list(map(str, command)), check=False)
+
+
+def _rest_of(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}-rest")
 
 
 def _differing(found: Any) -> int:

@@ -45,14 +45,17 @@ TOP_K = 2048
 SHAPED_BLOCK = 2
 SHAPES = (
     (4096, Tiling(128, 32, 128, 8, 4, queries_first=True, sharers=4)),
+    (4096, Tiling(128, 32, 128, 8, 4, queries_first=True, sharers=16)),
     (4096, Tiling(128, 32, 128, 8, 3, queries_first=True, sharers=4)),
     (4096, Tiling(128, 64, 128, 8, 2, queries_first=True, sharers=4)),
     (4096, Tiling(64, 64, 128, 4, 3, queries_first=True, sharers=4)),
     (4096, Tiling(64, 32, 128, 4, 2, queries_first=True, sharers=4)),
     (1, Tiling(16, 32, 128, 4, 3)),
     (1, Tiling(16, 32, 128, 4, 2)),
+    (1, Tiling(16, 32, 128, 2, 3)),
     (1, Tiling(16, 64, 128, 4, 3)),
     (64, Tiling(64, 64, 128, 4, 3, sharers=4)),
+    (64, Tiling(64, 64, 128, 4, 3, sharers=16)),
     (64, Tiling(64, 64, 128, 4, 2, sharers=4)),
     (64, Tiling(64, 32, 128, 4, 2, queries_first=True, sharers=4)),
     (64, Tiling(64, 32, 128, 4, 3, queries_first=True, sharers=4)),
@@ -109,31 +112,30 @@ def agreement(setting: Setting) -> dict[str, Any]:
 
 def rates(setting: Setting) -> dict[str, Any]:
     """Prompts a second through all blocks, by backend and batch, and what share of the ceilings that is."""
-    return _rates(setting, [_indexes(setting, block) for block in range(len(setting.keys))])
+    return _rates(setting, [_indexes(setting, block) for block in range(len(setting.keys))], BATCHES)
 
 
 def faiss_rates(setting: Setting) -> dict[str, Any]:
     """The same of faiss' own GPU index, with overflow answered exactly."""
-    blocks = range(len(setting.keys))
-    return _rates(
-        setting, [{"faiss": FaissGpuFlatIndex(setting.keys[block], setting.counts, device=Gpus())} for block in blocks]
-    )
+    indexes = [{"faiss": FaissGpuFlatIndex(keys, setting.counts, device=Gpus())} for keys in setting.keys]
+    return _rates(setting, indexes, BATCHES_OF_PEERS)
 
 
-def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]]) -> dict[str, Any]:
-    batches = BATCHES if setting.device == "cuda" else BATCHES[:1]
+def _rates(setting: Setting, indexes: Sequence[Mapping[str, Index]], batches: Sequence[int]) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     keys = setting.keys[0]
-    for name, batch in product(indexes[0], batches):
-        if setting.left_seconds() < 0:
-            measured.setdefault(name, {})[batch] = {"not_measured": "no time left"}
-            continue
+    for name, batch in product(indexes[0], batches if setting.device == "cuda" else batches[:1]):
+        by_block: list[float] = []
         try:
-            by_block = [
-                median(_search_seconds(setting, of_block[name], block, batch)) for block, of_block in enumerate(indexes)
-            ]
+            for block, of_block in enumerate(indexes):
+                if setting.left_seconds() < 0:
+                    break
+                by_block.append(median(_search_seconds(setting, of_block[name], block, batch)))
         except Exception as error:  # of the other backends and batches there is still something to tell
             measured.setdefault(name, {})[batch] = {"error": repr(error)[:300]}
+            continue
+        if len(by_block) < len(indexes):
+            measured.setdefault(name, {})[batch] = {"not_measured": "no time left"}
             continue
         seconds = sum(by_block)
         flop, key_bytes = 2 * batch * keys.size * len(indexes), keys.nbytes * len(indexes)
@@ -238,18 +240,21 @@ def top_k_emulation(setting: Setting) -> dict[str, Any]:
     The top 2,048 of each query by torch on the device; queries whose last one is above the threshold are done again
     on the CPU, by a float32 product with all keys. Neighbors only, no sums.
     """
-    measured = {}
-    for batch in BATCHES_OF_PEERS if setting.device == "cuda" else (1,):
-        seconds, overflowed = 0.0, []
-        for block, keys in enumerate(setting.keys):
-            resident = torch.from_numpy(keys).to(setting.device)
-            on_host = torch.from_numpy(keys.astype(np.float32))
+    batches = BATCHES_OF_PEERS if setting.device == "cuda" else (1,)
+    seconds, overflowed = dict.fromkeys(batches, 0.0), {batch: [] for batch in batches}
+    for block, keys in enumerate(setting.keys):
+        resident = torch.from_numpy(keys).to(setting.device)
+        on_host = torch.from_numpy(keys.astype(np.float32))
+        for batch in batches:
             search = partial(_top_k, setting, resident, on_host, setting.queries[block, :batch], THRESHOLDS[block])
             search()  # loads kernels
             started = time.perf_counter()
-            overflowed.append(search())
-            seconds += time.perf_counter() - started
-        measured[batch] = {"prompts_per_second": batch / seconds, "overflowed_by_block": overflowed}
+            overflowed[batch].append(search())
+            seconds[batch] += time.perf_counter() - started
+    measured = {
+        batch: {"prompts_per_second": batch / seconds[batch], "overflowed_by_block": overflowed[batch]}
+        for batch in batches
+    }
     return {"emulation": True, "cpu_threads": torch.get_num_threads(), **measured}
 
 
