@@ -29,10 +29,10 @@ if _version_not_supported:
 class AdminServiceStub:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for a name or folder that cannot be (INVALID_NAME, PATH_NOT_ALLOWED),
-    NOT_FOUND for one that is not there (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND), ABORTED with ETAG_MISMATCH
-    where an etag is not the current one: somebody else was faster. RESOURCE_EXHAUSTED where a limit of the
-    server is reached, or its disk is full.
+    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
+    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
+    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
+    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     def __init__(self, channel):
@@ -91,14 +91,14 @@ class AdminServiceStub:
 class AdminServiceServicer:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for a name or folder that cannot be (INVALID_NAME, PATH_NOT_ALLOWED),
-    NOT_FOUND for one that is not there (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND), ABORTED with ETAG_MISMATCH
-    where an etag is not the current one: somebody else was faster. RESOURCE_EXHAUSTED where a limit of the
-    server is reached, or its disk is full.
+    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
+    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
+    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
+    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     def ListSnapshots(self, request, context):
-        """ListSnapshots lists what is loaded, being loaded, or could not be opened, by name.
+        """ListSnapshots lists the snapshots that are open, are being loaded or could not be opened, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,18 +114,19 @@ class AdminServiceServicer:
     def LoadSnapshot(self, request, context):
         """LoadSnapshot opens a snapshot under a name, beside those that are open, and returns when it is open.
 
-        Reading and checking takes seconds for each GB; nothing waits meanwhile. A caller that leaves does not
-        end it: GetSnapshot tells how it went. Two such calls run at a time; one that waits for its turn is not listed
-        yet. What is loaded is loaded again when the server restarts.
-        ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the folder has no snapshot that
-        can be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.
+        Reading and checking takes seconds for each GB; no other call waits for it. The load continues if its caller
+        leaves: GetSnapshot reports how it went. Two loads run at a time; one that waits for its turn is not listed
+        yet. A loaded snapshot is loaded again when the server restarts.
+        ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the operator has allowed no folder for
+        snapshots (FOLDER_NOT_SET), the folder does not exist or has no snapshot (SNAPSHOT_NOT_FOUND), or its snapshot
+        cannot be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadSnapshot(self, request, context):
-        """UnloadSnapshot takes a name away from a snapshot. Requests in flight end on it, then it is closed.
+        """UnloadSnapshot takes a snapshot's name away. Requests in flight end on the snapshot, then it is closed.
 
         FAILED_PRECONDITION: an alias points to it (SNAPSHOT_IN_USE), or it is being loaded (SNAPSHOT_LOADING).
         """
@@ -141,14 +142,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAlias(self, request, context):
-        """GetAlias tells where one alias points.
+        """GetAlias returns one alias, with the snapshot that it points to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveAlias(self, request, context):
-        """MoveAlias lets an alias point to another open snapshot, in one step.
+        """MoveAlias points an alias to another open snapshot, in one step.
 
         FAILED_PRECONDITION: the snapshot is not open (SNAPSHOT_NOT_OPEN), or the gate refuses it:
         FIDELITY_TOO_LOW with `measured` and `bound`, or FIDELITY_NOT_MEASURED. ALREADY_EXISTS: the alias is
@@ -168,10 +169,10 @@ class AdminServiceServicer:
     def BuildSnapshot(self, request, context):
         """BuildSnapshot builds a snapshot from a corpus, in a process of its own with low priority.
 
-        The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It goes on when
-        the server restarts. A build that failed or was cancelled keeps what is done: the same request
+        The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It continues when
+        the server restarts. A build that failed or was cancelled keeps the work done: the same request
         continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
-        whole already. The same request as that of a build that waits or runs gives that build's operation.
+        already whole. A request equal to that of a build that waits or runs returns that build's operation.
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
         (BUILD_EXISTS), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND: CORPUS_NOT_FOUND,
         MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has allowed no folder
@@ -243,10 +244,10 @@ def add_AdminServiceServicer_to_server(servicer, server):
 class AdminService:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for a name or folder that cannot be (INVALID_NAME, PATH_NOT_ALLOWED),
-    NOT_FOUND for one that is not there (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND), ABORTED with ETAG_MISMATCH
-    where an etag is not the current one: somebody else was faster. RESOURCE_EXHAUSTED where a limit of the
-    server is reached, or its disk is full.
+    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
+    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
+    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
+    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     @staticmethod

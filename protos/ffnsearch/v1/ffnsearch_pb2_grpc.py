@@ -28,8 +28,8 @@ if _version_not_supported:
 class PredictionServiceStub:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
-    A server may have several open at once. Each call is answered by one of them from beginning to end, the
-    one that its `snapshot` means when the call arrives.
+    A server may have several open at once. One of them answers a call from beginning to end: the one that its
+    `snapshot` means when the call arrives.
     """
 
     def __init__(self, channel):
@@ -63,19 +63,22 @@ class PredictionServiceStub:
 class PredictionServiceServicer:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
-    A server may have several open at once. Each call is answered by one of them from beginning to end, the
-    one that its `snapshot` means when the call arrives.
+    A server may have several open at once. One of them answers a call from beginning to end: the one that its
+    `snapshot` means when the call arrives.
     """
 
     def Predict(self, request, context):
-        """Predict gives the next-token distribution of each prompt.
+        """Predict returns the next-token distribution of each prompt.
 
-        A bad prompt fails alone: its result carries status INVALID and an error. Where no prompt of the
-        call can be answered, the call itself fails with the error of the first prompt.
+        A bad prompt fails alone: its result carries status INVALID and an error. If no prompt of the call can be
+        answered, the call itself fails with the error of the first prompt.
         INVALID_ARGUMENT: a field that cannot be honoured; ErrorInfo.reason and BadRequest say which.
-        NOT_FOUND: there is no snapshot or alias `snapshot`, or no profile profile_name of it. FAILED_PRECONDITION: the
-        snapshot could not be opened. UNAVAILABLE: it is being opened, or the server ends. RESOURCE_EXHAUSTED: the
-        server is busy; RetryInfo tells when to come back.
+        UNAUTHENTICATED: the server wants a token, and the call has none that is valid. PERMISSION_DENIED: its token does
+        not allow this call. NOT_FOUND: there is no snapshot or alias `snapshot`, or the snapshot has no profile
+        profile_name. FAILED_PRECONDITION: the snapshot could not be opened. UNAVAILABLE: the snapshot is being opened, the
+        server ends, its GPU had too little memory for the call (DEVICE_MEMORY), or its GPU failed (DEVICE_FAILED).
+        RESOURCE_EXHAUSTED with RetryInfo: the server is busy; come back after that time. RESOURCE_EXHAUSTED with
+        RESPONSES_UNREAD, without RetryInfo: too much of earlier responses has not been read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +86,7 @@ class PredictionServiceServicer:
 
     def ListNeighbors(self, request, context):
         """ListNeighbors lists the substrings behind an answer: those of one block above a threshold, best
-        first, with their scores, next-token counts and places in the corpus. Paged: pages put together
+        first, with their scores, next-token counts and places in the corpus. Paged: all pages together
         are the same list, in the same order, for any page sizes.
         Errors are those of Predict.
         """
@@ -95,10 +98,10 @@ class PredictionServiceServicer:
         """ListClasses explains the same list in few lines: the classes of substrings that share a suffix and
         lie wholly or mostly above the threshold.
 
-        No class contains another, so a neighbor is in one of them at most. A list of classes takes so many
-        bits to tell the M neighbors from the N substrings: log2(e N / M) for each neighbor in no class; and
+        No class contains another, so a neighbor is in at most one of them. A list of classes needs this number of bits
+        to say which M of the N substrings are neighbors: log2(e N / M) for each neighbor in no class; and
         for a class of m members, n of them neighbors, log2 V for each token of its suffix, log2(m + 1) for n,
-        and log2 C(m, n) for which n. Chosen are the classes that save most bits against no classes at all.
+        and log2 C(m, n) for which n. The classes are those that save most bits compared with no classes at all.
         Errors are those of Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -148,8 +151,8 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 class PredictionService:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
-    A server may have several open at once. Each call is answered by one of them from beginning to end, the
-    one that its `snapshot` means when the call arrives.
+    A server may have several open at once. One of them answers a call from beginning to end: the one that its
+    `snapshot` means when the call arrives.
     """
 
     @staticmethod
