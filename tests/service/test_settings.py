@@ -177,7 +177,13 @@ def test_a_problem_names_the_key_and_the_line(file, text, expected):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"[server\n", "is not TOML.*line 1"), (b"\xff", "not UTF-8"), (b"#" * (1 << 21), "longer than"), (None, "read")],
+    [
+        (b"[server\n", "is not TOML.*line 1"),
+        (b"\xff", "not UTF-8"),
+        (b"#" * (1 << 21), "longer than"),
+        (("#" + "ü" * (1 << 20)).encode(), "longer than"),
+        (None, "read"),
+    ],
 )
 def test_a_file_that_is_none_is_told(tmp_path, content, expected):
     path = tmp_path / "server.toml"

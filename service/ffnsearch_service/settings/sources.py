@@ -43,9 +43,10 @@ def from_file(path: Path) -> list[Given]:
     """Read a TOML file; a relative path in it starts in the file's folder. Raises SettingsError."""
     try:
         with path.open("rb") as file:
-            text = file.read(FILE_BYTES_MAX + 1).decode()
-        if len(text) > FILE_BYTES_MAX:
+            data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
             raise SettingsError([f"{path} is longer than {FILE_BYTES_MAX:,} bytes: give a file of settings"])
+        text = data.decode()
         document = tomllib.loads(text)
     except OSError as error:
         raise SettingsError([f"cannot read {path}: {error.strerror}; give a TOML file of settings"]) from None
