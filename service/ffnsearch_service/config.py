@@ -80,7 +80,9 @@ class TlsSettings:
 class AuthSettings:
     """Who may call. Immutable."""
 
-    tokens_file: Path | None = None  # hashes of bearer tokens with their scopes; with it every call needs a token
+    tokens_file: Path | None = (
+        None  # hashes of bearer tokens with their scopes; with it every call but Health/Check needs a token
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class ServerConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where; auto goes on with the CPU when a GPU fails, cuda does not
     threads: int | None = None  # for the model and the search; absent: one a core
     verify: Literal["all", "sizes"] = "all"  # read every byte of a snapshot when it is opened, or compare sizes alone
-    insecure_public: bool = False  # listen beyond this machine, though anyone may then call
+    insecure_public: bool = False  # allow other machines to reach host and metrics.host without TLS and tokens
     grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s
     reflection: bool = True  # tell clients which services there are; they hold no secret
     admin: bool = False  # loading, unloading, aliases and builds over the wire

@@ -143,10 +143,16 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="Where model and search run: auto, cpu, or cuda.", show_default="auto")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for the search.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for the model and the search.", show_default="all")
+    ] = None,
     skip_verify: SkipVerify = False,
     insecure_public: Annotated[
-        bool, typer.Option("--insecure-public", help="Listen beyond this machine, unencrypted and open to anyone.")
+        bool,
+        typer.Option(
+            "--insecure-public",
+            help="Allow --host and metrics.host to be reached from other machines without TLS and tokens.",
+        ),
     ] = False,
     assignments: Annotated[
         list[str] | None,

@@ -26,7 +26,8 @@ Name = Annotated[str, typer.Argument(help="Name of a snapshot.", show_default=Fa
 Gate = Annotated[
     str,
     typer.Option(
-        help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example parity:0.2.",
+        help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example parity:0.2; "
+        "protocols: parity, leave-one-out, held-out.",
         metavar="PROTOCOL:MAX",
     ),
 ]
@@ -208,7 +209,11 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
         with ProgressDisplay() as display:
             return client.wait(begun.name, on_progress=show)
     except KeyboardInterrupt:
-        typer.echo(f"{begun.name} goes on: `operations` follows it, `cancel {begun.name}` stops it", err=True)
+        typer.echo(
+            f"{begun.name} goes on: the same command follows it again, `operations` lists it, "
+            f"`cancel {begun.name}` stops it",
+            err=True,
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -239,6 +244,6 @@ def _gate(text: str) -> tuple[str, float] | None:
         return None
     protocol, _, bound = text.partition(":")
     try:
-        return protocol, float(bound)
+        return protocol.replace("-", "_"), float(bound)
     except ValueError:
         raise RequestError(f"--gate {text}: write PROTOCOL:MAX, for example parity:0.2") from None
