@@ -67,11 +67,11 @@ def load_profile(path: Path) -> Profile:
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error.strerror}; give a JSON file with a profile") from None
     if len(text) > PROFILE_FILE_BYTES_MAX:
-        raise ProfileError(f"{path} has more than {PROFILE_FILE_BYTES_MAX} bytes: no profile is so large")
+        raise ProfileError(f"{path} has more than {PROFILE_FILE_BYTES_MAX:,} bytes: give a JSON file with a profile")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{path} is no JSON: {error}") from None
+        raise ProfileError(f"{path} is not JSON ({error}): give a JSON file with a profile") from None
     if not isinstance(document, dict):
         raise ProfileError(f"{path} holds no JSON object: `ffnsearch info --json` shows how profiles look")
     try:

@@ -210,9 +210,9 @@ def test_a_file_holds_a_profile_in_the_form_of_a_manifest(tmp_path, profile):
 
 
 UNREADABLE = {
-    "no JSON": ("{", "no JSON"),
-    "deep": ("[" * 100_000, "no JSON"),
-    "not UTF-8": (b"\xff", "no JSON"),
+    "no JSON": ("{", "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "not UTF-8": (b"\xff", "not JSON"),
     "a list": ("[]", "no JSON object"),
     "nothing": ("{}", "kind"),
     "another kind": ('{"kind": "mean", "blocks": []}', "mean"),

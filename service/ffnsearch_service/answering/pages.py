@@ -5,6 +5,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
+from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import RequestError
 
 _OFFSET_BYTES = 8
@@ -18,6 +19,20 @@ class Page:
     key: str
     offset: int
     size: int
+
+
+def page_entries(page_size: int, limits: Limits) -> int:
+    """How many entries a page has: 0 asks for the default, and no page has more than the limit.
+
+    Raises RequestError for a negative number.
+    """
+    if page_size < 0:
+        raise RequestError(
+            f"page_size: {page_size} is negative: leave it out, or choose at least 1",
+            reason="PAGE_SIZE_NEGATIVE",
+            field="page_size",
+        )
+    return min(page_size or limits.page_size_default, limits.page_size_max)
 
 
 def page_token(key: str, offset: int) -> str:

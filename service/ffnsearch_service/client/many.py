@@ -276,6 +276,6 @@ def _check(prompts: object, prompts_per_call: int, concurrency: int) -> None:
     if isinstance(prompts, str):
         raise RequestError("prompts: one text is given, whose characters would be prompts; give several texts")
     if prompts_per_call < 1:
-        raise RequestError(f"prompts_per_call is {prompts_per_call}; a call has at least 1 prompt")
+        raise RequestError(f"prompts_per_call is {prompts_per_call}: choose at least 1")
     if not 1 <= concurrency <= CONCURRENCY_MAX:
-        raise RequestError(f"concurrency is {concurrency}; it is 1 to {CONCURRENCY_MAX}")
+        raise RequestError(f"concurrency is {concurrency}: choose 1 to {CONCURRENCY_MAX}")

@@ -56,14 +56,14 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
     if len(line) > LINE_BYTES_MAX:
-        raise RequestError(f"{place} has more than {LINE_BYTES_MAX} bytes: no prompt is so long")
+        raise RequestError(f"{place} has more than {LINE_BYTES_MAX:,} bytes: give a file with a prompt a line")
     if not as_json:
         return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused as a prompt, alone
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{place} is no JSON: {error}") from None
+        raise RequestError(f"{place} is not JSON ({error}): write a string in quotes, or a list of token ids") from None
     is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too
     if not (isinstance(found, str) or is_ids):
-        raise RequestError(f"{place} is neither a JSON string nor a list of token ids")
+        raise RequestError(f"{place} is neither a JSON string nor a list of token ids: write one of the two")
     return found  # type: ignore[no-any-return]
