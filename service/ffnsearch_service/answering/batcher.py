@@ -1,10 +1,9 @@
 """What runs next? The bounded queue in front of the one engine thread.
 
 Calls bring work, the engine thread takes batches: whatever waits when it is free, with nothing waited for. Work of
-equal keys shares a batch; work without a key runs alone. A batch gives each work a piece of at most so many prompts,
-in the order of the queue, and then what room is left, in the same order. Work that is not done yet goes to the end of
-the queue. So the first in the queue is in every batch, and no work waits for more batches than there is work before
-it, however large that is.
+equal keys shares a batch. A batch gives each work a piece of at most so many prompts, in the order of the queue, and
+then what room is left, in the same order. Work that is not done yet goes to the end of the queue. So the first in the
+queue is in every batch, and no work waits for more batches than there is work before it, however large that is.
 
 Work that its caller would not wait long enough for is refused at the door: taken in, it would push back others, and be
 thrown away when its time is up, often with the engine's work already spent on it.
@@ -42,9 +41,9 @@ class Work:
     """What one call wants of the engine thread. One thread at a time has it: the caller's, or the batcher.
 
     call: whose patience counts. tokens: of each prompt, at least one prompt. run: gives one part for each piece of a
-    batch of such work. key: work with equal keys may share a batch; None runs alone, and whole. batch_prompts_max:
-    most prompts in a batch of this key, the same for equal keys. job: what `run` needs to know. is_heavy: whether
-    writing the response takes long.
+    batch of such work. key: work with equal keys may share a batch; one of its own where none is given.
+    batch_prompts_max: most prompts in a batch of this key, the same for equal keys. job: what `run` needs to know.
+    is_heavy: whether writing the response takes long.
 
     Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: in the
     queue, before its first piece and between pieces.
@@ -53,7 +52,7 @@ class Work:
     call: Call
     tokens: Sequence[int]
     run: Callable[["Batch"], Sequence[Any]]
-    key: Hashable | None = None
+    key: Hashable = field(default_factory=object)
     batch_prompts_max: int = 1 << 31
     job: Any = None
     is_heavy: bool = False
@@ -252,7 +251,7 @@ class Batcher:
         now_ns = self._clock()
         batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
         for work, stop in stops.items():
-            self._backlog.remove(_batch_key(work), work.left)
+            self._backlog.remove(work.key, work.left)
             work.waited_ns += now_ns - work._since_ns
             work._taken = stop
         self._queue = deque(work for work in self._queue if work not in stops)
@@ -264,13 +263,11 @@ class Batcher:
     def _append(self, work: Work) -> None:
         """Put work at the end of the queue."""
         self._queue.append(work)
-        self._backlog.add(_batch_key(work), work.left, self._batch_prompts_max(work))
+        self._backlog.add(work.key, work.left, self._batch_prompts_max(work))
 
     def _share(self) -> dict[Work, int]:
         """Up to which of its prompts each work comes into the next batch; in the order of the queue."""
         head, limits = self._queue[0], self._limits
-        if head.key is None:
-            return {head: len(head.tokens)}
         members = [work for work in self._queue if work.key == head.key]
         stops: dict[Work, int] = {}
         prompts_left = self._batch_prompts_max(head)
@@ -302,11 +299,11 @@ class Batcher:
         """Take work out of the queue, where it is there."""
         if work in self._queue:
             self._queue.remove(work)
-            self._backlog.remove(_batch_key(work), work.left)
+            self._backlog.remove(work.key, work.left)
 
     def _batch_prompts_max(self, work: Work) -> int:
         """Most prompts in a batch with this work."""
-        return len(work.tokens) if work.key is None else min(self._limits.batch_prompts_max, work.batch_prompts_max)
+        return min(self._limits.batch_prompts_max, work.batch_prompts_max)
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -318,7 +315,7 @@ class Batcher:
         if remaining_s is None or not (self._queue or self._running):
             return
         usual_prompts = round(self._pace.batch_prompts)
-        until = self._backlog.until(_batch_key(work), work.left, self._batch_prompts_max(work), usual_prompts)
+        until = self._backlog.until(work.key, work.left, self._batch_prompts_max(work), usual_prompts)
         expected_s = self._ns_until(*until) / 1e9
         if expected_s > WAIT_SHARE_MAX * remaining_s:
             raise self._refusal(
@@ -348,11 +345,6 @@ class Batcher:
         expected_ns = self._pace.ns(self._running.prompts, 1)
         spent_ns = self._clock() - self._running.started_ns
         return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
-
-
-def _batch_key(work: Work) -> Hashable:
-    """Equal for works that may share a batch."""
-    return work if work.key is None else work.key
 
 
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:
