@@ -1,8 +1,8 @@
 """The engine: the one thread that runs the models and the search, and two ways to get an answer from it.
 
-It knows nothing of sockets. Request messages go in and response messages come out: `predict` and its like wait for
-the answer, as a command line does that opens a snapshot by itself; `answer` is for an event loop, takes and gives
-bytes, and does on the loop only what is quick. Both drive the generators of `opened.py`, and share one queue.
+It knows nothing of sockets. Request messages go in and response messages come out: `call` waits for the answer, for a
+command line that opens a snapshot by itself; `answer` is for an event loop, takes and gives bytes, and does on the
+loop only what is quick. Both drive the generators of `opened.py`, and share one queue.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from ffnsearch_service.answering.mailbox import Mailbox
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.answering.priority import step_back
 from ffnsearch_service.closing import Closing
-from ffnsearch_service.config import Limits
+from ffnsearch_service.config import DEFAULT_ALIAS, Limits
 from ffnsearch_service.errors import AbsentError, RequestError
 
 Lease = Callable[[str], AbstractContextManager[OpenSnapshot]]
@@ -102,20 +102,38 @@ class Engine(Closing):
 
     def predict(self, request: pb.PredictRequest, call: Call | None = None) -> pb.PredictResponse:
         """Answer prompts. Raises FfnSearchError: for a field at fault, or CancelledError once the call is over."""
-        return self._run("Predict", request, call)  # type: ignore[return-value]
+        return self.call("Predict", request, call)  # type: ignore[return-value]
 
     def list_neighbors(self, request: pb.ListNeighborsRequest, call: Call | None = None) -> pb.ListNeighborsResponse:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
-        return self._run("ListNeighbors", request, call)  # type: ignore[return-value]
+        return self.call("ListNeighbors", request, call)  # type: ignore[return-value]
 
     def list_classes(self, request: pb.ListClassesRequest, call: Call | None = None) -> pb.ListClassesResponse:
         """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
-        return self._run("ListClasses", request, call)  # type: ignore[return-value]
+        return self.call("ListClasses", request, call)  # type: ignore[return-value]
 
-    def get_info(self, request: pb.GetInfoRequest | None = None, call: Call | None = None) -> pb.GetInfoResponse:
+    def get_info(self, request: pb.GetInfoRequest | None = None) -> pb.GetInfoResponse:
         """Describe the snapshot and the limits; answers at once, whatever the engine is doing."""
         with self.lease(request.snapshot if request else "") as snapshot:
             return snapshot.info
+
+    def call(self, method: str, request: Any, call: Call | None = None) -> Message:
+        """Answer any call of the wire contract, and wait for it on the caller's own thread. Raises FfnSearchError."""
+        if method == "GetInfo":
+            return self.get_info(request)
+        patience = call or Call()
+        self.batcher.enter()
+        try:
+            with self.lease(request.snapshot) as snapshot:
+                steps = METHODS[method].begin(snapshot, request, patience)
+                work = next(steps)
+                ended = threading.Event()
+                self.batcher.submit(work, ended.set)
+                if not ended.wait(patience.remaining_s):
+                    self.batcher.drop(work)
+                return _finish(steps, work)
+        finally:
+            self.batcher.leave()
 
     async def answer(self, method: str, data: bytes, call: Call) -> bytes:
         """Answer one of METHODS: serialized request in, serialized response out. Raises FfnSearchError.
@@ -150,22 +168,6 @@ class Engine(Closing):
         self._readers.shutdown()
         if self._on_close is not None:
             self._on_close()
-
-    def _run(self, method: str, request: Any, call: Call | None) -> Message:
-        """Answer a call, and wait for it on the caller's own thread."""
-        patience = call or Call()
-        self.batcher.enter()
-        try:
-            with self.lease(request.snapshot) as snapshot:
-                steps = METHODS[method].begin(snapshot, request, patience)
-                work = next(steps)
-                ended = threading.Event()
-                self.batcher.submit(work, ended.set)
-                if not ended.wait(patience.remaining_s):
-                    self.batcher.drop(work)
-                return _finish(steps, work)
-        finally:
-            self.batcher.leave()
 
     async def _ended(self, work: Work) -> None:
         """Wait until work has ended; it ends now where the task is cancelled."""
@@ -249,7 +251,7 @@ def _sole(snapshot: OpenSnapshot) -> Lease:
     held = nullcontext(snapshot)
 
     def lease(name: str) -> AbstractContextManager[OpenSnapshot]:
-        if name not in ("", "default", snapshot.name):
+        if name not in ("", DEFAULT_ALIAS, snapshot.name):
             raise AbsentError(
                 f"snapshot: there is none with the name {name[:80]!r}: leave it out to ask the one that is open",
                 reason="SNAPSHOT_NOT_FOUND",
