@@ -17,7 +17,6 @@ from ffnsearch_service.settings.loading import key_values, load
 from ffnsearch_service.settings.printing import default_toml, reasons
 from ffnsearch_service.settings.schema import sections, settings
 from ffnsearch_service.settings.sources import (
-    environment_name,
     from_arguments,
     from_environment,
     from_file,
@@ -216,7 +215,7 @@ def test_a_public_server_needs_tls_and_tokens_or_so_many_words(file):
 @example("admin.corpora_folder", "~0")  # the home of nobody
 @given(st.sampled_from(sorted(settings())), st.text(max_size=20))
 def test_any_text_gives_a_setting_or_a_problem_with_its_key(key, text):
-    variable = environment_name(key)
+    variable = f"FFNSEARCH_{key.replace('.', '_').upper()}"
     problems = ()
     try:
         load([*from_arguments(["a.ffn"]), *from_environment({variable: text})])

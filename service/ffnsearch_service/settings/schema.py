@@ -30,14 +30,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("auto", "fused", "
 class Setting:
     """One setting with a key of its own.
 
-    key: `section.name`. kind: bool, int, float, str or Path. choices: the only values of a str, or none.
-    bounds: least and greatest value of a number, both allowed, or none. optional: whether it may be absent.
-    owner, field: the dataclass and its field.
+    kind: bool, int, float, str or Path. choices: the only values of a str, or none. bounds: least and greatest value of
+    a number, both allowed, or none. owner, field: the dataclass and its field.
     """
 
-    key: str
     kind: type
-    optional: bool
     default: Any
     owner: type
     field: str
@@ -77,13 +74,11 @@ def section_fields() -> dict[str, str]:
 
 
 def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
-    optional = isinstance(hint, types.UnionType)
-    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
+    is_union = isinstance(hint, types.UnionType)
+    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if is_union else hint
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else _CHOICES.get(key, ())
     return Setting(
-        key=key,
         kind=str if choices else kind,
-        optional=optional,
         default=getattr(owner(), field),
         owner=owner,
         field=field,

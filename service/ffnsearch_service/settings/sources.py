@@ -94,19 +94,13 @@ def from_arguments(snapshots: Sequence[str]) -> list[Given]:
     Without a name a snapshot is called as its folder, without `.ffn`, in lower case and with hyphens for all else that
     no name may have.
     """
-    pairs = [_named(argument) for argument in snapshots]
-    found = [Given(f"snapshots.{name}", path, f"argument {name}={path}", True, Path()) for name, path in pairs]
-    twice = [given for number, given in enumerate(found) if given.key in [one.key for one in found[:number]]]
-    if twice:
-        raise SettingsError([f"two snapshots are called {twice[0].key[10:]}: give NAME=PATH with names that differ"])
-    if found:
-        found.append(Given(f"aliases.{DEFAULT_ALIAS}", pairs[0][0], found[0].origin, True, Path()))
-    return found
-
-
-def environment_name(key: str) -> str:
-    """The variable that sets a key."""
-    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+    found: dict[str, Given] = {}
+    for name, path in map(_named, snapshots):
+        if name in found:
+            raise SettingsError([f"two snapshots are called {name}: give NAME=PATH with names that differ"])
+        found[name] = Given(f"snapshots.{name}", path, f"argument {name}={path}", True, Path())
+    default = [Given(f"aliases.{DEFAULT_ALIAS}", name, one.origin, True, Path()) for name, one in found.items()][:1]
+    return [*found.values(), *default]
 
 
 def _flat(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
