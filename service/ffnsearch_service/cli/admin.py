@@ -62,7 +62,7 @@ def admin(
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     """List the snapshots and the aliases that point to them."""
     from ffnsearch_service.show import admin as show_admin
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     snapshots, aliases = tuple(client.snapshots()), tuple(client.aliases())
@@ -82,7 +82,7 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Open a snapshot beside those that are open."""
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     loaded = client.load(name, folder, timeout_s=timeout_s)
@@ -111,7 +111,7 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """Let an alias point to another snapshot, in one step, or delete it."""
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     if bool(snapshot) == delete:
@@ -175,7 +175,7 @@ def operations(
 ) -> None:
     """List the builds, oldest first."""
     from ffnsearch_service.show import admin as show_admin
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     if delete:
@@ -218,7 +218,7 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
 
 
 def _print_build(operation: "BuildOperation", as_json: bool) -> None:
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     if error := operation.error:
         raise ServiceError(error.message, code=error.code, reason=error.reason, metadata=error.metadata)
@@ -231,7 +231,7 @@ def _print_build(operation: "BuildOperation", as_json: bool) -> None:
 
 
 def _print_deleted(name: str, as_json: bool) -> None:
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     if as_json:
         print_json({"deleted": name})

@@ -138,7 +138,7 @@ def _bench_server(
 
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_service.load.service import measure_service
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
     from ffnsearch_service.show.load import print_load
 
     try:

@@ -1,6 +1,5 @@
 """The subcommands `ffnsearch token`: make, list and revoke the tokens of a file."""
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,11 +56,12 @@ def create_token(
 def list_tokens(tokens_file: TokensFile, as_json: AsJson = False) -> None:
     """List the tokens of a file: names, scopes and times. The tokens themselves are nowhere."""
     from ffnsearch_service.security.tokens import load_tokens
+    from ffnsearch_service.show.as_json import print_json
     from ffnsearch_service.show.tables import Table, print_table
 
     tokens = load_tokens(tokens_file)
     if as_json:
-        print(json.dumps([_shown(token) for token in tokens], indent=1))
+        print_json([_shown(token) for token in tokens])
     else:
         rows = [
             (shown["name"], " ".join(shown["scopes"]), shown["created"], shown["expires"] or "never")

@@ -14,7 +14,7 @@ from ffnsearch_service.client.asking import PredictOptions, PromptLike
 from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.prompt_files import count_prompts, read_prompts
 from ffnsearch_service.client.results import PromptResult, plain
-from ffnsearch_service.show.answers import quoted, visible
+from ffnsearch_service.show.terminal import quoted, visible
 
 SHOWN_TOKENS_MAX = 3
 """Tokens of an answer that a line for a person has room for."""
