@@ -10,6 +10,12 @@ MIB = 1 << 20
 TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
 """The variable of the environment that may hold a client's token: a command line is no place for one."""
 
+CALL_TIMEOUT_S = 30.0
+"""How long a call may take where a client does not say: gRPC's own default is for ever."""
+
+LOAD_TIMEOUT_S = 600.0
+"""How long the load of a snapshot may take where a client does not say: it reads every byte, seconds for each GB."""
+
 DEFAULT_ALIAS = "default"
 """The alias that a request without a snapshot means."""
 

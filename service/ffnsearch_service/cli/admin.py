@@ -6,6 +6,7 @@ import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson
 from ffnsearch_service.cli.servers import ServerOptions, access_of, with_server_options
+from ffnsearch_service.config import LOAD_TIMEOUT_S
 from ffnsearch_service.errors import RequestError, ServiceError
 from ffnsearch_service.show.terminal import harmless
 
@@ -78,7 +79,7 @@ def load(
     folder: Annotated[
         str, typer.Option(help="Its folder below the one that the operator allows.", show_default="its name")
     ] = "",
-    timeout_s: Annotated[float, typer.Option(help="Seconds that the load may take.", min=0.001)] = 600,
+    timeout_s: Annotated[float, typer.Option(help="Seconds that the load may take.", min=0.001)] = LOAD_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Open a snapshot beside those that are open."""
@@ -137,11 +138,13 @@ def build(
     model: Annotated[
         str, typer.Option(help="A model below the folder that the operator allows.", show_default="the reference model")
     ] = "",
-    window_tokens: Annotated[int, typer.Option(help="Length of a substring, in tokens.", min=1)] = 10,
+    window_tokens: Annotated[
+        int | None, typer.Option(help="Length of a substring, in tokens.", min=1, show_default="10")
+    ] = None,
     split: Annotated[str, typer.Option(help="Index `all` of the text, or `train`, its first nine tenths.")] = "all",
     calibration_prompts: Annotated[
-        int, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0)
-    ] = 2000,
+        int | None, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0, show_default="2000")
+    ] = None,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
     ] = 0,
@@ -157,7 +160,7 @@ def build(
         name,
         corpus,
         model=model,
-        window_tokens=window_tokens,
+        window_tokens=window_tokens or 0,
         split=split,
         calibration_prompts=calibration_prompts,
         evaluation_prompts=evaluation_prompts,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffnsearch_indexer.cli.options import check
-from ffnsearch_service.config import TOKEN_VARIABLE
+from ffnsearch_service.config import CALL_TIMEOUT_S, TOKEN_VARIABLE
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option(help="Of a server: name or alias of the snapshot to ask.", show_default="default")],
         "",
     ),
-    "timeout_s": (Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)], 30.0),
+    "timeout_s": (
+        Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)],
+        CALL_TIMEOUT_S,
+    ),
     "tls": (Annotated[bool, typer.Option("--tls", help="Encrypt, and trust public certificate authorities.")], False),
     "ca_file": (
         Annotated[Path | None, typer.Option(help="Encrypt, and trust the authorities in this PEM file.")],

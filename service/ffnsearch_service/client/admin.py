@@ -13,14 +13,13 @@ from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service.client import admin_reading as reading
 from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapshot
 from ffnsearch_service.client.asking import message
-from ffnsearch_service.client.call import TIMEOUT_S, Caller
+from ffnsearch_service.client.call import Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
+from ffnsearch_service.config import CALL_TIMEOUT_S, LOAD_TIMEOUT_S
 from ffnsearch_service.errors import DeadlineExceededError, ResourceExhaustedError
 
-LOAD_TIMEOUT_S = 600.0
-"""A load reads every byte of a snapshot: seconds for each GB."""
 POLL_S = 1.0
 """How long one WaitOperation of `wait` takes at most: as often it tells of progress."""
 
@@ -33,7 +32,7 @@ class AdminClient(Closing):
     read.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
+    def __init__(self, address: str, *, timeout_s: float = CALL_TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
         self.address = address
         self._timeout_s = timeout_s
         self._caller = Caller(address, Bearer(address, access), timeout_s=timeout_s, retry_overloaded=False)
@@ -42,7 +41,7 @@ class AdminClient(Closing):
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
         self._health = health_stub(self._channel)
 
-    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+    def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
         service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
         wait_until_ready(self._caller, self._health, timeout_s, service=service)

@@ -17,9 +17,6 @@ from ffnsearch_service.client.channel import Bearer
 from ffnsearch_service.errors import CallCancelledError, RequestError, ResourceExhaustedError, ServiceError
 from ffnsearch_service.status import service_error
 
-TIMEOUT_S = 30.0
-"""How long a call may take where the caller does not say: gRPC's own default is for ever."""
-
 TIMEOUT_S_MAX = 1e9
 """30 years. Beyond 200 years gRPC's own clock overflows, and the call would be over before it began."""
 

@@ -21,6 +21,7 @@ from ffnsearch_service.client.asking import PredictOptions, PromptLike, predict_
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel
 from ffnsearch_service.client.prompt_files import read_prompts
 from ffnsearch_service.client.results import Info
+from ffnsearch_service.config import CALL_TIMEOUT_S
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.load.measuring import STAGES, Arrivals, Ask, Load, Reply, at_rate, by_callers
 from ffnsearch_service.load.summary import Document, summary
@@ -63,7 +64,7 @@ class LoadPlan:
     prompts_per_call: int
     connections: int = 1
     arrivals: Arrivals = "poisson"
-    timeout_s: float = 30.0
+    timeout_s: float = CALL_TIMEOUT_S
     options: PredictOptions = field(default_factory=PredictOptions)
 
 
