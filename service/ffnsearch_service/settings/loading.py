@@ -7,7 +7,7 @@ from typing import Any
 
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.errors import SettingsError
-from ffnsearch_service.names import NAME
+from ffnsearch_service.names import NAME, NAME_RULE
 from ffnsearch_service.settings import rules
 from ffnsearch_service.settings.schema import TABLES, section_fields, sections, settings
 from ffnsearch_service.settings.sources import Given
@@ -75,10 +75,7 @@ def _value(one: Given) -> Any:
 def _table_value(table: str, name: str, one: Given) -> Any:
     """The path of a snapshot, or the name that an alias points to."""
     if not NAME.fullmatch(name):
-        raise UnfitValueError(
-            f"{shown(name)} is no name: take a lower-case letter, then at most 62 lower-case letters, digits and "
-            "hyphens"
-        )
+        raise UnfitValueError(f"{shown(name)} is no name: {NAME_RULE}")
     if not isinstance(one.raw, str) or not one.raw:
         raise UnfitValueError(
             f'{shown(one.raw)} is not a text: write NAME = "{"PATH" if table == "snapshots" else "NAME"}"'
