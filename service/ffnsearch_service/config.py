@@ -7,6 +7,9 @@ from typing import Literal
 
 MIB = 1 << 20
 
+Backend = Literal["auto", "fused", "tiles", "exact", "faiss", "faiss-ivf"]
+"""`auto`, or a name of `answer.backends.BACKENDS`; that module imports torch, which settings do not need."""
+
 TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
 """The variable of the environment that may hold a client's token: a command line is no place for one."""
 
@@ -134,7 +137,9 @@ class ServerConfig:
     snapshots: Mapping[str, Path] = field(default_factory=dict)  # by name; all are open from the start
     host: str = "127.0.0.1"  # another one can be reached by others: that needs TLS and tokens
     port: int = 50051  # 0 takes a free one
-    backend: str = "auto"  # what searches: auto (the fastest that is there), fused, tiles, exact, faiss or faiss-ivf
+    backend: Backend = (
+        "auto"  # what searches: auto (the fastest that is there), fused, tiles, exact, faiss or faiss-ivf
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where; auto goes on with the CPU when a GPU fails, cuda does not
     threads: int | None = None  # for the model and the search; absent: one a core
     verify: Literal["all", "sizes"] = "all"  # read every byte of a snapshot when it is opened, or compare sizes alone

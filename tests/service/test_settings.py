@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ffnsearch_indexer.answer.backends import AUTO, BACKENDS
 from ffnsearch_service.config import TOKEN_VARIABLE, AdminSettings, Limits, LoggingSettings, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings.loading import key_values, load
@@ -234,6 +235,10 @@ def test_the_printed_file_has_every_setting_with_its_reason_and_changes_nothing(
         assert f"\n# {setting.field} = " in text
         assert reasons(setting.owner)[setting.field]
     assert tomllib.loads(text).keys() == {"snapshots", "aliases", *sections()}
+
+
+def test_the_backends_of_the_settings_are_those_there_are():
+    assert settings()["server.backend"].choices == (AUTO, *BACKENDS)
 
 
 def test_every_value_has_its_key():

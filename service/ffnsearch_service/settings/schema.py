@@ -23,7 +23,6 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "admin.builds_max": (1, 64),
     "limits.snapshots_bytes_max": (1, 2**63 - 1),
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("auto", "fused", "tiles", "exact", "faiss", "faiss-ivf")}
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def section_fields() -> dict[str, str]:
 def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
     is_union = isinstance(hint, types.UnionType)
     kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if is_union else hint
-    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else _CHOICES.get(key, ())
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     return Setting(
         kind=str if choices else kind,
         default=getattr(owner(), field),
