@@ -119,8 +119,9 @@ class TracingSettings:
 
 @dataclass(frozen=True)
 class AdminSettings:
-    """What the administrative calls may reach; they are switched on by `admin` of the server. Immutable."""
+    """Whether there are administrative calls, and what they may reach. Immutable."""
 
+    enabled: bool = False  # loading, unloading, aliases and builds over the wire
     snapshots_folder: Path | None = None  # only what lies in it can be loaded; builds are written there
     corpora_folder: Path | None = None  # only texts in it can be built from
     models_folder: Path | None = None  # only models in it can be built with
@@ -146,7 +147,6 @@ class ServerConfig:
     insecure_public: bool = False  # allow other machines to reach host and metrics.host without TLS and tokens
     grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s
     reflection: bool = True  # tell clients which services there are; they hold no secret
-    admin: bool = False  # loading, unloading, aliases and builds over the wire
     state_folder: Path | None = None  # where what was changed over the wire is kept for the next start
     aliases: Mapping[str, str] = field(default_factory=dict)  # by alias, the name of a snapshot
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -154,5 +154,5 @@ class ServerConfig:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
-    administration: AdminSettings = field(default_factory=AdminSettings)  # section `admin`
+    admin: AdminSettings = field(default_factory=AdminSettings)
     limits: Limits = field(default_factory=Limits)

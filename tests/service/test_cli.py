@@ -402,7 +402,7 @@ def test_the_threads_of_serve_are_limited_before_anything_has_counted_them(tiny_
 
 
 def test_a_server_without_a_default_snapshot_waits_for_its_administrator():
-    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", "--port", "0", "--set", "server.admin=true"]
+    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", "--port", "0", "--set", "admin.enabled=true"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         line = process.stdout.readline()
         with AdminClient(line.split()[1].removesuffix(":"), timeout_s=WAIT_S) as client:

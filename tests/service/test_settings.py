@@ -88,7 +88,7 @@ def test_a_relative_path_is_the_same_one_after_a_start_from_elsewhere(tmp_path, 
         ]
     ).config
     assert config.snapshots == {"may": tmp_path / "snapshots" / "may"}
-    assert config.administration == AdminSettings(tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
+    assert config.admin == AdminSettings(False, tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
 
 
 def test_a_path_goes_back_from_where_a_link_leads(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_path_goes_back_from_where_a_link_leads(tmp_path, monkeypatch):
     (release / "server.toml").write_text('[admin]\nmodels_folder = "../models"\n')
     monkeypatch.chdir(tmp_path)
     settings = [*from_file(Path("current/server.toml")), *from_arguments(["a.ffn"])]
-    found = load(settings).config.administration.models_folder
+    found = load(settings).config.admin.models_folder
     assert found.is_absolute()
     assert found.samefile(tmp_path / "releases" / "models")
 
@@ -196,7 +196,7 @@ def test_a_file_that_is_none_is_told(tmp_path, content, expected):
 def test_no_snapshot_is_a_problem_unless_one_can_be_loaded():
     with pytest.raises(SettingsError, match="no snapshot is given"):
         load([])
-    assert load(from_flags({}, ["server.admin=true"])).config.aliases == {}
+    assert load(from_flags({}, ["admin.enabled=true"])).config.aliases == {}
 
 
 def test_two_snapshots_of_one_name_are_refused():
@@ -287,7 +287,7 @@ def test_check_tells_all_that_would_fail(run, tiny_snapshot, tmp_path):
     assert err.splitlines() == [f"error: {problem}" for problem in found["problems"]]
     settings = {one["key"]: one for one in found["settings"]}
     assert settings["server.port"] == {"key": "server.port", "value": port, "origin": "c.toml line 2"}
-    assert settings["server.admin"]["value"] is False
+    assert settings["admin.enabled"]["value"] is False
     assert settings["server.threads"]["value"] is None
     assert settings["tls.key_file"]["value"] == str(tmp_path / "key")
 

@@ -137,7 +137,7 @@ def _places(config: ServerConfig) -> Iterator[tuple[str, str, int]]:
 
 def _needs(config: ServerConfig) -> Iterator[tuple[str, Callable[[], object]]]:
     """Files, folders and extras that the settings name, each with what fails where it is not as it should be."""
-    tls, admin = config.tls, config.administration
+    tls, admin = config.tls, config.admin
     if tls.certificate_file and tls.key_file:
         yield (
             "tls.certificate_file",

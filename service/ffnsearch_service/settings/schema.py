@@ -56,20 +56,9 @@ def settings() -> dict[str, Setting]:
 
 @cache
 def sections() -> dict[str, type]:
-    """The dataclass of each section with settings of its own; that of `server` is the whole."""
-    kinds = typing.get_type_hints(ServerConfig)
-    return {"server": ServerConfig, **{section: kinds[field] for section, field in section_fields().items()}}
-
-
-@cache
-def section_fields() -> dict[str, str]:
-    """The field of ServerConfig that each section but `server` is, by the section's name."""
-    kinds = typing.get_type_hints(ServerConfig)
-    return {
-        "admin" if one.name == "administration" else one.name: one.name
-        for one in fields(ServerConfig)
-        if is_dataclass(kinds[one.name])
-    }
+    """The dataclass of each section: `server` is the whole, every other one a field of it with the section's name."""
+    kinds: dict[str, type] = typing.get_type_hints(ServerConfig)
+    return {"server": ServerConfig, **{name: kind for name, kind in kinds.items() if is_dataclass(kind)}}
 
 
 def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
