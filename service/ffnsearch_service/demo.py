@@ -15,8 +15,8 @@ from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.models import reference_folder
 from ffnsearch_service.client import Client
-from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.results import PromptResult
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.settings.sources import ENVIRONMENT_PREFIX

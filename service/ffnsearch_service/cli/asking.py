@@ -15,7 +15,7 @@ from ffnsearch_service.errors import RequestError
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
     from ffnsearch_service.client.asking import PredictOptions
-    from ffnsearch_service.client.calls import Calls
+    from ffnsearch_service.client.interface import Calls
 
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Of a directory: where model and search run: auto, cpu, or cuda.")]
@@ -202,7 +202,7 @@ def _profile(
     if len(ways) > 1:
         raise ProfileError(f"{ways[0]} is given, and {ways[1]} too: choose one way")
     if file is not None:
-        from ffnsearch_service.profiles import load_profile
+        from ffnsearch_service.client.profile_files import load_profile
 
         return load_profile(file)
     if thresholds or weights:

@@ -16,8 +16,8 @@ from ffnsearch_service.config import CALL_TIMEOUT_S, TOKEN_VARIABLE
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
-    from ffnsearch_service.client.calls import Calls
     from ffnsearch_service.client.channel import AccessOptions
+    from ffnsearch_service.client.interface import Calls
 
 Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
 

@@ -24,8 +24,8 @@ PAUSE_S_MIN = 0.01
 """Shortest pause before a call is sent again, whatever the server says."""
 
 
-class Patience:
-    """One caller's deadline over several tries."""
+class Deadline:
+    """When one call must have ended, all tries together."""
 
     def __init__(self, timeout_s: float) -> None:
         """Begin now; `math.inf` is for ever. Raises RequestError for what is no number."""
@@ -67,14 +67,14 @@ class Caller:
 
         Raises ServiceError, CredentialsError, and RequestError for a time that is none.
         """
-        patience = self._patience(timeout_s)
+        deadline = self._deadline(timeout_s)
         while True:
             self._require_open()
             try:
-                return method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+                return method(request, timeout=deadline.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
                 self._require_open()  # a call under way fails otherwise, in gRPC's own words
-                pause_s = self._pause_s(error, patience)
+                pause_s = self._pause_s(error, deadline)
             except ValueError:  # gRPC's word for a channel that another thread closed just now
                 self._require_open()
                 raise
@@ -82,21 +82,21 @@ class Caller:
 
     async def call_async(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """`call` for the stubs of asyncio."""
-        patience = self._patience(timeout_s)
+        deadline = self._deadline(timeout_s)
         while True:
             self._require_open()
             try:
-                return await method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+                return await method(request, timeout=deadline.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
-                pause_s = self._pause_s(error, patience)
+                pause_s = self._pause_s(error, deadline)
             except asyncio.CancelledError:
                 if not _is_cancelled():  # the call is, by a channel that was closed
                     self._require_open()
                 raise
             await asyncio.sleep(pause_s)
 
-    def _patience(self, timeout_s: float | None) -> Patience:
-        return Patience(self._timeout_s if timeout_s is None else timeout_s)
+    def _deadline(self, timeout_s: float | None) -> Deadline:
+        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -104,10 +104,10 @@ class Caller:
                 f"the client of {self.address} is closed: make another one", code="CANCELLED", reason="CLIENT_CLOSED"
             )
 
-    def _pause_s(self, error: grpc.RpcError, patience: Patience) -> float:
+    def _pause_s(self, error: grpc.RpcError, deadline: Deadline) -> float:
         """How long to wait before the call is sent again. Raises the error where it is not."""
         failed = service_error(error, self.address)
-        pause_s = patience.pause_s(failed) if self._retry_overloaded else None
+        pause_s = deadline.pause_s(failed) if self._retry_overloaded else None
         if pause_s is None:
             raise failed from None
         return pause_s

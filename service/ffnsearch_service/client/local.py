@@ -6,7 +6,7 @@ from typing import Any, Literal
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.interface import Calls
 
 
 class LocalClient(Calls):

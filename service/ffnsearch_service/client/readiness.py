@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_service.client.call import Caller, Patience
+from ffnsearch_service.client.call import Caller, Deadline
 from ffnsearch_service.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
 
 POLL_S = 0.2
@@ -60,11 +60,11 @@ class _Waiting:
         self.question = health_pb2.HealthCheckRequest(service=service)
         self._address = address
         self._timeout_s = timeout_s
-        self._patience = Patience(timeout_s)
+        self._deadline = Deadline(timeout_s)
         self._obstacle = "it was not asked"
 
     def left_s(self) -> float:
-        return self._patience.left_s()
+        return self._deadline.left_s()
 
     def is_over(self, answer: Any) -> bool:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

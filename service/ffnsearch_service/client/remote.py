@@ -24,8 +24,8 @@ from ffnsearch_service.client.asking import (
     predict_request,
 )
 from ffnsearch_service.client.call import Caller
-from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel, open_channel
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready, wait_until_ready_async
 from ffnsearch_service.client.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
 from ffnsearch_service.config import CALL_TIMEOUT_S

@@ -11,7 +11,7 @@ from typing import TextIO, Unpack
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client.asking import PredictOptions, PromptLike
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.prompt_files import count_prompts, read_prompts
 from ffnsearch_service.client.results import PromptResult, plain
 from ffnsearch_service.show.terminal import quoted, visible
