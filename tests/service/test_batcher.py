@@ -73,7 +73,7 @@ class Machine(RuleBasedStateMachine):
         return next(asked for asked in self.asked if asked.work is piece.work)
 
     def left(self, asked):
-        return len(asked.work.tokens) - len(asked.ran)
+        return len(asked.work.prompt_tokens) - len(asked.ran)
 
     @rule(ns=st.integers(1, 1000))
     def time_passes(self, ns):
@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
         assert self.batch.prompts == sum(piece.prompts for piece in pieces)
         assert not any(asked.work.call.over() for asked in self.members)
         assert 1 <= self.batch.prompts <= min(LIMITS.batch_prompts_max, head.batch_prompts_max)
-        tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in pieces)
+        tokens = sum(sum(piece.work.prompt_tokens[piece.first : piece.stop]) for piece in pieces)
         assert tokens <= LIMITS.batch_tokens_max or self.batch.prompts == 1
 
     def check_order(self):
@@ -181,8 +181,8 @@ class Machine(RuleBasedStateMachine):
             first_out = next(asked for asked in alike if asked not in self.members)
             before = alike.index(first_out)
             full = self.batch.prompts == min(LIMITS.batch_prompts_max, self.members[0].work.batch_prompts_max)
-            tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in self.batch.pieces)
-            next_tokens = first_out.work.tokens[len(first_out.ran)]
+            tokens = sum(sum(piece.work.prompt_tokens[piece.first : piece.stop]) for piece in self.batch.pieces)
+            next_tokens = first_out.work.prompt_tokens[len(first_out.ran)]
             assert full or tokens + next_tokens > LIMITS.batch_tokens_max
             assert all(
                 piece.prompts <= LIMITS.piece_prompts_max
@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             if works and asked.ended:
                 assert asked.work.error is None
                 covered = [row for first, stop in asked.work.parts for row in range(first, stop)]
-                assert covered == list(range(len(asked.work.tokens)))
+                assert covered == list(range(len(asked.work.prompt_tokens)))
             elif asked.ended:
                 assert asked.work.error is error or asked.work.call.over()
                 if asked in self.waiting:

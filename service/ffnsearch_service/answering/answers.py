@@ -88,7 +88,7 @@ class Part(NamedTuple):
     times: Times
     backend: str
 
-    def alone(self, *, with_freqs: bool) -> "Part":
+    def detached(self, *, with_freqs: bool) -> "Part":
         """The same, keeping nothing of other rows alive: for a job whose other pieces are still to come."""
         answers = self.answers.rows(self.first, self.stop, with_freqs=with_freqs)
         return Part(answers, 0, self.stop - self.first, self.times, self.backend)

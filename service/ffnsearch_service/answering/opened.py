@@ -67,7 +67,7 @@ class OpenSnapshot:
             limits=self.limits,
         )
         self._vocabulary = self.datastore.tokenizer.characters
-        self._usual = {name: self._usually(profile, name) for name, profile in self.profiles.items()}
+        self._common = {name: self._common_to(profile, name) for name, profile in self.profiles.items()}
         self._info = self._describe()
         self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
         self._changed = threading.Condition()
@@ -141,13 +141,13 @@ class OpenSnapshot:
         arrived_ns = time.perf_counter_ns()
         call.prompts = len(request.prompts)
         job = self.reader.predict_job(request)
-        usual = self._usual[job.profile_name] if job.profile_name else self._usually(job.profile, "")
+        common = self._common[job.profile_name] if job.profile_name else self._common_to(job.profile, "")
         work = Work(
             call,
             [min(len(prompt), self.datastore.window_tokens) for prompt in job.runnable],
             self._answer,
-            key=(self, usual.thresholds, job.exclude_self),
-            batch_prompts_max=usual.prompts_max,
+            key=(self, common.thresholds, job.exclude_self),
+            batch_prompts_max=common.prompts_max,
             job=job,
             is_heavy=job.response_bytes_max
             >= (EXPLAINED_RESPONSE_BYTES if job.include_contributions else LARGE_RESPONSE_BYTES),
@@ -155,8 +155,8 @@ class OpenSnapshot:
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
         response = pb.PredictResponse()
-        response.CopyFrom(usual.response)
-        writer = Writer(job, usual.result, self._vocabulary, self.datastore.window_tokens, self.datastore.unigram)
+        response.CopyFrom(common.response)
+        writer = Writer(job, common.result, self._vocabulary, self.datastore.window_tokens, self.datastore.unigram)
         writer.write(response.results, parts)
         timings = response.timings
         timings.tokenize_ns = tokenized_ns - arrived_ns
@@ -176,7 +176,7 @@ class OpenSnapshot:
     ) -> Generator[Work, Sequence[RankedNeighbors], pb.ListNeighborsResponse]:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
         job = self.reader.neighbors_job(request)
-        (ranked,) = yield self._alone(call, lambda check: self._rank(job.search, check), job.search)
+        (ranked,) = yield self._unshared_work(call, lambda check: self._rank(job.search, check), job.search)
         return self._page(job, ranked, call)
 
     def list_classes(
@@ -184,7 +184,7 @@ class OpenSnapshot:
     ) -> Generator[Work, Sequence[tuple[RankedNeighbors, list[SuffixClass]]], pb.ListClassesResponse]:
         """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
         job = self.reader.classes_job(request)
-        ((ranked, classes),) = yield self._alone(call, lambda check: self._explain(job, check), job.search)
+        ((ranked, classes),) = yield self._unshared_work(call, lambda check: self._explain(job, check), job.search)
         return pb.ListClassesResponse(
             classes=[
                 class_message(found, self.datastore.tokenizer, next_tokens_max=self.limits.top_n_default)
@@ -239,13 +239,13 @@ class OpenSnapshot:
         times = Times(found.model_ns, found.search_ns, time.perf_counter_ns() - searched_ns, len(prompts))
         parts = [Part(answers, first, stop, times, found.backend) for answers, first, stop in pieces]
         return [
-            part if piece.is_whole else part.alone(with_freqs=piece.work.job.needs_freqs)
+            part if piece.is_whole else part.detached(with_freqs=piece.work.job.needs_freqs)
             for part, piece in zip(parts, batch.pieces, strict=True)
         ]
 
-    def _usually(self, profile: Profile, name: str) -> "_Usual":
+    def _common_to(self, profile: Profile, name: str) -> "_Common":
         sum_bytes = 8 * max(1, sum(map(len, profile.blocks))) * self.datastore.manifest.vocabulary_size
-        return _Usual(
+        return _Common(
             thresholds=tuple(profile.thresholds_by_block),
             response=pb.PredictResponse(
                 snapshot_id=self.id,
@@ -270,7 +270,7 @@ class OpenSnapshot:
             version=software_version(),
         )
 
-    def _alone(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
+    def _unshared_work(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
         """Work of one prompt that no other shares; its response takes reading from disk."""
         window_tokens = min(len(search.prompt), self.datastore.window_tokens)
 
@@ -325,7 +325,7 @@ class OpenSnapshot:
         return ranked
 
 
-class _Usual(NamedTuple):
+class _Common(NamedTuple):
     """What all calls with a profile have in common.
 
     response, result: without what was found, to be copied. prompts_max: as many prompts' sums as the budget holds.
