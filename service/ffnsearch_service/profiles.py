@@ -44,7 +44,7 @@ def read_profile(message: pb.Profile) -> Profile:
     kind = KINDS.get(message.kind)
     if kind is None:
         raise ProfileError(
-            f"profile.kind: {message.kind} is no kind that this version knows: it knows sums and products",
+            f"profile.kind: {message.kind} is not a kind that this version knows: choose sum or product",
             reason="UNKNOWN_PROFILE_KIND",
             field="profile.kind",
         )
@@ -81,7 +81,7 @@ def _read_product(message: pb.Profile) -> ProductProfile:
 
 
 def _require_unset(message: Any, names: Sequence[str], path: str, kind: Kind) -> None:
-    """Refuse fields of the other kind: what would have no effect was hardly meant."""
+    """Refuse fields of the other kind: they would have no effect, which is hardly intended."""
     for field, _ in message.ListFields():
         if field.name in names:
             raise ProfileError(

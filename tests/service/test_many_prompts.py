@@ -158,7 +158,7 @@ def test_progress_counts_results_and_refusals():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"prompts": "text"}, "several"), ({"size": 0}, "at least 1"), ({"concurrency": 257}, "1 to 256")],
+    [({"prompts": "text"}, "give a list of texts"), ({"size": 0}, "at least 1"), ({"concurrency": 257}, "1 to 256")],
 )
 def test_what_makes_no_sense_is_refused_at_once(arguments, message):
     with pytest.raises(RequestError, match=message):

@@ -32,12 +32,12 @@ Lease = Callable[[str], AbstractContextManager[OpenSnapshot]]
 """Gives the open snapshot of a name for the length of one request; raises FfnSearchError where there is none."""
 
 Observer = Callable[[Batch, Sequence[Any]], None]
-"""Told of each batch that was answered, and its parts, on the engine's thread: it has to be quick."""
+"""Called with each batch that was answered, and its parts, on the engine's thread: it has to be quick."""
 
 Result = TypeVar("Result")
 
 LARGE_REQUEST_BYTES = 2048
-"""Requests from here on are read and checked on a thread: half a millisecond for some 60 prompts."""
+"""Requests of this size or more are read and checked on a thread: it takes half a millisecond for some 60 prompts."""
 
 READERS = 2
 """Threads that check large requests and write large responses: they share an interpreter, so more gain nothing."""
@@ -62,7 +62,7 @@ METHODS = {
 class Engine(Closing):
     """Answers the calls of the wire contract. Any thread may call it; close it once, at the end.
 
-    batcher: what waits and what runs; to be looked at, not to be changed.
+    batcher: what waits and what runs, for reading only.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Engine(Closing):
             self.batcher.leave()
 
     def observe(self, observer: Observer) -> None:
-        """Let somebody know of every batch from now on."""
+        """Call an observer with every batch from now on."""
         self._observers.append(observer)
 
     def close(self) -> None:
@@ -184,14 +184,14 @@ class Engine(Closing):
             raise
 
     async def _elsewhere(self, snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
-        """Take a step that is too long for the loop on a thread; a snapshot stays open until it is through."""
+        """Run a step that takes too long for the loop on a thread; the snapshot stays open meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step, *arguments)
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
         step_back()
         while self._run_next():
-            pass  # what waits here keeps nothing of the batch before, nor of its snapshot
+            pass  # while the next call waits, nothing refers to the previous batch and its snapshot
 
     def _run_next(self) -> bool:
         """Run one batch as soon as there is one; False at the end."""
@@ -220,13 +220,13 @@ def _read(kind: type[Message], data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError:
         raise RequestError(
-            f"the request is no {kind.DESCRIPTOR.full_name}: check that both sides have the same .proto file",
+            f"the request is not a {kind.DESCRIPTOR.full_name}: check that both sides have the same .proto file",
             reason="MALFORMED_REQUEST",
         ) from None
 
 
 def _finish(steps: Generator[Work, Any, Message], work: Work) -> Message:
-    """Write the response to work that has ended, or raise why there is none."""
+    """Write the response to work that has ended, or raise the error that it ended with."""
     if work.error is not None:
         raise work.error
     try:

@@ -1,4 +1,4 @@
-"""How a page token says where a list goes on, and refuses to go on with another list."""
+"""How many entries a page has, and how its token says where the list goes on; a token of another list is refused."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ _SEAL_BYTES = 16
 
 @dataclass(frozen=True)
 class Page:
-    """A part of one list. key: names the list. offset: where the page begins. size: its most entries, at least 1."""
+    """A part of one list. key: names the list. offset: where the page begins. size: most entries, at least 1."""
 
     key: str
     offset: int
@@ -43,14 +43,14 @@ def page_token(key: str, offset: int) -> str:
 
 
 def read_page_token(token: str, key: str, *, size: int) -> Page:
-    """The page that a token stands for; an empty one is the first. Raises RequestError for one of another list."""
+    """The page that a token stands for, the first for an empty one. Raises RequestError for a token of another list."""
     if not token:
         return Page(key, 0, size)
     try:
         offset = int.from_bytes(base64.urlsafe_b64decode(token)[:_OFFSET_BYTES], "big")
     except (binascii.Error, ValueError):
         offset = 0
-    if token != page_token(key, offset):  # also what decodes to the same, but is written in another way
+    if token != page_token(key, offset):  # another spelling of the same bytes is refused too
         raise RequestError(
             "page_token: it belongs to another request or snapshot: begin again without one, or repeat the request "
             "with the same prompt, block, threshold and exclude_self",

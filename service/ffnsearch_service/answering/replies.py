@@ -105,5 +105,5 @@ def snapshot_message(manifest: Manifest) -> pb.SnapshotInfo:
 
 
 def limits_message(limits: Limits) -> pb.Limits:
-    """Tell the limits that a caller can meet."""
+    """Describe the limits that a caller can run into."""
     return pb.Limits(**{field.name: getattr(limits, field.name) for field in pb.Limits.DESCRIPTOR.fields})

@@ -188,7 +188,7 @@ class RequestReader:
         return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
 
     def _threshold(self, request: BlockRequest) -> float:
-        name, profile = self._named_profile(request.profile_name)  # there has to be one, needed or not
+        name, profile = self._named_profile(request.profile_name)  # the name must exist even where a threshold is given
         if request.HasField("threshold"):
             _require(
                 -1 <= request.threshold <= 1,

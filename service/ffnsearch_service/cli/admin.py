@@ -22,7 +22,7 @@ EXAMPLES = (
     "--ca-file ca.pem --token-file admin.token search.example:443 list",
 )
 
-Etag = Annotated[str, typer.Option(help="Refuse if it is no longer this one; `list` tells it.", metavar="ETAG")]
+Etag = Annotated[str, typer.Option(help="Refuse if the etag is no longer this one; `list` shows it.", metavar="ETAG")]
 Name = Annotated[str, typer.Argument(help="Name of a snapshot.", show_default=False)]
 Gate = Annotated[
     str,

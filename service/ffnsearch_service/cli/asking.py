@@ -25,7 +25,7 @@ ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's pro
 
 @with_server_options
 def info(target: Target, server: ServerOptions, as_json: AsJson = False, skip_verify: SkipVerify = False) -> None:
-    """Tell what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
+    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
     with open_target(target, server, skip_verify=skip_verify) as calls:
         from ffnsearch_service.show.as_json import print_json
         from ffnsearch_service.show.info import print_info

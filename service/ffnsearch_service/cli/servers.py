@@ -54,7 +54,7 @@ _NOT_ACCESS = ("snapshot", "timeout_s")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What was said about the server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
+    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
 
     snapshot: str
     timeout_s: float
@@ -64,7 +64,7 @@ class ServerOptions:
 def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
     """Give a subcommand the options of a server, `without` some, in place of its parameter `server`, a ServerOptions.
 
-    An option that it is without stays at its default.
+    An option that is left out keeps its default.
     """
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "server"]

@@ -1,4 +1,4 @@
-"""How one call is made: its deadline covers all tries, its token goes along, its failure becomes an exception.
+"""How one call is made: its deadline covers all tries, its token goes with it, its failure becomes an exception.
 
 gRPC itself retries UNAVAILABLE, as service_config.json says. A call that the server refused for being busy is sent
 again only where the client was asked to: then after the time that the server's RetryInfo names, and never past the
@@ -28,7 +28,7 @@ class Deadline:
     """When one call must have ended, all tries together."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Begin now; `math.inf` is for ever. Raises RequestError for what is no number."""
+        """Begin now; `math.inf` is for ever. Raises RequestError for NaN."""
         if math.isnan(timeout_s):
             raise RequestError("timeout_s is nan: give seconds", field="timeout_s")
         self._deadline_s = time.monotonic() + min(timeout_s, TIMEOUT_S_MAX)
@@ -38,7 +38,7 @@ class Deadline:
         return max(0.0, self._deadline_s - time.monotonic())
 
     def pause_s(self, error: ServiceError) -> float | None:
-        """How long to wait before a refused call is sent again, None if that would be no use.
+        """How long to wait before a refused call is sent again, None if it should not be.
 
         That is up to half longer than the server asks, so that callers refused together do not come back together.
         """
@@ -59,13 +59,13 @@ class Caller:
         self._is_closed = False
 
     def close(self) -> None:
-        """Make no call from now on. Call it before the channel is closed."""
+        """Make no calls from now on. To be called before the channel is closed."""
         self._is_closed = True
 
     def call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """Send a request through a method of a stub, and return the response.
 
-        Raises ServiceError, CredentialsError, and RequestError for a time that is none.
+        Raises ServiceError, CredentialsError, and RequestError for a `timeout_s` that is NaN.
         """
         deadline = self._deadline(timeout_s)
         while True:
@@ -73,9 +73,9 @@ class Caller:
             try:
                 return method(request, timeout=deadline.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
-                self._require_open()  # a call under way fails otherwise, in gRPC's own words
+                self._require_open()  # else a call under way would fail in gRPC's own words
                 pause_s = self._pause_s(error, deadline)
-            except ValueError:  # gRPC's word for a channel that another thread closed just now
+            except ValueError:  # what gRPC raises where another thread has just closed the channel
                 self._require_open()
                 raise
             time.sleep(pause_s)
@@ -90,7 +90,7 @@ class Caller:
             except grpc.RpcError as error:
                 pause_s = self._pause_s(error, deadline)
             except asyncio.CancelledError:
-                if not _is_cancelled():  # the call is, by a channel that was closed
+                if not _is_cancelled():  # the call is cancelled, by a channel that was closed
                     self._require_open()
                 raise
             await asyncio.sleep(pause_s)
@@ -114,6 +114,6 @@ class Caller:
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody wants the current task to end."""
+    """Whether the current task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -35,13 +35,13 @@ def read_prompts(path: Path) -> Iterator[PromptLike]:
 
 
 def count_prompts(path: Path) -> int:
-    """How many prompts a file holds, 0 where that cannot be told beforehand."""
+    """How many prompts a file holds, 0 where that is not known beforehand."""
     if not os.path.isfile(path):
         return 0
     try:
         with path.open("rb") as file:
             return sum(1 for _ in _lines(file))
-    except OSError:  # `read_prompts` tells it
+    except OSError:  # `read_prompts` reports it
         return 0
 
 
@@ -58,7 +58,7 @@ def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
     if len(line) > LINE_BYTES_MAX:
         raise RequestError(f"{place} has more than {LINE_BYTES_MAX:,} bytes: give a file with a prompt a line")
     if not as_json:
-        return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused as a prompt, alone
+        return line.decode(errors="surrogateescape")  # a prompt that is not UTF-8 is refused alone
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:

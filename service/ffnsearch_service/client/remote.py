@@ -34,9 +34,9 @@ from ffnsearch_service.config import CALL_TIMEOUT_S
 class Client(Calls):
     """Calls a server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
-    timeout_s: time allowed for a call, all tries together, where the call does not say. retry_overloaded: send a call
+    timeout_s: time allowed for a call, all tries together, unless the call gives its own. retry_overloaded: send a call
     again that the server refused for being busy, when it asks to be asked again, within the call's time; calls that
-    find no server (UNAVAILABLE) are always sent again. What else may be said is in AccessOptions; it raises
+    find no server (UNAVAILABLE) are always sent again. The other options are those of AccessOptions, which raise
     CredentialsError. The connection is made by the first call. It is direct: proxies in the environment are not used.
     """
 
@@ -146,7 +146,7 @@ class AsyncClient:
         return reading.class_list(await self._send("ListClasses", request, timeout_s), block)
 
     async def info(self, *, snapshot: str = "", timeout_s: float | None = None) -> Info:
-        """Tell what is served, and within which limits. snapshot: name or alias."""
+        """Describe what is served, and within which limits. snapshot: name or alias."""
         return reading.info(await self._send("GetInfo", info_request(snapshot), timeout_s))
 
     async def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:

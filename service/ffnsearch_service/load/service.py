@@ -48,7 +48,7 @@ When in eternal lines to time thou grow'st:
 So long as men can breathe or eyes can see,
 So long lives this, and this gives life to thee.
 """
-"""Whose windows are the prompts where none are given."""
+"""Its windows are the prompts where none are given."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _asking(methods: Sequence[Any], requests: Sequence[pb.PredictRequest], beare
 
 
 async def _tick(progress: Progress, level: int, levels: int, level_s: int) -> None:
-    """Tell every second how far the load is."""
+    """Report every second how far the load is."""
     for passed_s in range(level_s):
         progress("load", level * level_s + passed_s, levels * level_s, f"s, level {level + 1} of {levels}")
         await asyncio.sleep(1)

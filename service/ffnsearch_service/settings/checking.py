@@ -113,7 +113,7 @@ def _state(config: ServerConfig) -> CatalogState:
 
 def _require_places(config: ServerConfig, state: CatalogState) -> None:
     most = config.limits.snapshots_max
-    if any(name in config.snapshots for name in list(state.snapshots)[most:]):  # of others a start only complains
+    if any(name in config.snapshots for name in list(state.snapshots)[most:]):  # a start only warns about others
         raise ExhaustedError(
             f"{len(state.snapshots)} snapshots are to be open, more than {most}: raise it, or leave some out",
             reason="TOO_MANY_SNAPSHOTS",

@@ -32,7 +32,7 @@ def problems(config: ServerConfig, origin: Origin, doubtful: Collection[str] = (
 
 
 def warnings(config: ServerConfig) -> Iterator[str]:
-    """What a server can run with, though it may not be meant."""
+    """What a server can run with, though it may not be intended."""
     if config.insecure_public and not is_loopback(config.host):
         yield f"{config.host} can be reached from other machines, and server.insecure_public lets anyone call"
     if config.insecure_public and config.metrics.port is not None and not is_loopback(config.metrics.host):

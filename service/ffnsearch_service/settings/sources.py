@@ -27,7 +27,7 @@ _ENTRY = re.compile(r"\s*([\w.\"'-]+(?:\s*\.\s*[\w\"'-]+)*)\s*=")
 class Given(NamedTuple):
     """One setting as a source gives it.
 
-    key: `section.name`, or what stands there instead of one. raw: its value. origin: `FILE line N`, `environment
+    key: `section.name`, or whatever stands in its place. raw: its value. origin: `FILE line N`, `environment
     NAME` or `flag --NAME`. is_text: whether a number is written out. folder: where a relative path starts, itself
     relative to the working directory.
     """

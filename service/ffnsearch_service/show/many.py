@@ -31,10 +31,10 @@ def print_many(
     concurrency: int,
     **options: Unpack[PredictOptions],
 ) -> list[str]:
-    """Print a line for each prompt, of a list or of a file; returns what is to be said about those refused.
+    """Print a line for each prompt, of a list or of a file; returns a line about those refused, if any.
 
     A line of JSON has the prompt and the fields of its PromptResult. Where the lines do not go to a terminal, a bar on
-    stderr tells how far they are. Raises FfnSearchError, after the lines of the prompts before.
+    stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts before.
     """
     total = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
     asked: deque[PromptLike] = deque()
