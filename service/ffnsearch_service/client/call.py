@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.client.channel import Bearer
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.errors import CallCancelledError, RequestError, ResourceExhaustedError, ServiceError
-from ffnsearch_service.status import service_error
 
 TIMEOUT_S_MAX = 1e9
 """30 years. Beyond 200 years gRPC's own clock overflows, and the call would be over before it began."""

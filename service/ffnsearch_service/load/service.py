@@ -19,13 +19,13 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client import AsyncClient
 from ffnsearch_service.client.asking import PredictOptions, PromptLike, predict_request
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.client.prompt_files import read_prompts
 from ffnsearch_service.client.results import Info
 from ffnsearch_service.config import CALL_TIMEOUT_S
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.load.measuring import STAGES, Arrivals, Ask, Load, Reply, at_rate, by_callers
 from ffnsearch_service.load.summary import Document, summary
-from ffnsearch_service.status import service_error
 
 REQUESTS_MAX = 256
 """Most different requests: written before the load begins, then sent over and over."""
