@@ -29,10 +29,10 @@ import recording
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.client.channel import open_async_channel
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.config import Limits
 from ffnsearch_service.load.measuring import Ask, Load, Reply, Sample, at_rate, by_callers
 from ffnsearch_service.load.summary import percentiles_ms
-from ffnsearch_service.status import service_error
 
 PROMPTS = 1024
 """Different prompts; calls go round."""

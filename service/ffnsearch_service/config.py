@@ -7,14 +7,23 @@ from typing import Literal
 
 MIB = 1 << 20
 
+Backend = Literal["auto", "fused", "tiles", "exact", "faiss", "faiss-ivf"]
+"""`auto`, or a name of `answer.backends.BACKENDS`; that module imports torch, which settings do not need."""
+
 TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
 """The variable of the environment that may hold a client's token: a command line is no place for one."""
+
+CALL_TIMEOUT_S = 30.0
+"""How long a call may take where a client does not say: gRPC's own default is for ever."""
+
+LOAD_TIMEOUT_S = 600.0
+"""How long the load of a snapshot may take where a client does not say: it reads every byte, seconds for each GB."""
 
 DEFAULT_ALIAS = "default"
 """The alias that a request without a snapshot means."""
 
 MIN_SHARE_DEFAULT = 0.5
-"""Least share of a class that is above the threshold where a request does not say: more of it is than is not."""
+"""Least share of a class that is above the threshold where a request does not say: most of it is."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,14 @@ class Limits:
     top_n_default: int = 10  # tokens of an answer where a request does not say
     page_size_default: int = 20  # neighbors; a screen of them
     page_size_max: int = 1000  # neighbors; more are cut by bytes anyway
-    page_bytes_max: int = 2 * MIB  # a page ends early rather than grow beyond what reads at once
+    page_bytes_max: int = 2 * MIB  # a page ends early rather than grow beyond what is read at once
     context_tokens_default: int = 30  # about half a line on either side
     context_tokens_max: int = 200  # on either side: a paragraph
     places_default: int = 3  # places of a neighbor in the corpus; enough to see what it is
     places_max: int = 100  # a short neighbor is in thousands of places
     classes_default: int = 10  # what is read at a glance
     classes_max: int = 100  # lines of an explanation; beyond, it explains less than it lists
-    calls_max: int = 512  # two batches of one prompt a call, one that runs and one that waits; then come back
+    calls_max: int = 512  # two batches of one prompt a call, one that runs and one that waits
     queue_prompts_max: int = 4096  # four of the largest calls wait; more would wait past any patience
     batch_prompts_max: int = 256  # throughput hardly grows beyond, and a small call waits for it to end
     batch_tokens_max: int = 64 * 1024  # of the windows: bounds how long the model holds a batch of long ones
@@ -44,7 +53,7 @@ class Limits:
     ranked_lists_max: int = 8  # searches whose pages can be read on without searching again
     ranked_bytes_max: int = 256 * MIB  # 16 bytes a neighbor
     unread_bytes_max: int = 512 * MIB  # of responses that callers leave unread; a connection has room for two full ones
-    streams_max: int = 1024  # calls at a time on one connection: more than find a place, so these are refused in words
+    streams_max: int = 1024  # calls at a time on one connection: above calls_max, so that a refusal says why
     metadata_bytes_max: int = 8192  # of one call; a token and a trace take some hundred
     handshake_ms_max: int = 10_000  # a connection that says nothing is let go
     ping_interval_ms_min: int = 10_000  # between a client's pings while no data flows; gRPC's own is 5 minutes
@@ -54,7 +63,7 @@ class Limits:
     connection_idle_ms_max: int = 1_800_000  # a connection without calls is closed; clients open another by themselves
     connection_age_ms_max: int = 3_600_000  # so that a replaced certificate or client CA reaches everybody
     connection_age_grace_ms_max: int = 300_000  # longest that a call may go on after that: streams begin again
-    tokens_check_ms_max: int = 250  # oldest look at the tokens file: how long a revoked token may still be taken
+    tokens_check_ms_max: int = 250  # between two looks at the tokens file: so long a revoked token may be accepted
     snapshots_max: int = 16  # open at a time; each holds some tens of files
     snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
     aliases_max: int = 256  # names for people; a thousand would be somebody's mistake
@@ -80,14 +89,16 @@ class TlsSettings:
 class AuthSettings:
     """Who may call. Immutable."""
 
-    tokens_file: Path | None = None  # hashes of bearer tokens with their scopes; with it every call needs a token
+    tokens_file: Path | None = (
+        None  # hashes of bearer tokens with their scopes; with it every call but Health/Check needs a token
+    )
 
 
 @dataclass(frozen=True)
 class MetricsSettings:
     """Where measurements, liveness and readiness can be read over HTTP. Immutable."""
 
-    host: str = "127.0.0.1"  # they tell what is served, and how much: for this machine alone unless asked for
+    host: str = "127.0.0.1"  # they reveal what is served, and how much: by default to this machine alone
     port: int | None = None  # absent: off; 0 takes a free one
 
 
@@ -108,8 +119,9 @@ class TracingSettings:
 
 @dataclass(frozen=True)
 class AdminSettings:
-    """What the administrative calls may reach; they are switched on by `admin` of the server. Immutable."""
+    """Whether there are administrative calls, and what they may reach. Immutable."""
 
+    enabled: bool = False  # loading, unloading, aliases and builds over the wire
     snapshots_folder: Path | None = None  # only what lies in it can be loaded; builds are written there
     corpora_folder: Path | None = None  # only texts in it can be built from
     models_folder: Path | None = None  # only models in it can be built with
@@ -126,14 +138,15 @@ class ServerConfig:
     snapshots: Mapping[str, Path] = field(default_factory=dict)  # by name; all are open from the start
     host: str = "127.0.0.1"  # another one can be reached by others: that needs TLS and tokens
     port: int = 50051  # 0 takes a free one
-    backend: str = "auto"  # what searches: auto (the fastest that is there), fused, tiles, exact, faiss or faiss-ivf
+    backend: Backend = (
+        "auto"  # what searches: auto (the fastest that is there), fused, tiles, exact, faiss or faiss-ivf
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where; auto goes on with the CPU when a GPU fails, cuda does not
     threads: int | None = None  # for the model and the search; absent: one a core
     verify: Literal["all", "sizes"] = "all"  # read every byte of a snapshot when it is opened, or compare sizes alone
-    insecure_public: bool = False  # listen beyond this machine, though anyone may then call
+    insecure_public: bool = False  # allow other machines to reach host and metrics.host without TLS and tokens
     grace_s: float = 10.0  # how long running calls may go on after SIGTERM; orchestrators allow 30 s
-    reflection: bool = True  # tell clients which services there are; they hold no secret
-    admin: bool = False  # loading, unloading, aliases and builds over the wire
+    reflection: bool = True  # tell clients which services there are, which is no secret
     state_folder: Path | None = None  # where what was changed over the wire is kept for the next start
     aliases: Mapping[str, str] = field(default_factory=dict)  # by alias, the name of a snapshot
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -141,5 +154,5 @@ class ServerConfig:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
-    administration: AdminSettings = field(default_factory=AdminSettings)  # section `admin`
+    admin: AdminSettings = field(default_factory=AdminSettings)
     limits: Limits = field(default_factory=Limits)

@@ -15,12 +15,13 @@ from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.models import reference_folder
 from ffnsearch_service.client import Client
-from ffnsearch_service.client.calls import Calls
 from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.results import PromptResult
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.settings.sources import ENVIRONMENT_PREFIX
 from ffnsearch_service.show import answers as show
+from ffnsearch_service.show.terminal import quoted
 
 PROMPTS = ("And only l", "hing tremb", "my most gr")
 TOP_N = 5
@@ -93,7 +94,7 @@ def _ask(calls: Calls) -> None:
     show.print_prediction(PROMPTS, answer)
     for prompt, result in zip(PROMPTS, answer.results, strict=True):
         block = _weightiest_block(result)
-        print(f"\nWhy {show.quoted(prompt)}: in ", end="")
+        print(f"\nWhy {quoted(prompt)}: in ", end="")
         show.print_evidence(collect(calls, prompt, block, limit=NEIGHBORS))
     print()
 

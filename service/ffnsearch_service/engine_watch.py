@@ -15,7 +15,7 @@ def watch_engine(engine: Engine, metrics: Metrics) -> None:
 
     def batched(batch: Batch, parts: Sequence[Any]) -> None:
         pieces = batch.pieces
-        tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in pieces)
+        tokens = sum(sum(piece.work.prompt_tokens[piece.first : piece.stop]) for piece in pieces)
         metrics.batched(len(pieces), batch.prompts, tokens)
         metrics.taken([piece.work.waited_ns / 1e9 for piece in pieces if piece.first == 0])
         if isinstance(parts[0], Part):

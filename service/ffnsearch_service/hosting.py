@@ -119,7 +119,7 @@ async def _serve(
 def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None, Operations, CatalogWatch]]:
     """Everything behind the socket, in the order in which it depends on each other."""
     with ExitStack() as parts:
-        others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin else ()
+        others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin.enabled else ()
         operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
         if operations.address:
             _log.info("measurements and probes: http://%s/metrics, /livez, /readyz", operations.address)
@@ -137,7 +137,7 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         _restore(catalog, config)
         engine = parts.enter_context(Engine(catalog.lease, config.limits))
         watch_engine(engine, operations.metrics)
-        administration = _administration(config, catalog, parts) if config.admin else None
+        administration = _administration(config, catalog, parts) if config.admin.enabled else None
         yield engine, administration, operations, watch
 
 
@@ -176,7 +176,7 @@ def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
 
 
 def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts: ExitStack) -> Administration:
-    settings = config.administration
+    settings = config.admin
     folders = Folders(settings.snapshots_folder, settings.corpora_folder, settings.models_folder)
     builds = None
     if config.state_folder:

@@ -1,8 +1,6 @@
-"""How profiles travel: messages and files to profiles, and profiles to messages."""
+"""How profiles travel: messages become profiles, and profiles become messages."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
@@ -15,9 +13,6 @@ KINDS: dict[int, Kind] = {
     pb.PROFILE_KIND_SUM: "sum",
     pb.PROFILE_KIND_PRODUCT: "product",
 }
-
-PROFILE_FILE_BYTES_MAX = 4 << 20
-"""Largest file with a profile: no larger one could be sent."""
 
 _OF_A_SUM = ("mass_power",)
 _OF_A_PRODUCT = ("prior_weight", "token_bias")
@@ -49,35 +44,11 @@ def read_profile(message: pb.Profile) -> Profile:
     kind = KINDS.get(message.kind)
     if kind is None:
         raise ProfileError(
-            f"profile.kind: {message.kind} is no kind that this version knows: it knows sums and products",
+            f"profile.kind: {message.kind} is not a kind that this version knows: choose sum or product",
             reason="UNKNOWN_PROFILE_KIND",
             field="profile.kind",
         )
     return _read_product(message) if kind == "product" else _read_sum(message)
-
-
-def load_profile(path: Path) -> Profile:
-    """Read a profile from a JSON file in the form that a manifest stores. Raises ProfileError, which names the file.
-
-    A request has no use for a name and a source: they are not looked at.
-    """
-    try:
-        with path.open("rb") as file:
-            text = file.read(PROFILE_FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror}; give a JSON file with a profile") from None
-    if len(text) > PROFILE_FILE_BYTES_MAX:
-        raise ProfileError(f"{path} has more than {PROFILE_FILE_BYTES_MAX} bytes: no profile is so large")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProfileError(f"{path} is no JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ProfileError(f"{path} holds no JSON object: `ffnsearch info --json` shows how profiles look")
-    try:
-        return Profile.from_json({**document, "name": "", "source": ""})
-    except ProfileError as error:
-        raise ProfileError(f"{path}: {error.message}", reason=error.reason) from None
 
 
 def _read_sum(message: pb.Profile) -> SumProfile:
@@ -110,7 +81,7 @@ def _read_product(message: pb.Profile) -> ProductProfile:
 
 
 def _require_unset(message: Any, names: Sequence[str], path: str, kind: Kind) -> None:
-    """Refuse fields of the other kind: what would have no effect was hardly meant."""
+    """Refuse fields of the other kind: they would have no effect, which is hardly intended."""
     for field, _ in message.ListFields():
         if field.name in names:
             raise ProfileError(

@@ -1,4 +1,4 @@
-"""How errors become google.rpc.Status on the wire, and how they come back as exceptions.
+"""How errors become google.rpc.Status on the wire.
 
 The codes follow AIP-193. What a caller can mend is INVALID_ARGUMENT, except a profile name that the snapshot does
 not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. A class that is not in the
@@ -12,9 +12,7 @@ import secrets
 from typing import Any
 
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import (
@@ -29,30 +27,16 @@ from ffnsearch_indexer.errors import (
     TokenError,
 )
 from ffnsearch_service.errors import (
-    AbortedError,
     AbsentError,
-    AlreadyExistsError,
     AuthenticationError,
-    CallCancelledError,
-    DeadlineExceededError,
     ExhaustedError,
-    FailedPreconditionError,
-    InternalError,
-    InvalidRequestError,
     LostUpdateError,
-    NotFoundError,
     OverloadedError,
-    PermissionDeniedError,
     PresentError,
     RequestError,
-    ResourceExhaustedError,
     ScopeError,
-    ServiceError,
     ShuttingDownError,
     StateError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
     UnreadError,
 )
 
@@ -84,21 +68,6 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (AuthenticationError, code_pb2.UNAUTHENTICATED),
     (ScopeError, code_pb2.PERMISSION_DENIED),
 )
-_ERROR_OF_CODE: dict[str, type[ServiceError]] = {
-    "INVALID_ARGUMENT": InvalidRequestError,
-    "UNAUTHENTICATED": UnauthenticatedError,
-    "PERMISSION_DENIED": PermissionDeniedError,
-    "NOT_FOUND": NotFoundError,
-    "ALREADY_EXISTS": AlreadyExistsError,
-    "FAILED_PRECONDITION": FailedPreconditionError,
-    "ABORTED": AbortedError,
-    "RESOURCE_EXHAUSTED": ResourceExhaustedError,
-    "DEADLINE_EXCEEDED": DeadlineExceededError,
-    "CANCELLED": CallCancelledError,
-    "UNIMPLEMENTED": UnimplementedError,
-    "INTERNAL": InternalError,
-    "UNAVAILABLE": UnavailableError,
-}
 
 _log = logging.getLogger(__name__)
 
@@ -147,55 +116,11 @@ def status_of(error: Exception) -> status_pb2.Status:
     return status_pb2.Status(code=shown.code, message=shown.message, details=[_pack(detail) for detail in details])
 
 
-def service_error(error: Any, address: str) -> ServiceError:
-    """Turn a failed call to `address`, a grpc.RpcError of either kind of client, into what a client raises."""
-    code = error.code().name
-    kind = _ERROR_OF_CODE.get(code, ServiceError)
-    try:
-        status = rpc_status.from_call(error)
-        details = _details(status)
-    except (ValueError, DecodeError):  # details that contradict the code, or cannot be read: some proxy's
-        status, details = None, _details(None)
-    if status is None:
-        return kind(
-            f"the call to {address} failed with {code}: {error.details()}{_advice(code)}", code=code, reason=code
-        )
-    info, bad_request, retry = details
-    return kind(
-        status.message,
-        code=code,
-        reason=info.reason or code,
-        field=bad_request.field_violations[0].field if bad_request.field_violations else "",
-        metadata=dict(info.metadata),
-        retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
-    )
-
-
-def _details(
-    status: status_pb2.Status | None,
-) -> tuple[error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo]:
-    """The details of a status that a client reads, each empty where the status has none."""
-    found = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    for packed in status.details if status else ():
-        for detail in found:
-            packed.Unpack(detail)
-    return found
-
-
 def _code(error: Exception) -> int:
     code: int = next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), code_pb2.INTERNAL)
     if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
         return code
     return _CODE_OF_REASON.get(error.reason, code)
-
-
-def _advice(code: str) -> str:
-    return {
-        "DEADLINE_EXCEEDED": "; allow more time, or send fewer prompts",
-        "UNAVAILABLE": "; check the address, whether the server runs, and whether it wants TLS",
-        "RESOURCE_EXHAUSTED": "; `info` tells the server's limits",
-        "UNIMPLEMENTED": "; another service listens there, or another version",
-    }.get(code, "")
 
 
 def _pack(message: Any) -> any_pb2.Any:

@@ -119,7 +119,7 @@ def make_site(root: Path) -> None:
 def served(root: Path, *, protected: bool = False) -> Iterator[Server]:
     """Serve a site in a process of its own, with administration; protected: with TLS and tokens."""
     settings = {
-        "server.admin": "true",
+        "admin.enabled": "true",
         "server.state_folder": root / "state",
         "metrics.port": free_port(),
         "logging.format": "json",

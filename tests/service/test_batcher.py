@@ -73,7 +73,7 @@ class Machine(RuleBasedStateMachine):
         return next(asked for asked in self.asked if asked.work is piece.work)
 
     def left(self, asked):
-        return len(asked.work.tokens) - len(asked.ran)
+        return len(asked.work.prompt_tokens) - len(asked.ran)
 
     @rule(ns=st.integers(1, 1000))
     def time_passes(self, ns):
@@ -100,7 +100,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         tokens=TOKENS,
-        key=st.sampled_from([None, "a", "b"]),
+        key=st.sampled_from(["a", "b"]) | st.builds(object),
         most=st.sampled_from([2, 1000]),
         remaining_s=st.sampled_from([None, 0.0, 1e9]),
     )
@@ -168,11 +168,8 @@ class Machine(RuleBasedStateMachine):
         assert {piece.work.key for piece in pieces} == {head.key}
         assert self.batch.prompts == sum(piece.prompts for piece in pieces)
         assert not any(asked.work.call.over() for asked in self.members)
-        if head.key is None:
-            assert [piece.is_whole for piece in pieces] == [True]
-            return
         assert 1 <= self.batch.prompts <= min(LIMITS.batch_prompts_max, head.batch_prompts_max)
-        tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in pieces)
+        tokens = sum(sum(piece.work.prompt_tokens[piece.first : piece.stop]) for piece in pieces)
         assert tokens <= LIMITS.batch_tokens_max or self.batch.prompts == 1
 
     def check_order(self):
@@ -180,12 +177,12 @@ class Machine(RuleBasedStateMachine):
         alike = [asked for asked in self.waiting if asked.work.key == self.waiting[0].work.key]
         assert self.members == [asked for asked in alike if asked in self.members]
         assert self.members[0] is self.waiting[0]
-        if len(self.members) < len(alike) and self.batch.pieces[0].work.key is not None:
+        if len(self.members) < len(alike):
             first_out = next(asked for asked in alike if asked not in self.members)
             before = alike.index(first_out)
             full = self.batch.prompts == min(LIMITS.batch_prompts_max, self.members[0].work.batch_prompts_max)
-            tokens = sum(sum(piece.work.tokens[piece.first : piece.stop]) for piece in self.batch.pieces)
-            next_tokens = first_out.work.tokens[len(first_out.ran)]
+            tokens = sum(sum(piece.work.prompt_tokens[piece.first : piece.stop]) for piece in self.batch.pieces)
+            next_tokens = first_out.work.prompt_tokens[len(first_out.ran)]
             assert full or tokens + next_tokens > LIMITS.batch_tokens_max
             assert all(
                 piece.prompts <= LIMITS.piece_prompts_max
@@ -209,7 +206,7 @@ class Machine(RuleBasedStateMachine):
             if works and asked.ended:
                 assert asked.work.error is None
                 covered = [row for first, stop in asked.work.parts for row in range(first, stop)]
-                assert covered == list(range(len(asked.work.tokens)))
+                assert covered == list(range(len(asked.work.prompt_tokens)))
             elif asked.ended:
                 assert asked.work.error is error or asked.work.call.over()
                 if asked in self.waiting:
@@ -275,9 +272,17 @@ def test_a_huge_call_does_not_hold_up_small_ones():
 
 def test_calls_of_another_kind_come_between_the_pieces_of_a_huge_one():
     batcher = Batcher(Limits(batch_prompts_max=256))
-    huge, other, alone = submitted(batcher, 1000), submitted(batcher, 1, "b"), submitted(batcher, 1, None)
+    huge, other, another = submitted(batcher, 1000), submitted(batcher, 1, "b"), submitted(batcher, 1, "c")
     order = [next(iter(pieces)) for pieces in run_all(batcher)]
-    assert order[:4] == [huge.work, other.work, alone.work, huge.work]
+    assert order[:4] == [huge.work, other.work, another.work, huge.work]
+
+
+def test_work_without_a_key_shares_no_batch():
+    batcher = Batcher(Limits())
+    works = [Work(Patience(), [1], unused) for _ in range(2)]
+    for work in works:
+        batcher.submit(work, lambda: None)
+    assert list(run_all(batcher)) == [{work: 1} for work in works]
 
 
 def test_calls_that_fit_are_not_cut():
@@ -416,15 +421,6 @@ def test_what_comes_later_is_expected_to_make_a_batch_as_large_as_the_last_ones(
     submitted(batcher, 8)
     assert least_time_s(batcher, 1) == pytest.approx(2 / WAIT_SHARE_MAX, abs=0.1), "the batch is full now"
     assert least_time_s(batcher, 2) == pytest.approx((2 + 1.8) / WAIT_SHARE_MAX, abs=0.1), "one more is as usual"
-
-
-def test_what_shares_no_batch_is_a_batch_more_to_wait_for():
-    clocked = Clocked(batch_prompts_max=10)
-    batcher = clocked.batcher
-    for _ in range(3):
-        submitted(batcher, 1, None)
-    assert least_time_s(batcher, 1) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
-    assert least_time_s(batcher, 1, None) == pytest.approx(4 * 1.1 / WAIT_SHARE_MAX, abs=0.1)
 
 
 def test_what_has_another_key_is_a_batch_more_to_wait_for():

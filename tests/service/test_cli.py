@@ -27,6 +27,7 @@ from ffnsearch_service.client.results import ClassList, SuffixClass, TokenCount
 from ffnsearch_service.show import answers as show
 from ffnsearch_service.show.info import print_info
 from ffnsearch_service.show.tables import Table, print_table
+from ffnsearch_service.show.terminal import quoted, visible
 
 PLAIN_ERROR = re.compile(r"error: \S.*\n")
 
@@ -284,7 +285,7 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
 
 
 def test_tokens_are_visible():
-    assert [show.visible(token) for token in ("\n", " ", "a", "\\", "\t", "\x00")] == [
+    assert [visible(token) for token in ("\n", " ", "a", "\\", "\t", "\x00")] == [
         "\\n",
         "␠",
         "a",
@@ -292,7 +293,7 @@ def test_tokens_are_visible():
         "\\t",
         "\\x00",
     ]
-    assert show.quoted("a b\n") == '"a b\\n"'
+    assert quoted("a b\n") == '"a b\\n"'
     assert show.bar(1.0) == "█" * show.BAR_CHARACTERS
     assert show.bar(0.0) == ""
 
@@ -401,7 +402,7 @@ def test_the_threads_of_serve_are_limited_before_anything_has_counted_them(tiny_
 
 
 def test_a_server_without_a_default_snapshot_waits_for_its_administrator():
-    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", "--port", "0", "--set", "server.admin=true"]
+    command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", "--port", "0", "--set", "admin.enabled=true"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         line = process.stdout.readline()
         with AdminClient(line.split()[1].removesuffix(":"), timeout_s=WAIT_S) as client:

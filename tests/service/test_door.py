@@ -7,10 +7,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from raw_http2 import END_STREAM, HEADERS, raw_connection
 
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.operations.calls import CallWatch
-from ffnsearch_service.status import service_error
 
 ECHO = "/a.Service/Echo"
 

@@ -36,7 +36,7 @@ def site(tmp_path, tiny_model, tiny_corpus, tiny_snapshot, other_snapshot):
 def arguments(site, *snapshots):
     """Of `ffnsearch serve`, for a server that can be administered."""
     settings = {
-        "server.admin": "true",
+        "admin.enabled": "true",
         "server.state_folder": site.state,
         "admin.snapshots_folder": site.folders.snapshots,
         "admin.corpora_folder": site.folders.corpora,

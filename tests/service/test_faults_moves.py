@@ -14,7 +14,7 @@ SIZES = (4, 4, 4, 70)  # prompts of each caller's calls: 70 are more than the ba
 
 def test_200_alias_moves_under_load(servers, tiny_snapshot, other_snapshot, tmp_path):
     arguments = (f"one={tiny_snapshot}", f"two={other_snapshot}")
-    settings = ("--set", "server.admin=true", "--set", f"server.state_folder={tmp_path}")
+    settings = ("--set", "admin.enabled=true", "--set", f"server.state_folder={tmp_path}")
     ended = threading.Event()
     with servers.serving(*arguments, *settings) as server, stub_of(server.address) as stub:
         right = {

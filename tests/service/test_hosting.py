@@ -7,7 +7,7 @@ import pytest
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import OutputError, SnapshotError
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
-from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.config import AdminSettings, ServerConfig
 from ffnsearch_service.errors import StateError
 from ffnsearch_service.hosting import _open, _parts
 from ffnsearch_service.settings.loading import load
@@ -16,7 +16,9 @@ from ffnsearch_service.settings.sources import from_flags
 
 @pytest.fixture
 def config(tiny_snapshot, tmp_path):
-    return ServerConfig({"plays": tiny_snapshot}, verify="sizes", admin=True, state_folder=tmp_path / "state")
+    return ServerConfig(
+        {"plays": tiny_snapshot}, verify="sizes", admin=AdminSettings(enabled=True), state_folder=tmp_path / "state"
+    )
 
 
 def remember(config, **folders):
@@ -58,7 +60,7 @@ def test_a_state_folder_that_cannot_be_is_told_in_a_line(config, tmp_path):
 
 def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = load(from_flags({}, ["server.admin=true", "admin.snapshots_folder=snapshots"])).config
+    settings = load(from_flags({}, ["admin.enabled=true", "admin.snapshots_folder=snapshots"])).config
     with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
         administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
     assert caught.value.message.startswith("june.partial is no snapshot")

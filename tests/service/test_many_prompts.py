@@ -158,7 +158,7 @@ def test_progress_counts_results_and_refusals():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"prompts": "text"}, "several"), ({"size": 0}, "at least 1"), ({"concurrency": 257}, "1 to 256")],
+    [({"prompts": "text"}, "give a list of texts"), ({"size": 0}, "at least 1"), ({"concurrency": 257}, "1 to 256")],
 )
 def test_what_makes_no_sense_is_refused_at_once(arguments, message):
     with pytest.raises(RequestError, match=message):
@@ -287,7 +287,7 @@ def test_files_of_windows_are_read(run, address, tmp_path, name, text):
 
 
 def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_path):
-    cases = {"no json": "line 1 is no JSON", "[1, true, 2]": "neither", '{"text": "a"}': "neither", "[[1]]": "neither"}
+    cases = {"no json": "line 1 is not JSON", "[1, true, 2]": "neither", '{"text": "a"}': "neither", "[[1]]": "neither"}
     for text, expected in cases.items():
         (tmp_path / "a.jsonl").write_text(text + "\n")
         code, _, err = run("predict", address, "--prompts-file", tmp_path / "a.jsonl", "--jsonl")

@@ -19,9 +19,10 @@ from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.explanation import expected_hellinger
 from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.client import Client
+from ffnsearch_service.client.profile_files import PROFILE_FILE_BYTES_MAX, load_profile
 from ffnsearch_service.client.results import plain
 from ffnsearch_service.config import Limits
-from ffnsearch_service.profiles import PROFILE_FILE_BYTES_MAX, load_profile, profile_message, read_profile
+from ffnsearch_service.profiles import profile_message, read_profile
 
 TEXTS = ["the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window"]
 KINDS = pytest.mark.parametrize("profile", [SUM, PRODUCT], ids=["sum", "product"])
@@ -210,9 +211,9 @@ def test_a_file_holds_a_profile_in_the_form_of_a_manifest(tmp_path, profile):
 
 
 UNREADABLE = {
-    "no JSON": ("{", "no JSON"),
-    "deep": ("[" * 100_000, "no JSON"),
-    "not UTF-8": (b"\xff", "no JSON"),
+    "no JSON": ("{", "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "not UTF-8": (b"\xff", "not JSON"),
     "a list": ("[]", "no JSON object"),
     "nothing": ("{}", "kind"),
     "another kind": ('{"kind": "mean", "blocks": []}', "mean"),

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ffnsearch_indexer.answer.backends import AUTO, BACKENDS
 from ffnsearch_service.config import TOKEN_VARIABLE, AdminSettings, Limits, LoggingSettings, ServerConfig
 from ffnsearch_service.errors import SettingsError
 from ffnsearch_service.settings.loading import key_values, load
 from ffnsearch_service.settings.printing import default_toml, reasons
 from ffnsearch_service.settings.schema import sections, settings
 from ffnsearch_service.settings.sources import (
-    environment_name,
     from_arguments,
     from_environment,
     from_file,
@@ -88,7 +88,7 @@ def test_a_relative_path_is_the_same_one_after_a_start_from_elsewhere(tmp_path, 
         ]
     ).config
     assert config.snapshots == {"may": tmp_path / "snapshots" / "may"}
-    assert config.administration == AdminSettings(tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
+    assert config.admin == AdminSettings(False, tmp_path / "snapshots", tmp_path / "corpora", tmp_path / "models")
 
 
 def test_a_path_goes_back_from_where_a_link_leads(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_path_goes_back_from_where_a_link_leads(tmp_path, monkeypatch):
     (release / "server.toml").write_text('[admin]\nmodels_folder = "../models"\n')
     monkeypatch.chdir(tmp_path)
     settings = [*from_file(Path("current/server.toml")), *from_arguments(["a.ffn"])]
-    found = load(settings).config.administration.models_folder
+    found = load(settings).config.admin.models_folder
     assert found.is_absolute()
     assert found.samefile(tmp_path / "releases" / "models")
 
@@ -177,7 +177,13 @@ def test_a_problem_names_the_key_and_the_line(file, text, expected):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"[server\n", "is not TOML.*line 1"), (b"\xff", "not UTF-8"), (b"#" * (1 << 21), "longer than"), (None, "read")],
+    [
+        (b"[server\n", "is not TOML.*line 1"),
+        (b"\xff", "not UTF-8"),
+        (b"#" * (1 << 21), "longer than"),
+        (("#" + "ü" * (1 << 20)).encode(), "longer than"),
+        (None, "read"),
+    ],
 )
 def test_a_file_that_is_none_is_told(tmp_path, content, expected):
     path = tmp_path / "server.toml"
@@ -190,7 +196,7 @@ def test_a_file_that_is_none_is_told(tmp_path, content, expected):
 def test_no_snapshot_is_a_problem_unless_one_can_be_loaded():
     with pytest.raises(SettingsError, match="no snapshot is given"):
         load([])
-    assert load(from_flags({}, ["server.admin=true"])).config.aliases == {}
+    assert load(from_flags({}, ["admin.enabled=true"])).config.aliases == {}
 
 
 def test_two_snapshots_of_one_name_are_refused():
@@ -210,7 +216,7 @@ def test_a_public_server_needs_tls_and_tokens_or_so_many_words(file):
 @example("admin.corpora_folder", "~0")  # the home of nobody
 @given(st.sampled_from(sorted(settings())), st.text(max_size=20))
 def test_any_text_gives_a_setting_or_a_problem_with_its_key(key, text):
-    variable = environment_name(key)
+    variable = f"FFNSEARCH_{key.replace('.', '_').upper()}"
     problems = ()
     try:
         load([*from_arguments(["a.ffn"]), *from_environment({variable: text})])
@@ -229,6 +235,10 @@ def test_the_printed_file_has_every_setting_with_its_reason_and_changes_nothing(
         assert f"\n# {setting.field} = " in text
         assert reasons(setting.owner)[setting.field]
     assert tomllib.loads(text).keys() == {"snapshots", "aliases", *sections()}
+
+
+def test_the_backends_of_the_settings_are_those_there_are():
+    assert settings()["server.backend"].choices == (AUTO, *BACKENDS)
 
 
 def test_every_value_has_its_key():
@@ -277,7 +287,7 @@ def test_check_tells_all_that_would_fail(run, tiny_snapshot, tmp_path):
     assert err.splitlines() == [f"error: {problem}" for problem in found["problems"]]
     settings = {one["key"]: one for one in found["settings"]}
     assert settings["server.port"] == {"key": "server.port", "value": port, "origin": "c.toml line 2"}
-    assert settings["server.admin"]["value"] is False
+    assert settings["admin.enabled"]["value"] is False
     assert settings["server.threads"]["value"] is None
     assert settings["tls.key_file"]["value"] == str(tmp_path / "key")
 

@@ -5,6 +5,7 @@ import binascii
 import bisect
 from collections.abc import Sequence
 
+from ffnsearch_service.answering.pages import page_entries
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import RequestError
 
@@ -14,14 +15,9 @@ def name_page(names: Sequence[str], page_size: int, page_token: str, limits: Lim
 
     page_size: 0 for the default, lowered to the limit. Raises RequestError, which names the field.
     """
-    if page_size < 0:
-        raise RequestError(
-            f"page_size: {page_size} is negative: leave it out, or choose at least 1",
-            reason="PAGE_SIZE_NEGATIVE",
-            field="page_size",
-        )
+    entries = page_entries(page_size, limits)
     first = bisect.bisect_right(names, _last_name(page_token)) if page_token else 0
-    end = first + min(page_size or limits.page_size_default, limits.page_size_max)
+    end = first + entries
     token = base64.urlsafe_b64encode(names[end - 1].encode()).decode() if end < len(names) else ""
     return slice(first, end), token
 

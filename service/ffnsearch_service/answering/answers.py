@@ -19,7 +19,7 @@ from ffnsearch_service.answering.requests import PredictJob
 
 
 class Listed(NamedTuple):
-    """The likeliest tokens of one distribution, best first, of equal ones the lower id."""
+    """The likeliest tokens of one distribution, best first, equal ones by id."""
 
     ids: list[int]
     probabilities: list[float]
@@ -30,9 +30,9 @@ class Answers:
     """The answers to B prompts with one profile. Arrays have a row for each prompt, lists an entry.
 
     distributions: [B, V], zeros without support. model: [B, V], the model's own. freqs: for each block [B, S, V].
-    listed, model_listed: their likeliest tokens, as many as the call that wants most of them lists; the model's
-    may be empty where none wants them. distances: Hellinger, between the two. neighbors, masses: of all T steps,
-    block after block. self_ids: the substring equal to the prompt's last window, or None.
+    listed, model_listed: their likeliest tokens, as many as any of the calls lists; the model's may be empty if no
+    call wants them. distances: Hellinger, between the two. neighbors, masses: of all T steps, block after block.
+    self_ids: the substring equal to the prompt's last window, or None.
 
     What a reply of one prompt needs is in lists: a batch is turned into Python's numbers at once.
     """
@@ -50,7 +50,7 @@ class Answers:
     self_ids: list[int | None]
 
     def rows(self, first: int, stop: int, *, with_freqs: bool) -> "Answers":
-        """Some of the rows, copied: they keep nothing of the others. Without `with_freqs`, none of `freqs`."""
+        """A copy of some rows, which keeps no others alive; without `with_freqs`, it has no `freqs`."""
         rows = slice(first, stop)
         return Answers(
             self.distributions[rows].copy(),
@@ -88,8 +88,8 @@ class Part(NamedTuple):
     times: Times
     backend: str
 
-    def alone(self, *, with_freqs: bool) -> "Part":
-        """The same, keeping nothing of other rows alive: for a job whose other pieces are still to come."""
+    def detached(self, *, with_freqs: bool) -> "Part":
+        """A copy that keeps no other rows alive, for a job with pieces still to come."""
         answers = self.answers.rows(self.first, self.stop, with_freqs=with_freqs)
         return Part(answers, 0, self.stop - self.first, self.times, self.backend)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Load(NamedTuple):
-    """How much waits. Whatever a batch has room for, it takes of its key.
+    """How much waits, if each batch takes as much of one key as it has room for.
 
     prompts, batches: until nothing waits. next_prompts, next_batches: until each work has had one piece.
     """
@@ -27,21 +27,22 @@ class Backlog:
         self._of_keys: dict[Hashable, _OfKey] = {}
 
     def add(self, key: Hashable, prompts: int, batch_prompts_max: int) -> None:
-        """Count work of so many prompts, at least one. Works of equal keys have equal batches."""
+        """Count work of `prompts`, at least one. Work of equal keys has the same `batch_prompts_max`."""
         of_key = self._of_keys.setdefault(key, _OfKey(batch_prompts_max))
         self._count(of_key, prompts)
 
     def remove(self, key: Hashable, prompts: int) -> None:
-        """Count work no more that was added with so many prompts."""
+        """Undo an `add` of this many prompts."""
         of_key = self._of_keys[key]
         self._count(of_key, -prompts)
         if not of_key.prompts:
             del self._of_keys[key]
 
     def until(self, key: Hashable, prompts: int, batch_prompts_max: int, last_prompts: int) -> tuple[int, int]:
-        """How many prompts, in how many batches, run until new work has: its pieces, and as many of each before it.
+        """Prompts and batches that will run before new work of `prompts` is done.
 
-        Its last batch has at least `last_prompts`, where there is room for so many: what comes later shares it.
+        They are its own pieces, and for each of them one round of everything queued before it. Its last batch counts
+        as at least `last_prompts`, where there is room for so many: work that comes later shares it.
         """
         pieces = -(-prompts // self._piece_prompts_max)
         before = self._of_keys.get(key) or _OfKey(batch_prompts_max)
@@ -75,7 +76,7 @@ class _OfKey:
     load: Load = field(default_factory=Load)
 
     def change(self, prompts: int, piece_prompts: int) -> None:
-        """Add to both, or take away."""
+        """Add to both; negative numbers take away."""
         self.prompts += prompts
         self.piece_prompts += piece_prompts
         next_batches = -(-self.piece_prompts // self.batch_prompts_max)

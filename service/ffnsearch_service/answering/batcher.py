@@ -1,13 +1,12 @@
 """What runs next? The bounded queue in front of the one engine thread.
 
 Calls bring work, the engine thread takes batches: whatever waits when it is free, with nothing waited for. Work of
-equal keys shares a batch; work without a key runs alone. A batch gives each work a piece of at most so many prompts,
-in the order of the queue, and then what room is left, in the same order. Work that is not done yet goes to the end of
-the queue. So the first in the queue is in every batch, and no work waits for more batches than there is work before
-it, however large that is.
+equal keys shares a batch. A batch gives each work a piece of at most so many prompts, in the order of the queue, and
+then what room is left, in the same order. Work that is not done yet goes to the end of the queue. So the first in the
+queue is in every batch, and no work waits for more batches than there is work before it, however large that is.
 
-Work that its caller would not wait long enough for is refused at the door: taken in, it would push back others, and be
-thrown away when its time is up, often with the engine's work already spent on it.
+Work that cannot be expected to be done before its caller's deadline is refused at the door: taken in, it would push
+back other work, and be thrown away at the deadline, often after the engine has worked on it.
 
 A state machine without threads of its own: it holds what waits and what runs, under one lock.
 """
@@ -27,10 +26,10 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import OverloadedError, ShuttingDownError
 
 RETRY_UNMEASURED_S = 1.0
-"""What a refused caller is told to wait while no batch has been measured yet."""
+"""How long a refused caller is asked to wait while no batch has been measured yet."""
 
 RETRY_MIN_S = 0.01
-"""Least that a refused caller is told to wait: a call is not written and read in less."""
+"""Shortest time that a refused caller is asked to wait: sending a call takes as long."""
 
 WAIT_SHARE_MAX = 0.3
 """Share of a caller's time that may go into the expected wait: what is left is for batches that are slower than the
@@ -41,19 +40,19 @@ last ones, and for writing the answer."""
 class Work:
     """What one call wants of the engine thread. One thread at a time has it: the caller's, or the batcher.
 
-    call: whose patience counts. tokens: of each prompt, at least one prompt. run: gives one part for each piece of a
-    batch of such work. key: work with equal keys may share a batch; None runs alone, and whole. batch_prompts_max:
-    most prompts in a batch of this key, the same for equal keys. job: what `run` needs to know. is_heavy: whether
-    writing the response takes long.
+    call: says how long its caller waits. prompt_tokens: how many tokens each prompt has; at least one prompt. run:
+    returns one part for each piece of a batch of such work. key: work with equal keys may share a batch; by default it
+    shares none. batch_prompts_max: most prompts in a batch of this key, the same for equal keys. job: what `run` needs
+    to know. is_heavy: whether writing the response takes long.
 
-    Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: in the
+    Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: time in the
     queue, before its first piece and between pieces.
     """
 
     call: Call
-    tokens: Sequence[int]
+    prompt_tokens: Sequence[int]
     run: Callable[["Batch"], Sequence[Any]]
-    key: Hashable | None = None
+    key: Hashable = field(default_factory=object)
     batch_prompts_max: int = 1 << 31
     job: Any = None
     is_heavy: bool = False
@@ -68,7 +67,7 @@ class Work:
     @property
     def left(self) -> int:
         """Prompts that have not been in a batch."""
-        return len(self.tokens) - self._taken
+        return len(self.prompt_tokens) - self._taken
 
 
 class Piece(NamedTuple):
@@ -86,7 +85,7 @@ class Piece(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether these are all prompts of the work."""
-        return self.prompts == len(self.work.tokens)
+        return self.prompts == len(self.work.prompt_tokens)
 
 
 class Batch:
@@ -103,7 +102,7 @@ class Batch:
         return self.pieces[0].work.run(self)
 
     def check(self) -> None:
-        """Raise CancelledError once no member's caller waits any more: the checkpoint of the search. Any thread."""
+        """Raise CancelledError once no caller in the batch waits any more. The search's checkpoint; any thread."""
         patient = self._patient  # read once: other threads check at the same time, and move it on
         while (error := self.pieces[patient].work.call.over()) is not None:
             patient += 1
@@ -167,13 +166,13 @@ class Batcher:
 
         Raises OverloadedError where its prompts have no room, or would be answered too late for the caller.
         """
-        assert work.tokens, "work has at least one prompt"
+        assert work.prompt_tokens, "work has at least one prompt"
         with self._lock:
             self._require_open()
-            limit = self._limits.queue_prompts_max
-            if self.waiting_prompts + len(work.tokens) > limit:
+            waiting, more, limit = self.waiting_prompts, work.left, self._limits.queue_prompts_max
+            if waiting + more > limit:
                 raise self._refusal(
-                    f"{self.waiting_prompts} prompts wait, and {len(work.tokens)} more pass the limit of {limit}",
+                    f"{waiting} prompts wait, and {more} more pass the limit of {limit}",
                     queue_prompts_max=limit,
                 )
             self._require_time(work)
@@ -183,9 +182,9 @@ class Batcher:
             self._changed.notify()
 
     def take(self, *, wait: bool = True) -> Batch | None:
-        """Form the next batch, as soon as there is work; None once closed. Without `wait`, None where none waits.
+        """Form the next batch, as soon as there is work. Returns None once closed; without `wait`, also if none waits.
 
-        The batch before must have ended. Work whose call is over ends here without having run.
+        The previous batch must have ended. Work whose call is over ends here without having run.
         """
         batch = None
         is_last = False
@@ -195,21 +194,21 @@ class Batcher:
                 while wait and not self._queue and not self._is_closed:
                     self._changed.wait()
                 is_last = self._is_closed or not wait
-                calls = self._let_go()
+                ended = self._let_go()
                 batch = self._running = self._form() if self._queue else None
-            _make(calls)
+            _tell(ended)
         return batch
 
     def complete(self, batch: Batch, parts: Sequence[Any]) -> None:
         """End the running batch with one part for each piece. Work that has had its last part ends."""
         with self._lock:
             self._pace.measure(batch.prompts, self._stop(batch))
-            calls = []
+            ended = []
             for piece, part in zip(batch.pieces, parts, strict=True):
                 piece.work.parts.append(part)
-                if piece.stop == len(piece.work.tokens):
-                    calls.append(_settle(piece.work))
-        _make(calls)
+                if piece.stop == len(piece.work.prompt_tokens):
+                    ended.append(_settle(piece.work))
+        _tell(ended)
 
     def fail(self, batch: Batch, error: Exception) -> None:
         """End the running batch, and all work that has a piece in it, with an error."""
@@ -217,30 +216,30 @@ class Batcher:
             spent_ns = self._stop(batch)
             if spent_ns > self._pace.ns(batch.prompts, 1):  # it would have taken at least that
                 self._pace.measure(batch.prompts, spent_ns)
-            calls = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
+            ended = [_settle(piece.work, piece.work.call.over() or error) for piece in batch.pieces]
             for piece in batch.pieces:
                 self._forget(piece.work)
-        _make(calls)
+        _tell(ended)
 
     def drop(self, work: Work) -> None:
-        """End work now because its caller has left. What runs of it runs on; what has ended stays as it is."""
+        """End work now because its caller has left. A piece that is running runs on; work that has ended stays so."""
         with self._lock:
-            calls = [_settle(work, work.call.over() or CancelledError("the caller has cancelled the call"))]
+            ended = [_settle(work, work.call.over() or CancelledError("the caller has cancelled the call"))]
             self._forget(work)
-        _make(calls)
+        _tell(ended)
 
     def close(self) -> None:
         """Take in no more work, and end all that waits; the running batch may go on. May be called twice."""
         with self._lock:
             self._is_closed = True
-            calls = [_settle(work, _shutting_down()) for work in self._queue]
+            ended = [_settle(work, _shutting_down()) for work in self._queue]
             self._queue.clear()
             self._backlog = Backlog(self._limits.piece_prompts_max)
             self._changed.notify_all()
-        _make(calls)
+        _tell(ended)
 
     def _let_go(self) -> list[Callable[[], None] | None]:
-        """Take work whose call is over out of the queue; whom to tell."""
+        """Take work whose call is over out of the queue. Returns its callbacks."""
         over = [(work, error) for work in self._queue if (error := work.call.over()) is not None]
         for work, _ in over:
             self._forget(work)
@@ -252,7 +251,7 @@ class Batcher:
         now_ns = self._clock()
         batch = Batch([Piece(work, work._taken, stop) for work, stop in stops.items()], now_ns)
         for work, stop in stops.items():
-            self._backlog.remove(_batch_key(work), work.left)
+            self._backlog.remove(work.key, work.left)
             work.waited_ns += now_ns - work._since_ns
             work._taken = stop
         self._queue = deque(work for work in self._queue if work not in stops)
@@ -264,13 +263,11 @@ class Batcher:
     def _append(self, work: Work) -> None:
         """Put work at the end of the queue."""
         self._queue.append(work)
-        self._backlog.add(_batch_key(work), work.left, self._batch_prompts_max(work))
+        self._backlog.add(work.key, work.left, self._batch_prompts_max(work))
 
     def _share(self) -> dict[Work, int]:
-        """Up to which of its prompts each work comes into the next batch; in the order of the queue."""
+        """For each work in the next batch, in the order of the queue, the prompt up to which it is taken, exclusive."""
         head, limits = self._queue[0], self._limits
-        if head.key is None:
-            return {head: len(head.tokens)}
         members = [work for work in self._queue if work.key == head.key]
         stops: dict[Work, int] = {}
         prompts_left = self._batch_prompts_max(head)
@@ -278,19 +275,21 @@ class Batcher:
         for piece_prompts_max in (limits.piece_prompts_max, prompts_left):
             for work in members:
                 begin = stop = stops.get(work, work._taken)
-                end = min(len(work.tokens), begin + min(piece_prompts_max, prompts_left))
-                while stop < end and (work.tokens[stop] <= tokens_left or (work is head and stop == work._taken)):
-                    tokens_left -= work.tokens[stop]
+                end = min(len(work.prompt_tokens), begin + min(piece_prompts_max, prompts_left))
+                while stop < end and (
+                    work.prompt_tokens[stop] <= tokens_left or (work is head and stop == work._taken)
+                ):
+                    tokens_left -= work.prompt_tokens[stop]
                     stop += 1
                 if stop > begin:
                     stops[work] = stop
                     prompts_left -= stop - begin
-            if all(stop == len(work.tokens) for work, stop in stops.items()):
+            if all(stop == len(work.prompt_tokens) for work, stop in stops.items()):
                 break
         return stops
 
     def _stop(self, batch: Batch) -> int:
-        """Let the running batch be over; how many nanoseconds it ran."""
+        """Clear the running batch. Returns its duration in nanoseconds."""
         assert batch is self._running, "another batch runs"
         self._running = None
         now_ns = self._clock()
@@ -302,23 +301,23 @@ class Batcher:
         """Take work out of the queue, where it is there."""
         if work in self._queue:
             self._queue.remove(work)
-            self._backlog.remove(_batch_key(work), work.left)
+            self._backlog.remove(work.key, work.left)
 
     def _batch_prompts_max(self, work: Work) -> int:
         """Most prompts in a batch with this work."""
-        return len(work.tokens) if work.key is None else min(self._limits.batch_prompts_max, work.batch_prompts_max)
+        return min(self._limits.batch_prompts_max, work.batch_prompts_max)
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise _shutting_down()
 
     def _require_time(self, work: Work) -> None:
-        """Refuse work that is not expected to be answered in time. An engine that is free tries whatever comes."""
+        """Refuse work that is not expected to be answered in time. An idle engine takes any work."""
         remaining_s = work.call.remaining_s
         if remaining_s is None or not (self._queue or self._running):
             return
         usual_prompts = round(self._pace.batch_prompts)
-        until = self._backlog.until(_batch_key(work), work.left, self._batch_prompts_max(work), usual_prompts)
+        until = self._backlog.until(work.key, work.left, self._batch_prompts_max(work), usual_prompts)
         expected_s = self._ns_until(*until) / 1e9
         if expected_s > WAIT_SHARE_MAX * remaining_s:
             raise self._refusal(
@@ -331,16 +330,16 @@ class Batcher:
         return OverloadedError(f"{full}: try again in {retry_after_s:.2g} s", retry_after_s=retry_after_s, **metadata)
 
     def _retry_after_s(self) -> float:
-        """When all that waits and runs now will have been answered, at the pace of the last batches."""
+        """Seconds until all that waits and runs now is answered, at the pace of the last batches."""
         if not self._pace.is_measured:
             return RETRY_UNMEASURED_S
         load = self._backlog.load
         return max(RETRY_MIN_S, self._ns_until(load.prompts, load.batches) / 1e9)
 
     def _ns_until(self, prompts: int, batches: int) -> float:
-        """How long until what runs and so many prompts in so many batches are done.
+        """Nanoseconds until what runs, and so many prompts in so many batches after it, are done.
 
-        A batch that has run longer than expected says that all others will too.
+        If the running batch takes longer than expected, all others are expected to take longer too.
         """
         waiting_ns = self._pace.ns(prompts, batches)
         if self._running is None or not self._pace.is_measured:
@@ -350,23 +349,19 @@ class Batcher:
         return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
 
 
-def _batch_key(work: Work) -> Hashable:
-    """Equal for works that may share a batch."""
-    return work if work.key is None else work.key
-
-
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:
-    """Let work have ended, with the parts that it has or with an error; whom to tell, None where it had ended."""
+    """Mark work as ended. Returns its callback, or None if it had ended before."""
     on_end, work._on_end = work._on_end, None
     if on_end is not None:
         work.error = error
     return on_end
 
 
-def _make(calls: Sequence[Callable[[], None] | None]) -> None:
-    for call in calls:
-        if call is not None:
-            call()
+def _tell(ended: Sequence[Callable[[], None] | None]) -> None:
+    """Make the callbacks of work that has ended, after the lock is released: they are others' code."""
+    for on_end in ended:
+        if on_end is not None:
+            on_end()
 
 
 def _shutting_down() -> ShuttingDownError:

@@ -1,4 +1,4 @@
-"""How long a caller waits: a deadline and a flag, looked at between tiles of work."""
+"""How long a caller waits: until a deadline or until it leaves, checked between tiles of work."""
 
 import time
 from typing import Any
@@ -7,10 +7,10 @@ from ffnsearch_indexer.errors import CancelledError
 
 
 class Call:
-    """One caller's patience. `check` is a checkpoint of the search; any thread may call any method.
+    """One call, which is over at its deadline or once its caller leaves. Any thread may call any method.
 
-    What is told of a call afterwards is kept here too, by whoever gets to know it. prompts: of the request. snapshot:
-    the name that it asked. timings: those of the response.
+    It also keeps what logs and metrics say of the call afterwards, set by the code that learns it. prompts: how many
+    the request has. snapshot: the name that it asks. timings: those of the response.
     """
 
     prompts: int | None = None
@@ -22,7 +22,7 @@ class Call:
         self._is_gone = False
 
     def cancel(self) -> None:
-        """Say that the caller has gone: the next `check` stops the work."""
+        """Note that the caller has left: the next `check` stops the work."""
         self._is_gone = True
 
     @property
@@ -41,7 +41,7 @@ class Call:
         return None
 
     def check(self) -> None:
-        """Raise CancelledError if the caller has gone or the deadline has passed."""
+        """Raise CancelledError if the caller has left or the deadline has passed."""
         error = self.over()
         if error is not None:
             raise error

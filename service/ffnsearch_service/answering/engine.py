@@ -1,8 +1,8 @@
 """The engine: the one thread that runs the models and the search, and two ways to get an answer from it.
 
-It knows nothing of sockets. Request messages go in and response messages come out: `predict` and its like wait for
-the answer, as a command line does that opens a snapshot by itself; `answer` is for an event loop, takes and gives
-bytes, and does on the loop only what is quick. Both drive the generators of `opened.py`, and share one queue.
+It knows nothing of sockets. Request messages go in and response messages come out: `call` waits for the answer, for a
+command line that opens a snapshot by itself; `answer` is for an event loop, takes and gives bytes, and does on the
+loop only what is quick. Both drive the generators of `opened.py`, and share one queue.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ from ffnsearch_service.answering.mailbox import Mailbox
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.answering.priority import step_back
 from ffnsearch_service.closing import Closing
-from ffnsearch_service.config import Limits
+from ffnsearch_service.config import DEFAULT_ALIAS, Limits
 from ffnsearch_service.errors import AbsentError, RequestError
 
 Lease = Callable[[str], AbstractContextManager[OpenSnapshot]]
 """Gives the open snapshot of a name for the length of one request; raises FfnSearchError where there is none."""
 
 Observer = Callable[[Batch, Sequence[Any]], None]
-"""Told of each batch that was answered, and its parts, on the engine's thread: it has to be quick."""
+"""Called with each batch that was answered, and its parts, on the engine's thread: it has to be quick."""
 
 Result = TypeVar("Result")
 
 LARGE_REQUEST_BYTES = 2048
-"""Requests from here on are read and checked on a thread: half a millisecond for some 60 prompts."""
+"""Requests of this size or more are read and checked on a thread: it takes half a millisecond for some 60 prompts."""
 
 READERS = 2
 """Threads that check large requests and write large responses: they share an interpreter, so more gain nothing."""
@@ -62,7 +62,7 @@ METHODS = {
 class Engine(Closing):
     """Answers the calls of the wire contract. Any thread may call it; close it once, at the end.
 
-    batcher: what waits and what runs; to be looked at, not to be changed.
+    batcher: what waits and what runs, for reading only.
     """
 
     def __init__(
@@ -102,20 +102,38 @@ class Engine(Closing):
 
     def predict(self, request: pb.PredictRequest, call: Call | None = None) -> pb.PredictResponse:
         """Answer prompts. Raises FfnSearchError: for a field at fault, or CancelledError once the call is over."""
-        return self._run("Predict", request, call)  # type: ignore[return-value]
+        return self.call("Predict", request, call)  # type: ignore[return-value]
 
     def list_neighbors(self, request: pb.ListNeighborsRequest, call: Call | None = None) -> pb.ListNeighborsResponse:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
-        return self._run("ListNeighbors", request, call)  # type: ignore[return-value]
+        return self.call("ListNeighbors", request, call)  # type: ignore[return-value]
 
     def list_classes(self, request: pb.ListClassesRequest, call: Call | None = None) -> pb.ListClassesResponse:
         """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
-        return self._run("ListClasses", request, call)  # type: ignore[return-value]
+        return self.call("ListClasses", request, call)  # type: ignore[return-value]
 
-    def get_info(self, request: pb.GetInfoRequest | None = None, call: Call | None = None) -> pb.GetInfoResponse:
+    def get_info(self, request: pb.GetInfoRequest | None = None) -> pb.GetInfoResponse:
         """Describe the snapshot and the limits; answers at once, whatever the engine is doing."""
         with self.lease(request.snapshot if request else "") as snapshot:
             return snapshot.info
+
+    def call(self, method: str, request: Any, call: Call | None = None) -> Message:
+        """Answer any call of the wire contract, and wait for it on the caller's own thread. Raises FfnSearchError."""
+        if method == "GetInfo":
+            return self.get_info(request)
+        patience = call or Call()
+        self.batcher.enter()
+        try:
+            with self.lease(request.snapshot) as snapshot:
+                steps = METHODS[method].begin(snapshot, request, patience)
+                work = next(steps)
+                ended = threading.Event()
+                self.batcher.submit(work, ended.set)
+                if not ended.wait(patience.remaining_s):
+                    self.batcher.drop(work)
+                return _finish(steps, work)
+        finally:
+            self.batcher.leave()
 
     async def answer(self, method: str, data: bytes, call: Call) -> bytes:
         """Answer one of METHODS: serialized request in, serialized response out. Raises FfnSearchError.
@@ -140,7 +158,7 @@ class Engine(Closing):
             self.batcher.leave()
 
     def observe(self, observer: Observer) -> None:
-        """Let somebody know of every batch from now on."""
+        """Call an observer with every batch from now on."""
         self._observers.append(observer)
 
     def close(self) -> None:
@@ -150,22 +168,6 @@ class Engine(Closing):
         self._readers.shutdown()
         if self._on_close is not None:
             self._on_close()
-
-    def _run(self, method: str, request: Any, call: Call | None) -> Message:
-        """Answer a call, and wait for it on the caller's own thread."""
-        patience = call or Call()
-        self.batcher.enter()
-        try:
-            with self.lease(request.snapshot) as snapshot:
-                steps = METHODS[method].begin(snapshot, request, patience)
-                work = next(steps)
-                ended = threading.Event()
-                self.batcher.submit(work, ended.set)
-                if not ended.wait(patience.remaining_s):
-                    self.batcher.drop(work)
-                return _finish(steps, work)
-        finally:
-            self.batcher.leave()
 
     async def _ended(self, work: Work) -> None:
         """Wait until work has ended; it ends now where the task is cancelled."""
@@ -182,14 +184,14 @@ class Engine(Closing):
             raise
 
     async def _elsewhere(self, snapshot: OpenSnapshot | None, step: Callable[..., Result], *arguments: Any) -> Result:
-        """Take a step that is too long for the loop on a thread; a snapshot stays open until it is through."""
+        """Run a step that takes too long for the loop on a thread; the snapshot stays open meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, _using, snapshot, step, *arguments)
 
     def _work(self) -> None:
         """Run one batch after the other, until the end: what the engine's thread does."""
         step_back()
         while self._run_next():
-            pass  # what waits here keeps nothing of the batch before, nor of its snapshot
+            pass  # while the next call waits, nothing refers to the previous batch and its snapshot
 
     def _run_next(self) -> bool:
         """Run one batch as soon as there is one; False at the end."""
@@ -218,13 +220,13 @@ def _read(kind: type[Message], data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError:
         raise RequestError(
-            f"the request is no {kind.DESCRIPTOR.full_name}: check that both sides have the same .proto file",
+            f"the request is not a {kind.DESCRIPTOR.full_name}: check that both sides have the same .proto file",
             reason="MALFORMED_REQUEST",
         ) from None
 
 
 def _finish(steps: Generator[Work, Any, Message], work: Work) -> Message:
-    """Write the response to work that has ended, or raise why there is none."""
+    """Write the response to work that has ended, or raise the error that it ended with."""
     if work.error is not None:
         raise work.error
     try:
@@ -249,7 +251,7 @@ def _sole(snapshot: OpenSnapshot) -> Lease:
     held = nullcontext(snapshot)
 
     def lease(name: str) -> AbstractContextManager[OpenSnapshot]:
-        if name not in ("", "default", snapshot.name):
+        if name not in ("", DEFAULT_ALIAS, snapshot.name):
             raise AbsentError(
                 f"snapshot: there is none with the name {name[:80]!r}: leave it out to ask the one that is open",
                 reason="SNAPSHOT_NOT_FOUND",

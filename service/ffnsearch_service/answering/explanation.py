@@ -36,7 +36,7 @@ def contributions_of(
     freqs: the sums of each block, [S, V]. distribution, unigram: [V].
 
     Of a sum: shares that add up to the probability. Of a product: nats, less their mean over the answer, which add up
-    to the log probability plus the answer's entropy; those of the prior are what the blocks leave of it.
+    to the log probability plus the answer's entropy; the prior has what the blocks leave of it.
     """
     blocks = prediction.contributions(profile, [freq[None] for freq in freqs], unigram)[0]
     if not isinstance(profile, ProductProfile):

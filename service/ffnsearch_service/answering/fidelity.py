@@ -6,11 +6,11 @@ from typing import Any
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 
 PROTOCOLS = {"parity": "all", "leave_one_out": "train", "held_out": "train"}
-"""The split of the corpus that a snapshot has indexed, by what can be measured with it."""
+"""For each protocol, the split of the corpus that a snapshot must have indexed."""
 
 
 def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySummary]:
-    """One summary for each protocol that was measured; what else stands beside them is no measurement."""
+    """One summary for each protocol that was measured; whatever else the document has is left out."""
     return [_summary(protocol, fidelity[protocol]) for protocol in PROTOCOLS if fidelity and protocol in fidelity]
 
 

@@ -13,9 +13,9 @@ class Mailbox:
         self._is_called = False
 
     def put(self, future: "asyncio.Future[None]") -> None:
-        """Let a future of the loop be done, unless it was cancelled. A loop that has closed needs to know no more."""
+        """Resolve a future of the loop soon, unless it was cancelled. Does nothing once the loop is closed."""
         self._ended.append(future)
-        if not self._is_called:  # else it is looked into after this, however the threads take turns
+        if not self._is_called:  # else a delivery is due, and will find this future too
             self._is_called = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)

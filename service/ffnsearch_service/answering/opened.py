@@ -1,7 +1,7 @@
-"""What does one open snapshot say to a request? Its predictor, its profiles and the lists that are paged through.
+"""How does one open snapshot answer a request? With its predictor, its profiles and the lists that are paged through.
 
 Each kind of call is a generator: it checks its request, yields the work that the engine thread is to do, is sent
-what that work gave, and returns the response. Who drives it decides on which threads the two halves run.
+what that work gave, and returns the response. Its caller decides on which threads the two halves run.
 """
 
 import threading
@@ -33,11 +33,11 @@ from ffnsearch_service.profiles import kind_number
 from ffnsearch_service.version import software_version
 
 LARGE_RESPONSE_BYTES, EXPLAINED_RESPONSE_BYTES = 64 * 1024, 16 * 1024
-"""Responses that may take this much or more, the second where each token's contributions are worked out, are written on
-a thread: smaller ones take up to two milliseconds, or three."""
+"""Responses that may take this much or more are written on a thread: smaller ones take up to two milliseconds. With the
+contributions to each token, which take longer, the second bound counts: up to three milliseconds."""
 
 _ENTRY_BYTES_MAX = 6
-"""Upper bound of what a neighbor takes on a page beside itself: the number of its field, and its length."""
+"""Upper bound of what a page needs for a neighbor beside its own bytes: the number of its field, and its length."""
 
 WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
 """Prompts in the calls of a warm-up, by device: few and many take different compiled code."""
@@ -46,7 +46,7 @@ WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
 class OpenSnapshot:
     """One snapshot, open. The engine thread alone runs its work; all else may be called from any thread.
 
-    name: what requests call it. `close` waits for those who use it.
+    name: what requests call it. `close` waits until nothing uses it.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits | None = None, *, name: str = "") -> None:
@@ -67,7 +67,7 @@ class OpenSnapshot:
             limits=self.limits,
         )
         self._vocabulary = self.datastore.tokenizer.characters
-        self._usual = {name: self._usually(profile, name) for name, profile in self.profiles.items()}
+        self._common = {name: self._common_to(profile, name) for name, profile in self.profiles.items()}
         self._info = self._describe()
         self._ranked = RankedCache(self.limits.ranked_lists_max, self.limits.ranked_bytes_max)
         self._changed = threading.Condition()
@@ -89,7 +89,7 @@ class OpenSnapshot:
     ) -> "OpenSnapshot":
         """Open a snapshot directory. Raises SnapshotError for one that must not be opened, BackendError.
 
-        on_move: called, on the thread of the search, when it has gone from a GPU to the CPU. progress: told
+        on_move: called, on the thread of the search, when it has gone from a GPU to the CPU. progress: called with
         how much of the snapshot is read.
         """
         datastore = Datastore.open(path, check=check, progress=progress)
@@ -120,15 +120,15 @@ class OpenSnapshot:
 
     @property
     def info(self) -> pb.GetInfoResponse:
-        """Describe the snapshot and the limits. Not to be altered: all callers get the same message."""
+        """A description of the snapshot and the limits. Not to be altered: all callers get the same message."""
         if self._info.backend != self.backend:
             self._info = self._describe()
         return self._info
 
     def warm_up(self) -> None:
-        """Answer some prompts, so that no caller waits for compiled code to be loaded. Before anybody else calls."""
+        """Answer some prompts, so that no caller waits for compiled code to be loaded. Call it before all else."""
         profile = self.profiles[self.datastore.manifest.default_profile]
-        prompt = self.datastore.substring(0)[1 - self.datastore.window_tokens :]  # no substring, so that it is searched
+        prompt = self.datastore.substring(0)[1 - self.datastore.window_tokens :]  # is no substring, so it is searched
 
         def answer() -> None:
             for prompts in WARM_UP_PROMPTS[self.predictor.device]:
@@ -141,13 +141,13 @@ class OpenSnapshot:
         arrived_ns = time.perf_counter_ns()
         call.prompts = len(request.prompts)
         job = self.reader.predict_job(request)
-        usual = self._usual[job.profile_name] if job.profile_name else self._usually(job.profile, "")
+        common = self._common[job.profile_name] if job.profile_name else self._common_to(job.profile, "")
         work = Work(
             call,
             [min(len(prompt), self.datastore.window_tokens) for prompt in job.runnable],
             self._answer,
-            key=(self, usual.thresholds, job.exclude_self),
-            batch_prompts_max=usual.prompts_max,
+            key=(self, common.thresholds, job.exclude_self),
+            batch_prompts_max=common.prompts_max,
             job=job,
             is_heavy=job.response_bytes_max
             >= (EXPLAINED_RESPONSE_BYTES if job.include_contributions else LARGE_RESPONSE_BYTES),
@@ -155,8 +155,8 @@ class OpenSnapshot:
         tokenized_ns = time.perf_counter_ns()
         parts = yield work
         response = pb.PredictResponse()
-        response.CopyFrom(usual.response)
-        writer = Writer(job, usual.result, self._vocabulary, self.datastore.window_tokens, self.datastore.unigram)
+        response.CopyFrom(common.response)
+        writer = Writer(job, common.result, self._vocabulary, self.datastore.window_tokens, self.datastore.unigram)
         writer.write(response.results, parts)
         timings = response.timings
         timings.tokenize_ns = tokenized_ns - arrived_ns
@@ -176,7 +176,7 @@ class OpenSnapshot:
     ) -> Generator[Work, Sequence[RankedNeighbors], pb.ListNeighborsResponse]:
         """List one page of neighbors. Raises FfnSearchError, as `predict` does."""
         job = self.reader.neighbors_job(request)
-        (ranked,) = yield self._alone(call, lambda check: self._rank(job.search, check), job.search)
+        (ranked,) = yield self._unshared_work(call, lambda check: self._rank(job.search, check), job.search)
         return self._page(job, ranked, call)
 
     def list_classes(
@@ -184,7 +184,7 @@ class OpenSnapshot:
     ) -> Generator[Work, Sequence[tuple[RankedNeighbors, list[SuffixClass]]], pb.ListClassesResponse]:
         """Explain a list of neighbors by classes. Raises FfnSearchError, as `predict` does."""
         job = self.reader.classes_job(request)
-        ((ranked, classes),) = yield self._alone(call, lambda check: self._explain(job, check), job.search)
+        ((ranked, classes),) = yield self._unshared_work(call, lambda check: self._explain(job, check), job.search)
         return pb.ListClassesResponse(
             classes=[
                 class_message(found, self.datastore.tokenizer, next_tokens_max=self.limits.top_n_default)
@@ -212,7 +212,7 @@ class OpenSnapshot:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for those who use it, then close the datastore. May be called twice; nothing else afterwards."""
+        """Wait until nothing uses it, then close the datastore. May be called twice; nothing else afterwards."""
         with self._changed:
             self._is_closed = True
             self._changed.wait_for(lambda: self._users == 0)
@@ -239,13 +239,13 @@ class OpenSnapshot:
         times = Times(found.model_ns, found.search_ns, time.perf_counter_ns() - searched_ns, len(prompts))
         parts = [Part(answers, first, stop, times, found.backend) for answers, first, stop in pieces]
         return [
-            part if piece.is_whole else part.alone(with_freqs=piece.work.job.needs_freqs)
+            part if piece.is_whole else part.detached(with_freqs=piece.work.job.needs_freqs)
             for part, piece in zip(parts, batch.pieces, strict=True)
         ]
 
-    def _usually(self, profile: Profile, name: str) -> "_Usual":
+    def _common_to(self, profile: Profile, name: str) -> "_Common":
         sum_bytes = 8 * max(1, sum(map(len, profile.blocks))) * self.datastore.manifest.vocabulary_size
-        return _Usual(
+        return _Common(
             thresholds=tuple(profile.thresholds_by_block),
             response=pb.PredictResponse(
                 snapshot_id=self.id,
@@ -270,8 +270,8 @@ class OpenSnapshot:
             version=software_version(),
         )
 
-    def _alone(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
-        """Work of one prompt that no other shares; its response takes reading from disk."""
+    def _unshared_work(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
+        """Work of one prompt that shares no batch; writing its response reads from disk."""
         window_tokens = min(len(search.prompt), self.datastore.window_tokens)
 
         def in_use(batch: Batch) -> list[Any]:
@@ -283,7 +283,7 @@ class OpenSnapshot:
     def _page(self, job: NeighborsJob, ranked: RankedNeighbors, call: Call) -> pb.ListNeighborsResponse:
         """Write one page; it ends early where the next neighbor would make it larger than a page may be.
 
-        All that is sent counts. One neighbor is on it, however large that is.
+        All bytes of the message count. The first neighbor is on it, however large.
         """
         total, place = len(ranked.ids), job.page.offset
         response = pb.ListNeighborsResponse(
@@ -325,7 +325,7 @@ class OpenSnapshot:
         return ranked
 
 
-class _Usual(NamedTuple):
+class _Common(NamedTuple):
     """What all calls with a profile have in common.
 
     response, result: without what was found, to be copied. prompts_max: as many prompts' sums as the budget holds.

@@ -1,15 +1,16 @@
 """How long will the engine take for so many prompts? Learnt from the batches that it has run."""
 
 MEMORY = 0.8
-"""What a batch leaves of the weight of those before it: about the last five count."""
+"""What each batch leaves of the weight of earlier ones: about the last five count."""
 
 
 class Pace:
     """The time of a batch as a part for each batch and a part for each prompt, fitted to the last batches.
 
     Neither part is below 0. As long as all batches had the same size, all of their time counts as the part for each
-    batch: a queue that has never been long looks shorter than it is, until the first larger batch has run. The other
-    way round, callers would be refused who need not be, and it would never turn out. Not safe to share between threads.
+    batch: a long queue then looks shorter than it is, until the first larger batch has run. The other way round,
+    callers would be refused needlessly, and no larger batch would ever show the mistake. Not safe to share between
+    threads.
     """
 
     def __init__(self) -> None:

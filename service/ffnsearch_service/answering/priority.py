@@ -7,17 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 ENGINE_NICE = 5
-"""What they give way by: a third of the weight of the event loop, where both want the same core."""
+"""How much is added to their niceness: they have a third of the event loop's weight where both want the same core."""
 
 
 def step_back() -> None:
-    """Let this thread, and those that it starts, leave the processor to the event loop: so refusals come at once."""
+    """Lower the priority of this thread, and of those that it starts, below the event loop's: refusals come at once."""
     if sys.platform == "linux":  # elsewhere it would be the whole process
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ENGINE_NICE)
 
 
 def run_stepped_back(work: Callable[[], None]) -> None:
-    """Wait for work on a thread that has stepped back: an index keeps the threads that its first search starts."""
+    """Run work on a thread that has stepped back, and wait: an index keeps the threads that its first search starts."""
     with ThreadPoolExecutor(1, initializer=step_back) as one:
         one.submit(work).result()

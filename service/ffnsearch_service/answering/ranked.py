@@ -6,7 +6,7 @@ from ffnsearch_indexer.answer.predictor import RankedNeighbors
 
 
 class RankedCache:
-    """The lists used last, at most `lists_max` and, all but the newest, within `bytes_max`. One thread at a time."""
+    """The lists used last: at most `lists_max`, within `bytes_max` but for the newest. One thread at a time."""
 
     def __init__(self, lists_max: int, bytes_max: int) -> None:
         self._lists_max = lists_max

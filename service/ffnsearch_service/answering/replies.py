@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.lookup import answered_by_lookup
 from ffnsearch_indexer.answer.predictor import SuffixClass
@@ -39,7 +37,7 @@ def neighbor_message(
 
 def class_message(found: SuffixClass, tokenizer: Tokenizer, *, next_tokens_max: int) -> pb.SuffixClass:
     """Describe one class: its suffix, how much of it is above the threshold, and what follows that."""
-    followers = np.lexsort((np.arange(len(found.freq)), -found.freq))[:next_tokens_max].tolist()
+    followers = (-found.freq).argsort(kind="stable")[:next_tokens_max].tolist()
     return pb.SuffixClass(
         text=tokenizer.decode(found.tokens),
         tokens=found.tokens.tolist(),
@@ -107,5 +105,5 @@ def snapshot_message(manifest: Manifest) -> pb.SnapshotInfo:
 
 
 def limits_message(limits: Limits) -> pb.Limits:
-    """Tell the limits that a caller can meet."""
+    """Describe the limits that a caller can run into."""
     return pb.Limits(**{field.name: getattr(limits, field.name) for field in pb.Limits.DESCRIPTOR.fields})

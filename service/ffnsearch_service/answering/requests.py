@@ -1,6 +1,5 @@
 """How a request message becomes a job: everything is checked here, so that a batch fails only for our own reasons."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import FfnSearchError, LimitError, ProfileError, PromptError, TokenError
-from ffnsearch_service.answering.pages import Page, read_page_token
+from ffnsearch_service.answering.pages import Page, page_entries, read_page_token
 from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.profiles import read_profile
@@ -45,17 +44,12 @@ class PredictJob(NamedTuple):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
-    response_bytes_max: int = 0
+    response_bytes_max: int
 
     @property
     def needs_freqs(self) -> bool:
         """Whether the response takes the sums themselves."""
         return self.include_frequencies or self.include_contributions
-
-    @property
-    def steps(self) -> int:
-        """Steps of all blocks together."""
-        return sum(len(steps) for steps in self.profile.blocks)
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,9 @@ class RequestReader:
     def predict_job(self, request: pb.PredictRequest) -> PredictJob:
         """Check a PredictRequest. Raises FfnSearchError, which names the field; a bad prompt alone does not raise."""
         _require(len(request.prompts) > 0, "NO_PROMPTS", "prompts", "there are no prompts: give at least one")
-        if len(request.prompts) > self.limits.prompts_max:
-            raise _too_many("TOO_MANY_PROMPTS", "prompts", "prompts", len(request.prompts), self.limits.prompts_max)
+        given, limit = len(request.prompts), self.limits.prompts_max
+        if given > limit:
+            raise _too_many("TOO_MANY_PROMPTS", "prompts", "prompts", given, limit, "send them in several calls")
         name, profile = self._profile_choice(request)
         min_prob = request.min_prob
         _require(0 <= min_prob <= 1, "MIN_PROB_OUT_OF_RANGE", "min_prob", f"{min_prob} is not in [0, 1]")
@@ -113,47 +108,31 @@ class RequestReader:
         runnable = [prompt for prompt in prompts if not isinstance(prompt, FfnSearchError)]
         if not runnable:
             raise next(prompt for prompt in prompts if isinstance(prompt, FfnSearchError))
-        job = PredictJob(
+        top_n = min(request.top_n or self.limits.top_n_default, self.tokenizer.vocabulary_size)
+        response_bytes_max = self._response_bytes_max(request, profile, top_n, len(runnable))
+        self._require_room(len(prompts), response_bytes_max)
+        return PredictJob(
             prompts=prompts,
             runnable=runnable,
             profile=profile,
             profile_name=name,
             exclude_self=request.exclude_self,
-            top_n=min(request.top_n or self.limits.top_n_default, self.tokenizer.vocabulary_size),
+            top_n=top_n,
             min_prob=min_prob,
             dense=request.dense,
             include_model=request.include_model,
             include_frequencies=request.include_frequencies,
             include_contributions=request.include_contributions,
+            response_bytes_max=response_bytes_max,
         )
-        return self._require_room(job)
-
-    def _response_bytes_max(self, job: PredictJob) -> int:
-        """Upper bound of a response's bytes, but for what a call adds beside its prompts; known before any work."""
-        runnable = len(job.runnable)
-        array_bytes = 8 * self.tokenizer.vocabulary_size
-        step_bytes = _STEP_BYTES_MAX + job.include_frequencies * array_bytes
-        distribution_bytes = job.top_n * _LISTED_BYTES_MAX + job.dense * array_bytes
-        explained_bytes = job.include_contributions * job.top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
-        prompt_bytes = (
-            _PROMPT_BYTES_MAX
-            + self.blocks * _BLOCK_BYTES_MAX
-            + job.steps * step_bytes
-            + (1 + job.include_model) * distribution_bytes
-            + explained_bytes
-        )
-        return runnable * prompt_bytes + (len(job.prompts) - runnable) * _REFUSAL_BYTES_MAX
 
     def neighbors_job(self, request: pb.ListNeighborsRequest) -> NeighborsJob:
         """Check a ListNeighborsRequest. Raises FfnSearchError, which names the field."""
         search = self._block_search(request)
-        for name in ("page_size", "context_tokens", "places_max"):
-            _require_size(name, getattr(request, name))
-        page = read_page_token(
-            request.page_token,
-            search.key,
-            size=min(request.page_size or self.limits.page_size_default, self.limits.page_size_max),
-        )
+        size = page_entries(request.page_size, self.limits)
+        _require_size("context_tokens", request.context_tokens)
+        _require_size("places_max", request.places_max)
+        page = read_page_token(request.page_token, search.key, size=size)
         context_tokens = (
             request.context_tokens if request.HasField("context_tokens") else self.limits.context_tokens_default
         )
@@ -209,10 +188,10 @@ class RequestReader:
         return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
 
     def _threshold(self, request: BlockRequest) -> float:
-        name, profile = self._named_profile(request.profile_name)  # there has to be one, needed or not
+        name, profile = self._named_profile(request.profile_name)  # the name must exist even where a threshold is given
         if request.HasField("threshold"):
             _require(
-                math.isfinite(request.threshold) and -1 <= request.threshold <= 1,
+                -1 <= request.threshold <= 1,
                 "THRESHOLD_OUT_OF_RANGE",
                 "threshold",
                 f"{request.threshold}; a cosine threshold is in [-1, 1]",
@@ -243,7 +222,8 @@ class RequestReader:
             raise PromptError(f"{field} is empty: give at least one token", reason="EMPTY_PROMPT", field=field)
         if given > self.limits.prompt_tokens_max:
             unit = "characters" if content == "text" else "tokens"
-            raise _too_many("PROMPT_TOO_LONG", field, unit, given, self.limits.prompt_tokens_max, self.window_tokens)
+            advice = f"only the last {self.window_tokens} tokens matter"
+            raise _too_many("PROMPT_TOO_LONG", field, unit, given, self.limits.prompt_tokens_max, advice)
         return self._encode(prompt.text, field) if content == "text" else self._check_ids(prompt.tokens, field)
 
     def _encode(self, text: str, field: str) -> Tokens:
@@ -268,12 +248,26 @@ class RequestReader:
             )
         return ids.astype(np.uint16)
 
-    def _require_room(self, job: PredictJob) -> PredictJob:
-        """The job, with how large its response may be; refuses one beyond the limit, before any work."""
-        bytes_max = self._response_bytes_max(job)
+    def _response_bytes_max(self, request: pb.PredictRequest, profile: Profile, top_n: int, runnable: int) -> int:
+        """Upper bound of a response's bytes, but for what a call adds beside its prompts; known before any work."""
+        array_bytes = 8 * self.tokenizer.vocabulary_size
+        step_bytes = _STEP_BYTES_MAX + request.include_frequencies * array_bytes
+        distribution_bytes = top_n * _LISTED_BYTES_MAX + request.dense * array_bytes
+        explained_bytes = request.include_contributions * top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
+        prompt_bytes = (
+            _PROMPT_BYTES_MAX
+            + self.blocks * _BLOCK_BYTES_MAX
+            + sum(map(len, profile.blocks)) * step_bytes
+            + (1 + request.include_model) * distribution_bytes
+            + explained_bytes
+        )
+        return runnable * prompt_bytes + (len(request.prompts) - runnable) * _REFUSAL_BYTES_MAX
+
+    def _require_room(self, prompts: int, bytes_max: int) -> None:
+        """Refuse so many prompts, before any work, where their response may be larger than the limit."""
         if bytes_max > self.limits.response_bytes_max:
             raise LimitError(
-                f"prompts: the response to {len(job.prompts)} prompts may take {bytes_max} bytes; the limit is "
+                f"prompts: the response to {prompts} prompts may take {bytes_max} bytes; the limit is "
                 f"{self.limits.response_bytes_max}: send fewer, lower top_n, or leave out dense, "
                 "include_frequencies or include_contributions",
                 reason="RESPONSE_TOO_LARGE",
@@ -281,7 +275,6 @@ class RequestReader:
                 given_bytes=bytes_max,
                 limit_bytes=self.limits.response_bytes_max,
             )
-        return job._replace(response_bytes_max=bytes_max)
 
 
 def _require(holds: bool, reason: str, field: str, message: str) -> None:
@@ -290,14 +283,10 @@ def _require(holds: bool, reason: str, field: str, message: str) -> None:
 
 
 def _require_size(field: str, value: int) -> None:
-    if value < 0:
-        _require(False, f"{field.upper()}_NEGATIVE", field, f"{value} is negative; 0 or more is meant")
+    _require(value >= 0, f"{field.upper()}_NEGATIVE", field, f"{value} is negative: leave it out, or choose 0 or more")
 
 
-def _too_many(
-    reason: str, field: str, unit: str, given: int, limit: int, window_tokens: int | None = None
-) -> LimitError:
-    advice = "send them in several calls" if window_tokens is None else f"only the last {window_tokens} tokens matter"
+def _too_many(reason: str, field: str, unit: str, given: int, limit: int, advice: str) -> LimitError:
     return LimitError(
         f"{field}: {given} {unit}; the limit is {limit}: {advice}", reason=reason, field=field, given=given, limit=limit
     )

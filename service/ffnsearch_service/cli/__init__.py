@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line; one line on stderr and exit status 2 for every error of the tree, and a full disk."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told once, by us
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are printed once, by us
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads of torch made a search 1.6 times slower
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -39,7 +39,7 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
-        if error.errno == errno.EPIPE:  # who read it wants no more
+        if error.errno == errno.EPIPE:  # the reader wants no more
             sys.exit(1)
         complain("no space is left where the output goes: free some, or let it go elsewhere")
         sys.exit(EXIT_REFUSED)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Give standard streams that are closed nothing to read or write: else the next files to be opened were those."""
+    """Open closed standard streams on the null device: else the next files to be opened would take their places."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -143,16 +143,22 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="Where model and search run: auto, cpu, or cuda.", show_default="auto")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for the search.", show_default="all")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for the model and the search.", show_default="all")
+    ] = None,
     skip_verify: SkipVerify = False,
     insecure_public: Annotated[
-        bool, typer.Option("--insecure-public", help="Listen beyond this machine, unencrypted and open to anyone.")
+        bool,
+        typer.Option(
+            "--insecure-public",
+            help="Allow --host and metrics.host to be reached from other machines without TLS and tokens.",
+        ),
     ] = False,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, repeated.", metavar="SECTION.NAME=VALUE"),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Tell what would happen, and start nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Report what would happen, and start nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print a file of all settings, with their reasons.")

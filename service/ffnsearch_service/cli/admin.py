@@ -6,6 +6,7 @@ import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson
 from ffnsearch_service.cli.servers import ServerOptions, access_of, with_server_options
+from ffnsearch_service.config import LOAD_TIMEOUT_S
 from ffnsearch_service.errors import RequestError, ServiceError
 from ffnsearch_service.show.terminal import harmless
 
@@ -21,12 +22,13 @@ EXAMPLES = (
     "--ca-file ca.pem --token-file admin.token search.example:443 list",
 )
 
-Etag = Annotated[str, typer.Option(help="Refuse if it is no longer this one; `list` tells it.", metavar="ETAG")]
+Etag = Annotated[str, typer.Option(help="Refuse if the etag is no longer this one; `list` shows it.", metavar="ETAG")]
 Name = Annotated[str, typer.Argument(help="Name of a snapshot.", show_default=False)]
 Gate = Annotated[
     str,
     typer.Option(
-        help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example parity:0.2.",
+        help="Refuse a snapshot whose recorded mean Hellinger distance is larger, for example parity:0.2; "
+        "protocols: parity, leave-one-out, held-out.",
         metavar="PROTOCOL:MAX",
     ),
 ]
@@ -61,7 +63,7 @@ def admin(
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     """List the snapshots and the aliases that point to them."""
     from ffnsearch_service.show import admin as show_admin
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     snapshots, aliases = tuple(client.snapshots()), tuple(client.aliases())
@@ -77,11 +79,11 @@ def load(
     folder: Annotated[
         str, typer.Option(help="Its folder below the one that the operator allows.", show_default="its name")
     ] = "",
-    timeout_s: Annotated[float, typer.Option(help="Seconds that the load may take.", min=0.001)] = 600,
+    timeout_s: Annotated[float, typer.Option(help="Seconds that the load may take.", min=0.001)] = LOAD_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
     """Open a snapshot beside those that are open."""
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     loaded = client.load(name, folder, timeout_s=timeout_s)
@@ -110,7 +112,7 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """Let an alias point to another snapshot, in one step, or delete it."""
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     if bool(snapshot) == delete:
@@ -136,11 +138,13 @@ def build(
     model: Annotated[
         str, typer.Option(help="A model below the folder that the operator allows.", show_default="the reference model")
     ] = "",
-    window_tokens: Annotated[int, typer.Option(help="Length of a substring, in tokens.", min=1)] = 10,
+    window_tokens: Annotated[
+        int | None, typer.Option(help="Length of a substring, in tokens.", min=1, show_default="10")
+    ] = None,
     split: Annotated[str, typer.Option(help="Index `all` of the text, or `train`, its first nine tenths.")] = "all",
     calibration_prompts: Annotated[
-        int, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0)
-    ] = 2000,
+        int | None, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0, show_default="2000")
+    ] = None,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
     ] = 0,
@@ -156,7 +160,7 @@ def build(
         name,
         corpus,
         model=model,
-        window_tokens=window_tokens,
+        window_tokens=window_tokens or 0,
         split=split,
         calibration_prompts=calibration_prompts,
         evaluation_prompts=evaluation_prompts,
@@ -174,7 +178,7 @@ def operations(
 ) -> None:
     """List the builds, oldest first."""
     from ffnsearch_service.show import admin as show_admin
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     client: AdminClient = context.obj
     if delete:
@@ -208,12 +212,16 @@ def _follow(client: "AdminClient", begun: "BuildOperation") -> "BuildOperation":
         with ProgressDisplay() as display:
             return client.wait(begun.name, on_progress=show)
     except KeyboardInterrupt:
-        typer.echo(f"{begun.name} goes on: `operations` follows it, `cancel {begun.name}` stops it", err=True)
+        typer.echo(
+            f"{begun.name} goes on: the same command follows it again, `operations` lists it, "
+            f"`cancel {begun.name}` stops it",
+            err=True,
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _print_build(operation: "BuildOperation", as_json: bool) -> None:
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     if error := operation.error:
         raise ServiceError(error.message, code=error.code, reason=error.reason, metadata=error.metadata)
@@ -226,7 +234,7 @@ def _print_build(operation: "BuildOperation", as_json: bool) -> None:
 
 
 def _print_deleted(name: str, as_json: bool) -> None:
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
 
     if as_json:
         print_json({"deleted": name})
@@ -239,6 +247,6 @@ def _gate(text: str) -> tuple[str, float] | None:
         return None
     protocol, _, bound = text.partition(":")
     try:
-        return protocol, float(bound)
+        return protocol.replace("-", "_"), float(bound)
     except ValueError:
         raise RequestError(f"--gate {text}: write PROTOCOL:MAX, for example parity:0.2") from None

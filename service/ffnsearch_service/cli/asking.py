@@ -15,7 +15,7 @@ from ffnsearch_service.errors import RequestError
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
     from ffnsearch_service.client.asking import PredictOptions
-    from ffnsearch_service.client.calls import Calls
+    from ffnsearch_service.client.interface import Calls
 
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
 Device = Annotated[str, typer.Option(help="Of a directory: where model and search run: auto, cpu, or cuda.")]
@@ -25,9 +25,9 @@ ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's pro
 
 @with_server_options
 def info(target: Target, server: ServerOptions, as_json: AsJson = False, skip_verify: SkipVerify = False) -> None:
-    """Tell what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
+    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
     with open_target(target, server, skip_verify=skip_verify) as calls:
-        from ffnsearch_service.show.answers import print_json
+        from ffnsearch_service.show.as_json import print_json
         from ffnsearch_service.show.info import print_info
 
         found = calls.info(snapshot=server.snapshot)
@@ -147,6 +147,7 @@ def neighbors(
         from ffnsearch_service.client.evidence import collect
         from ffnsearch_service.config import MIN_SHARE_DEFAULT
         from ffnsearch_service.show import answers as show
+        from ffnsearch_service.show.as_json import print_json
 
         options: SearchOptions = {
             "exclude_self": exclude_self,
@@ -158,10 +159,10 @@ def neighbors(
         if classes:
             least = MIN_SHARE_DEFAULT if min_share is None else min_share
             explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
-            (show.print_json if as_json else show.print_classes)(explained)
+            (print_json if as_json else show.print_classes)(explained)
         else:
             found = collect(calls, prompt, block, limit=limit or 20, **options)
-            (show.print_json if as_json else show.print_evidence)(found)
+            (print_json if as_json else show.print_evidence)(found)
 
 
 def _is_bulk(prompts: Sequence[str], prompts_file: Path | None, *, as_json: bool, as_jsonl: bool) -> bool:
@@ -177,13 +178,14 @@ def _print_predictions(
     calls: "Calls", prompts: Sequence[str], options: "PredictOptions", *, as_json: bool, explain: bool
 ) -> list[str]:
     """Ask in one call, print the answers, and return why prompts were refused."""
-    from ffnsearch_service.show import answers as show
+    from ffnsearch_service.show.answers import print_prediction
+    from ffnsearch_service.show.as_json import print_json
 
     answer = calls.predict(prompts, **options)
     if as_json:
-        show.print_json(answer)
+        print_json(answer)
     else:
-        show.print_prediction(prompts, answer, explain=explain)
+        print_prediction(prompts, answer, explain=explain)
     return [result.error.message for result in answer.results if result.error is not None]
 
 
@@ -200,7 +202,7 @@ def _profile(
     if len(ways) > 1:
         raise ProfileError(f"{ways[0]} is given, and {ways[1]} too: choose one way")
     if file is not None:
-        from ffnsearch_service.profiles import load_profile
+        from ffnsearch_service.client.profile_files import load_profile
 
         return load_profile(file)
     if thresholds or weights:

@@ -138,7 +138,7 @@ def _bench_server(
 
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_service.load.service import measure_service
-    from ffnsearch_service.show.answers import print_json
+    from ffnsearch_service.show.as_json import print_json
     from ffnsearch_service.show.load import print_load
 
     try:
@@ -193,6 +193,6 @@ def _numbers(kind: Callable[[str], Number], text: str, option: str, most: float)
         numbers = []
     if not 1 <= len(numbers) <= LEVELS_MAX or not all(0 < number <= most for number in numbers):
         raise typer.BadParameter(
-            f"{text!r} is no list of at most {LEVELS_MAX} numbers above 0, to {most:,.0f}", param_hint=option
+            f"{text!r} is not a list of at most {LEVELS_MAX} numbers above 0 and up to {most:,.0f}", param_hint=option
         )
     return numbers

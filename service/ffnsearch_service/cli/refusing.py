@@ -13,12 +13,12 @@ EXIT_REFUSED = 2
 
 
 def complain(message: str) -> None:
-    """Tell on stderr what is wrong, in one line."""
+    """Print what is wrong on stderr, in one line."""
     print(f"error: {harmless(' '.join(message.split()))}", file=sys.stderr)
 
 
 def refuse(problems: Sequence[str]) -> NoReturn:
-    """Tell every problem in a line of its own, and end."""
+    """Print every problem in a line of its own, and exit."""
     for problem in problems:
         complain(problem)
     raise typer.Exit(EXIT_REFUSED)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffnsearch_indexer.cli.options import check
-from ffnsearch_service.config import TOKEN_VARIABLE
+from ffnsearch_service.config import CALL_TIMEOUT_S, TOKEN_VARIABLE
 from ffnsearch_service.errors import AddressError, RequestError
 
 if TYPE_CHECKING:
-    from ffnsearch_service.client.calls import Calls
     from ffnsearch_service.client.channel import AccessOptions
+    from ffnsearch_service.client.interface import Calls
 
 Target = Annotated[str, typer.Argument(help="A snapshot directory, or HOST:PORT of a server.", show_default=False)]
 
@@ -26,7 +26,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option(help="Of a server: name or alias of the snapshot to ask.", show_default="default")],
         "",
     ),
-    "timeout_s": (Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)], 30.0),
+    "timeout_s": (
+        Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)],
+        CALL_TIMEOUT_S,
+    ),
     "tls": (Annotated[bool, typer.Option("--tls", help="Encrypt, and trust public certificate authorities.")], False),
     "ca_file": (
         Annotated[Path | None, typer.Option(help="Encrypt, and trust the authorities in this PEM file.")],
@@ -51,7 +54,7 @@ _NOT_ACCESS = ("snapshot", "timeout_s")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What was said about the server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
+    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
 
     snapshot: str
     timeout_s: float
@@ -61,7 +64,7 @@ class ServerOptions:
 def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
     """Give a subcommand the options of a server, `without` some, in place of its parameter `server`, a ServerOptions.
 
-    An option that it is without stays at its default.
+    An option that is left out keeps its default.
     """
     signature = inspect.signature(command)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "server"]

@@ -1,9 +1,7 @@
 """What do the arguments of `ffnsearch serve` come to? (arguments -> settings, or what they would do)."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +35,9 @@ def limit_threads(threads: int | None) -> None:
 def print_findings(found: "Findings", *, as_json: bool) -> None:
     """Print what `serve --check` has found, all of it as JSON, or what is not a default for a person."""
     if as_json:
-        print(json.dumps(asdict(found), indent=1))
+        from ffnsearch_service.show.as_json import print_json
+
+        print_json(found)
         return
     for one in found.settings:
         if one.origin != DEFAULT_ORIGIN:

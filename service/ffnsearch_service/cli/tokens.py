@@ -1,6 +1,5 @@
 """The subcommands `ffnsearch token`: make, list and revoke the tokens of a file."""
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +35,9 @@ def register_tokens(app: typer.Typer) -> None:
 
 def create_token(
     tokens_file: TokensFile,
-    name: Annotated[str, typer.Option(help="Whose it is: told in the log, and to revoke it by.", show_default=False)],
+    name: Annotated[
+        str, typer.Option(help="Whose it is: shown in the log, and used to revoke it.", show_default=False)
+    ],
     scope: Annotated[
         list[str], typer.Option(help="What it allows: read, or admin; repeated for both.", show_default=False)
     ],
@@ -55,13 +56,14 @@ def create_token(
 
 
 def list_tokens(tokens_file: TokensFile, as_json: AsJson = False) -> None:
-    """List the tokens of a file: names, scopes and times. The tokens themselves are nowhere."""
+    """List the tokens of a file: names, scopes and times. The tokens themselves are stored nowhere."""
     from ffnsearch_service.security.tokens import load_tokens
+    from ffnsearch_service.show.as_json import print_json
     from ffnsearch_service.show.tables import Table, print_table
 
     tokens = load_tokens(tokens_file)
     if as_json:
-        print(json.dumps([_shown(token) for token in tokens], indent=1))
+        print_json([_shown(token) for token in tokens])
     else:
         rows = [
             (shown["name"], " ".join(shown["scopes"]), shown["created"], shown["expires"] or "never")

@@ -13,27 +13,26 @@ from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service.client import admin_reading as reading
 from ffnsearch_service.client.admin_results import Alias, BuildOperation, Snapshot
 from ffnsearch_service.client.asking import message
-from ffnsearch_service.client.call import TIMEOUT_S, Caller
+from ffnsearch_service.client.call import Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
+from ffnsearch_service.config import CALL_TIMEOUT_S, LOAD_TIMEOUT_S
 from ffnsearch_service.errors import DeadlineExceededError, ResourceExhaustedError
 
-LOAD_TIMEOUT_S = 600.0
-"""A load reads every byte of a snapshot: seconds for each GB."""
 POLL_S = 1.0
-"""How long one WaitOperation of `wait` takes at most: as often it tells of progress."""
+"""Longest WaitOperation that `wait` sends, and so the time between two reports of progress."""
 
 
 class AdminClient(Closing):
     """Administers the server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
-    timeout_s: time allowed for a call that does not say. How the server is reached, and who says to be calling, is in
-    AccessOptions; it raises CredentialsError. Nothing is tried again: read, decide, then repeat with the etag that was
-    read.
+    timeout_s: time allowed for a call, unless the call gives its own. The other options are those of AccessOptions,
+    which raise CredentialsError. A failed call is not repeated: read the current state, decide, and repeat it with the
+    etag that was read.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
+    def __init__(self, address: str, *, timeout_s: float = CALL_TIMEOUT_S, **access: Unpack[AccessOptions]) -> None:
         self.address = address
         self._timeout_s = timeout_s
         self._caller = Caller(address, Bearer(address, access), timeout_s=timeout_s, retry_overloaded=False)
@@ -42,7 +41,7 @@ class AdminClient(Closing):
         self._operations = operations_pb2_grpc.OperationsStub(self._channel)
         self._health = health_stub(self._channel)
 
-    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+    def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
         service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
         wait_until_ready(self._caller, self._health, timeout_s, service=service)
@@ -58,7 +57,7 @@ class AdminClient(Closing):
     def load(self, name: str, folder: str = "", *, timeout_s: float = LOAD_TIMEOUT_S) -> Snapshot:
         """Open the snapshot in a folder, by default that of its name; returns when it is open.
 
-        A deadline that passes does not end the load: `snapshot` tells how it went.
+        The load goes on if the deadline passes: `snapshot` shows how it went.
         """
         request = message(pb.LoadSnapshotRequest, "options", name=name, folder=folder)
         return reading.snapshot(self._send(self._admin.LoadSnapshot, request, timeout_s).snapshot)
@@ -118,7 +117,7 @@ class AdminClient(Closing):
         alias: str = "",
         gate: tuple[str, float] | None = None,
     ) -> BuildOperation:
-        """Begin to build a snapshot, or go on with one; `wait` tells how it goes. The defaults are the server's.
+        """Begin to build a snapshot, or go on with one; `wait` reports how it goes. The defaults are the server's.
 
         gate: as for `move_alias`; it takes `evaluation_prompts` and an alias, which does not move where it refuses.
         """
@@ -175,7 +174,7 @@ class AdminClient(Closing):
                 )
 
     def cancel(self, name: str) -> None:
-        """Ask an operation to end; `wait` tells when it has."""
+        """Ask an operation to end; `wait` returns when it has."""
         self._ask(self._operations.CancelOperation, operations_pb2.CancelOperationRequest, name=name)
 
     def delete_operation(self, name: str) -> None:

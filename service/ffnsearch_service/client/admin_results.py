@@ -15,7 +15,8 @@ class Snapshot:
 
     folder: below the folder that the operator allows, "" for one of the configuration. etag: changes whenever the name
     gets another snapshot. aliases: those that point to it. leases: requests that it is answering. error: why it could
-    not be opened, with state FAILED. info: as `Info.snapshot`; all from there on is empty unless the state is OPEN.
+    not be opened, with state FAILED. info: as `Info.snapshot`; it and all fields after it are empty unless
+    the state is OPEN.
     """
 
     name: str

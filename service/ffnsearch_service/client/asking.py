@@ -15,7 +15,7 @@ PromptLike = str | Sequence[int]
 
 
 class PredictOptions(TypedDict, total=False):
-    """What may be said about a prediction; what is left out takes the server's default.
+    """Options of a prediction; what is left out takes the server's default.
 
     profile: name of one of the snapshot's profiles, or a Profile. exclude_self: leave the prompt's own substring out.
     top_n: most tokens listed. min_prob: least probability listed. dense: add whole distributions as arrays.
@@ -35,7 +35,7 @@ class PredictOptions(TypedDict, total=False):
 
 
 class SearchOptions(TypedDict, total=False):
-    """What may be said about the neighbors in one block; what is left out takes the server's default.
+    """Options of a search for neighbors in one block; what is left out takes the server's default.
 
     threshold: least score, exclusive; without it, the lowest of the block in `profile_name`. exclude_self: leave the
     prompt's own substring out. snapshot: name or alias.
@@ -48,7 +48,7 @@ class SearchOptions(TypedDict, total=False):
 
 
 class NeighborsOptions(SearchOptions, total=False):
-    """What may be said about a list of neighbors, beside which they are.
+    """Options of a list of neighbors, beside those of the search.
 
     page_size: neighbors a call. page_token: where to go on. context_tokens: how much to show around a place.
     places_max: places shown of each neighbor.
@@ -61,7 +61,7 @@ class NeighborsOptions(SearchOptions, total=False):
 
 
 class ClassesOptions(SearchOptions, total=False):
-    """What may be said about a list of classes, beside which neighbors they explain.
+    """Options of a list of classes, beside those of the search.
 
     classes_max: most classes listed. min_share: least share of a class's members that are neighbors, in (0, 1].
     """
@@ -71,7 +71,7 @@ class ClassesOptions(SearchOptions, total=False):
 
 
 def one_or_several(prompts: PromptLike | Sequence[PromptLike]) -> Sequence[PromptLike]:
-    """Several prompts, of one or several: text, or a sequence of numbers, is one. An empty sequence is none at all."""
+    """A sequence of the prompts given. A text or a sequence of numbers is one prompt; an empty sequence is none."""
     is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
     several: Any = [prompts] if is_one else prompts
     return cast(Sequence[PromptLike], several)
@@ -110,7 +110,7 @@ def info_request(snapshot: str) -> pb.GetInfoRequest:
 
 
 def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
-    """Write one prompt. Raises InvalidRequestError for lone surrogates, and for what are no token ids."""
+    """Write one prompt. Raises InvalidRequestError for lone surrogates, and for what is not token ids."""
     if isinstance(prompt, str):
         return message(pb.Prompt, f"{field}.text", text=prompt)
     if not isinstance(prompt, Iterable):

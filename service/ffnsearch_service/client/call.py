@@ -1,4 +1,4 @@
-"""How one call is made: its deadline covers all tries, its token goes along, its failure becomes an exception.
+"""How one call is made: its deadline covers all tries, its token goes with it, its failure becomes an exception.
 
 gRPC itself retries UNAVAILABLE, as service_config.json says. A call that the server refused for being busy is sent
 again only where the client was asked to: then after the time that the server's RetryInfo names, and never past the
@@ -14,11 +14,8 @@ from typing import Any
 import grpc
 
 from ffnsearch_service.client.channel import Bearer
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.errors import CallCancelledError, RequestError, ResourceExhaustedError, ServiceError
-from ffnsearch_service.status import service_error
-
-TIMEOUT_S = 30.0
-"""How long a call may take where the caller does not say: gRPC's own default is for ever."""
 
 TIMEOUT_S_MAX = 1e9
 """30 years. Beyond 200 years gRPC's own clock overflows, and the call would be over before it began."""
@@ -27,11 +24,11 @@ PAUSE_S_MIN = 0.01
 """Shortest pause before a call is sent again, whatever the server says."""
 
 
-class Patience:
-    """One caller's deadline over several tries."""
+class Deadline:
+    """When one call must have ended, all tries together."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Begin now; `math.inf` is for ever. Raises RequestError for what is no number."""
+        """Begin now; `math.inf` is for ever. Raises RequestError for NaN."""
         if math.isnan(timeout_s):
             raise RequestError("timeout_s is nan: give seconds", field="timeout_s")
         self._deadline_s = time.monotonic() + min(timeout_s, TIMEOUT_S_MAX)
@@ -41,7 +38,7 @@ class Patience:
         return max(0.0, self._deadline_s - time.monotonic())
 
     def pause_s(self, error: ServiceError) -> float | None:
-        """How long to wait before a refused call is sent again, None if that would be no use.
+        """How long to wait before a refused call is sent again, None if it should not be.
 
         That is up to half longer than the server asks, so that callers refused together do not come back together.
         """
@@ -62,44 +59,44 @@ class Caller:
         self._is_closed = False
 
     def close(self) -> None:
-        """Make no call from now on. Call it before the channel is closed."""
+        """Make no calls from now on. To be called before the channel is closed."""
         self._is_closed = True
 
     def call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """Send a request through a method of a stub, and return the response.
 
-        Raises ServiceError, CredentialsError, and RequestError for a time that is none.
+        Raises ServiceError, CredentialsError, and RequestError for a `timeout_s` that is NaN.
         """
-        patience = self._patience(timeout_s)
+        deadline = self._deadline(timeout_s)
         while True:
             self._require_open()
             try:
-                return method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+                return method(request, timeout=deadline.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
-                self._require_open()  # a call under way fails otherwise, in gRPC's own words
-                pause_s = self._pause_s(error, patience)
-            except ValueError:  # gRPC's word for a channel that another thread closed just now
+                self._require_open()  # else a call under way would fail in gRPC's own words
+                pause_s = self._pause_s(error, deadline)
+            except ValueError:  # what gRPC raises where another thread has just closed the channel
                 self._require_open()
                 raise
             time.sleep(pause_s)
 
     async def call_async(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         """`call` for the stubs of asyncio."""
-        patience = self._patience(timeout_s)
+        deadline = self._deadline(timeout_s)
         while True:
             self._require_open()
             try:
-                return await method(request, timeout=patience.left_s(), metadata=self._bearer.metadata())
+                return await method(request, timeout=deadline.left_s(), metadata=self._bearer.metadata())
             except grpc.RpcError as error:
-                pause_s = self._pause_s(error, patience)
+                pause_s = self._pause_s(error, deadline)
             except asyncio.CancelledError:
-                if not _is_cancelled():  # the call is, by a channel that was closed
+                if not _is_cancelled():  # the call is cancelled, by a channel that was closed
                     self._require_open()
                 raise
             await asyncio.sleep(pause_s)
 
-    def _patience(self, timeout_s: float | None) -> Patience:
-        return Patience(self._timeout_s if timeout_s is None else timeout_s)
+    def _deadline(self, timeout_s: float | None) -> Deadline:
+        return Deadline(self._timeout_s if timeout_s is None else timeout_s)
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -107,16 +104,16 @@ class Caller:
                 f"the client of {self.address} is closed: make another one", code="CANCELLED", reason="CLIENT_CLOSED"
             )
 
-    def _pause_s(self, error: grpc.RpcError, patience: Patience) -> float:
+    def _pause_s(self, error: grpc.RpcError, deadline: Deadline) -> float:
         """How long to wait before the call is sent again. Raises the error where it is not."""
         failed = service_error(error, self.address)
-        pause_s = patience.pause_s(failed) if self._retry_overloaded else None
+        pause_s = deadline.pause_s(failed) if self._retry_overloaded else None
         if pause_s is None:
             raise failed from None
         return pause_s
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody wants the current task to end."""
+    """Whether the current task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""How a client reaches a server: channel options, retries, TLS, and the token that says who calls."""
+"""How a client reaches a server: channel options, retries, TLS, and the token that identifies the caller."""
 
 import importlib.resources
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
 """Pause between two attempts to connect: gRPC's own grows to 2 minutes, after which a server has long been back."""
 
 KEEPALIVE_MS, PING_TIMEOUT_MS = 15_000, 5_000
-"""A call that hears nothing for so long asks whether anybody is there, and gives the connection up after so long: what
-forgot it on the way (a router, a frozen machine) does not say so. Servers allow a ping every 10 s."""
+"""A call that hears nothing for the first time pings the server, and gives the connection up if no answer comes within
+the second: a router or a frozen machine that dropped it does not say so. Servers allow a ping every 10 s."""
 
 
 class AccessOptions(TypedDict, total=False):
-    """How a server is reached, and who says to be calling.
+    """How a server is reached, and as whom.
 
     tls: encrypt, and trust the certificate authorities that gRPC brings along. ca_file: encrypt, and trust those of
-    this PEM file instead. certificate_file, key_file: what this client shows of itself (mutual TLS), both PEM; encrypts
-    too. token: bearer token. token_file: a file with one, read again for every call, so that it can be replaced.
-    insecure_token: send the token although nothing is encrypted and the server is on another machine. A key or token
-    file that others may read is refused.
+    this PEM file instead. certificate_file, key_file: what this client identifies itself with (mutual TLS), both PEM;
+    they encrypt too. token: bearer token. token_file: a file with one, read again for every call, so that it can be
+    replaced. insecure_token: send the token although nothing is encrypted and the server is on another machine. A key
+    or token file that others may read is refused.
     """
 
     tls: bool
@@ -39,7 +39,7 @@ class AccessOptions(TypedDict, total=False):
 
 
 class Bearer:
-    """The metadata that says who calls. Safe to share between threads."""
+    """The metadata that identifies the caller. Safe to share between threads."""
 
     def __init__(self, address: str, access: AccessOptions) -> None:
         """Raises CredentialsError for a token that cannot be sent, or must not be sent to `address` in plain text."""
@@ -87,13 +87,13 @@ def service_config() -> str:
 
 def _require_port(address: str) -> None:
     port = address.rpartition(":")[2]
-    if port.isdecimal() and not 1 <= int(port) <= 65535:  # gRPC would take the rest of a division for it
+    if port.isdecimal() and not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
         raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
 
 
 def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:
     return [
-        ("grpc.max_send_message_length", -1),  # the server's limits count, in both directions, and its refusal says so
+        ("grpc.max_send_message_length", -1),  # the server's limits hold, both ways, and its refusals name them
         ("grpc.max_receive_message_length", -1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each client
@@ -104,7 +104,7 @@ def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it, the line above is not honoured
         ("grpc.enable_retries", int(retries)),
         ("grpc.service_config", service_config()),
-        ("grpc.service_config_disable_resolution", 1),  # ours alone, whatever the DNS says
+        ("grpc.service_config_disable_resolution", 1),  # ours alone, whatever DNS says
         ("grpc.per_rpc_retry_buffer_size", 2 * Limits().request_bytes_max),  # a larger request would not be retried
     ]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from ffnsearch_service.client.asking import NeighborsOptions, PromptLike
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.results import Neighbor
 
 _PAGE_NEIGHBORS_MAX = 1000

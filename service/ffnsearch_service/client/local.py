@@ -1,13 +1,12 @@
 """The calls of the wire contract on a snapshot opened in this process, without a socket."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.interface import Calls
 
 
 class LocalClient(Calls):
@@ -19,12 +18,6 @@ class LocalClient(Calls):
 
     def __init__(self, engine: Engine) -> None:
         """Take over an engine; `close` closes it."""
-        self._methods: dict[str, Callable[[Any, Call], Any]] = {
-            "Predict": engine.predict,
-            "ListNeighbors": engine.list_neighbors,
-            "ListClasses": engine.list_classes,
-            "GetInfo": engine.get_info,
-        }
         self._engine = engine
 
     @classmethod
@@ -49,4 +42,4 @@ class LocalClient(Calls):
         self._engine.close()
 
     def _send(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        return self._methods[method](request, Call(timeout_s))
+        return self._engine.call(method, request, Call(timeout_s))

@@ -81,7 +81,7 @@ def predict_many_async(
 
 
 class _Count:
-    """Counts the results that are there, and tells `progress`; a total that is not known is told as 0."""
+    """Counts results and reports them to `progress`; an unknown total is reported as 0."""
 
     def __init__(self, prompts: Any, progress: Progress) -> None:
         self._total = operator.length_hint(prompts)
@@ -274,8 +274,8 @@ def _moved(told: Failure, first: int) -> Failure:
 
 def _check(prompts: object, prompts_per_call: int, concurrency: int) -> None:
     if isinstance(prompts, str):
-        raise RequestError("prompts: one text is given, whose characters would be prompts; give several texts")
+        raise RequestError("prompts: one text is given, and each character would be a prompt: give a list of texts")
     if prompts_per_call < 1:
-        raise RequestError(f"prompts_per_call is {prompts_per_call}; a call has at least 1 prompt")
+        raise RequestError(f"prompts_per_call is {prompts_per_call}: choose at least 1")
     if not 1 <= concurrency <= CONCURRENCY_MAX:
-        raise RequestError(f"concurrency is {concurrency}; it is 1 to {CONCURRENCY_MAX}")
+        raise RequestError(f"concurrency is {concurrency}: choose 1 to {CONCURRENCY_MAX}")

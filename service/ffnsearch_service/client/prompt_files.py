@@ -35,13 +35,13 @@ def read_prompts(path: Path) -> Iterator[PromptLike]:
 
 
 def count_prompts(path: Path) -> int:
-    """How many prompts a file holds, 0 where that cannot be told beforehand."""
+    """How many prompts a file holds, 0 where that is not known beforehand."""
     if not os.path.isfile(path):
         return 0
     try:
         with path.open("rb") as file:
             return sum(1 for _ in _lines(file))
-    except OSError:  # `read_prompts` tells it
+    except OSError:  # `read_prompts` reports it
         return 0
 
 
@@ -56,14 +56,14 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
     if len(line) > LINE_BYTES_MAX:
-        raise RequestError(f"{place} has more than {LINE_BYTES_MAX} bytes: no prompt is so long")
+        raise RequestError(f"{place} has more than {LINE_BYTES_MAX:,} bytes: give a file with a prompt a line")
     if not as_json:
-        return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused as a prompt, alone
+        return line.decode(errors="surrogateescape")  # a prompt that is not UTF-8 is refused alone
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{place} is no JSON: {error}") from None
+        raise RequestError(f"{place} is not JSON ({error}): write a string in quotes, or a list of token ids") from None
     is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too
     if not (isinstance(found, str) or is_ids):
-        raise RequestError(f"{place} is neither a JSON string nor a list of token ids")
+        raise RequestError(f"{place} is neither a JSON string nor a list of token ids: write one of the two")
     return found  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Is a server ready? Its health service is asked until it says so, or the time is over."""
+"""Is a server ready? Its health service is asked until it says so, or until the time is over."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-from ffnsearch_service.client.call import Caller, Patience
+from ffnsearch_service.client.call import Caller, Deadline
 from ffnsearch_service.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
 
 POLL_S = 0.2
@@ -17,19 +17,19 @@ POLL_S = 0.2
 PREDICTION_SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
 _NOT_YET = (UnavailableError, DeadlineExceededError, NotFoundError)
-"""What a server may answer that does not run yet, or does not know its services yet."""
+"""How calls fail while a server does not run yet, or does not know its services yet."""
 
 
 def health_stub(channel: grpc.Channel | grpc.aio.Channel) -> Any:
-    """A stub of the health service, whose types do not tell its methods; of a closed channel it would crash."""
+    """A stub of the health service, untyped since its types lack the methods. Made of a closed channel, it crashes."""
     return health_pb2_grpc.HealthStub(channel)
 
 
 def wait_until_ready(caller: Caller, health: Any, timeout_s: float, *, service: str = PREDICTION_SERVICE) -> None:
     """Return once `service` is SERVING; `health` is a `health_stub`.
 
-    Raises DeadlineExceededError, with what was in the way, if it is not within `timeout_s`; and at once ServiceError
-    for what waiting does not mend, such as a token that is not accepted.
+    Raises DeadlineExceededError, with what was in the way, if it is not within `timeout_s`; and at once a
+    ServiceError that waiting does not mend, such as a token that is not accepted.
     """
     waiting = _Waiting(caller.address, timeout_s, service)
     while True:
@@ -60,11 +60,11 @@ class _Waiting:
         self.question = health_pb2.HealthCheckRequest(service=service)
         self._address = address
         self._timeout_s = timeout_s
-        self._patience = Patience(timeout_s)
+        self._deadline = Deadline(timeout_s)
         self._obstacle = "it was not asked"
 
     def left_s(self) -> float:
-        return self._patience.left_s()
+        return self._deadline.left_s()
 
     def is_over(self, answer: Any) -> bool:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -72,7 +72,7 @@ class _Waiting:
         return name == "SERVING"
 
     def note(self, error: ServiceError) -> None:
-        if not isinstance(error, DeadlineExceededError):  # which tells less than the error before it
+        if not isinstance(error, DeadlineExceededError):  # which says less than the error before it
             self._obstacle = error.message
 
     def pause_s(self) -> float:

@@ -97,7 +97,7 @@ def fidelity_summaries(messages: Iterable[pb.FidelitySummary]) -> tuple[Fidelity
 
 
 def scalars(message: Any) -> dict[str, Any]:
-    """The fields of a flat message by name, None for one that is not set and tells so."""
+    """The fields of a flat message by name, None for one that is not set where the message can say so."""
     return {
         field.name: _optional(message, field.name) if field.has_presence else getattr(message, field.name)
         for field in message.DESCRIPTOR.fields

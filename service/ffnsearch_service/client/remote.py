@@ -23,19 +23,20 @@ from ffnsearch_service.client.asking import (
     one_or_several,
     predict_request,
 )
-from ffnsearch_service.client.call import TIMEOUT_S, Caller
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.call import Caller
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel, open_channel
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready, wait_until_ready_async
 from ffnsearch_service.client.results import ClassList, Info, Neighbor, NeighborPage, PredictResult, PromptResult
+from ffnsearch_service.config import CALL_TIMEOUT_S
 
 
 class Client(Calls):
     """Calls a server at `address`, `host:port`. Safe to share between threads. Failed calls raise ServiceError.
 
-    timeout_s: time allowed for a call, all tries together, where the call does not say. retry_overloaded: send a call
+    timeout_s: time allowed for a call, all tries together, unless the call gives its own. retry_overloaded: send a call
     again that the server refused for being busy, when it asks to be asked again, within the call's time; calls that
-    find no server (UNAVAILABLE) are always sent again. What else may be said is in AccessOptions; it raises
+    find no server (UNAVAILABLE) are always sent again. The other options are those of AccessOptions, which raise
     CredentialsError. The connection is made by the first call. It is direct: proxies in the environment are not used.
     """
 
@@ -43,7 +44,7 @@ class Client(Calls):
         self,
         address: str,
         *,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = CALL_TIMEOUT_S,
         retry_overloaded: bool = False,
         **access: Unpack[AccessOptions],
     ) -> None:
@@ -54,7 +55,7 @@ class Client(Calls):
         self._stub = pb_grpc.PredictionServiceStub(self._channel)
         self._health = health_stub(self._channel)
 
-    def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+    def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Return once the server says that it serves. Raises DeadlineExceededError if it does not within `timeout_s`.
 
         Raises ServiceError at once for what waiting does not mend, such as a token that is not accepted.
@@ -77,7 +78,7 @@ class AsyncClient:
         self,
         address: str,
         *,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = CALL_TIMEOUT_S,
         retry_overloaded: bool = False,
         **access: Unpack[AccessOptions],
     ) -> None:
@@ -145,10 +146,10 @@ class AsyncClient:
         return reading.class_list(await self._send("ListClasses", request, timeout_s), block)
 
     async def info(self, *, snapshot: str = "", timeout_s: float | None = None) -> Info:
-        """Tell what is served, and within which limits. snapshot: name or alias."""
+        """Describe what is served, and within which limits. snapshot: name or alias."""
         return reading.info(await self._send("GetInfo", info_request(snapshot), timeout_s))
 
-    async def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
+    async def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Return once the server says that it serves, as `Client.wait_for_ready` does."""
         await wait_until_ready_async(self._caller, self._health, timeout_s)
 

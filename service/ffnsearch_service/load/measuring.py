@@ -20,7 +20,7 @@ OUTSTANDING_MAX = 20_000
 """Calls that may be unanswered at a time: those due beyond that are not sent, and counted as such."""
 
 STAGES = ("tokenize", "queue", "model", "search", "combine", "total")
-"""What a reply tells the time of."""
+"""The stages whose times a reply has."""
 
 
 class Reply(NamedTuple):

@@ -19,12 +19,13 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client import AsyncClient
 from ffnsearch_service.client.asking import PredictOptions, PromptLike, predict_request
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel
+from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.client.prompt_files import read_prompts
 from ffnsearch_service.client.results import Info
+from ffnsearch_service.config import CALL_TIMEOUT_S
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.load.measuring import STAGES, Arrivals, Ask, Load, Reply, at_rate, by_callers
 from ffnsearch_service.load.summary import Document, summary
-from ffnsearch_service.status import service_error
 
 REQUESTS_MAX = 256
 """Most different requests: written before the load begins, then sent over and over."""
@@ -47,7 +48,7 @@ When in eternal lines to time thou grow'st:
 So long as men can breathe or eyes can see,
 So long lives this, and this gives life to thee.
 """
-"""Whose windows are the prompts where none are given."""
+"""Its windows are the prompts where none are given."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class LoadPlan:
     prompts_per_call: int
     connections: int = 1
     arrivals: Arrivals = "poisson"
-    timeout_s: float = 30.0
+    timeout_s: float = CALL_TIMEOUT_S
     options: PredictOptions = field(default_factory=PredictOptions)
 
 
@@ -186,7 +187,7 @@ def _asking(methods: Sequence[Any], requests: Sequence[pb.PredictRequest], beare
 
 
 async def _tick(progress: Progress, level: int, levels: int, level_s: int) -> None:
-    """Tell every second how far the load is."""
+    """Report every second how far the load is."""
     for passed_s in range(level_s):
         progress("load", level * level_s + passed_s, levels * level_s, f"s, level {level + 1} of {levels}")
         await asyncio.sleep(1)

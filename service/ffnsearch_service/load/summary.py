@@ -16,7 +16,7 @@ def summary(load: Load, prompts_per_call: int) -> Document:
     """The figures of one load, for JSON; times in milliseconds.
 
     latency_ms counts from when a call was due. late_ms is how long after that it was begun: what the measuring itself
-    adds. outside_ms is what answers took beyond the total that their replies tell, from when the call was begun: the
+    adds. outside_ms is what answers took beyond the total that their replies report, from when the call was begun: the
     network, gRPC and the event loops at both ends.
     """
     answered = [sample for sample in load.samples if sample.reply.code == "OK"]

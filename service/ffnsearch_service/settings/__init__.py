@@ -1,1 +1,1 @@
-"""Settings: from a file, the environment and flags to one ServerConfig, with every problem told."""
+"""Settings: from a file, the environment and flags to one ServerConfig, with every problem reported."""

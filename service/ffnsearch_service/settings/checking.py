@@ -113,7 +113,7 @@ def _state(config: ServerConfig) -> CatalogState:
 
 def _require_places(config: ServerConfig, state: CatalogState) -> None:
     most = config.limits.snapshots_max
-    if any(name in config.snapshots for name in list(state.snapshots)[most:]):  # of others a start only complains
+    if any(name in config.snapshots for name in list(state.snapshots)[most:]):  # a start only warns about others
         raise ExhaustedError(
             f"{len(state.snapshots)} snapshots are to be open, more than {most}: raise it, or leave some out",
             reason="TOO_MANY_SNAPSHOTS",
@@ -137,7 +137,7 @@ def _places(config: ServerConfig) -> Iterator[tuple[str, str, int]]:
 
 def _needs(config: ServerConfig) -> Iterator[tuple[str, Callable[[], object]]]:
     """Files, folders and extras that the settings name, each with what fails where it is not as it should be."""
-    tls, admin = config.tls, config.administration
+    tls, admin = config.tls, config.admin
     if tls.certificate_file and tls.key_file:
         yield (
             "tls.certificate_file",

@@ -7,9 +7,9 @@ from typing import Any
 
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.errors import SettingsError
-from ffnsearch_service.names import NAME
+from ffnsearch_service.names import NAME, NAME_RULE
 from ffnsearch_service.settings import rules
-from ffnsearch_service.settings.schema import TABLES, section_fields, sections, settings
+from ffnsearch_service.settings.schema import TABLES, sections, settings
 from ffnsearch_service.settings.sources import Given
 from ffnsearch_service.settings.values import UnfitValueError, path_of, shown, value_of
 
@@ -56,7 +56,7 @@ def key_values(config: ServerConfig) -> dict[str, Any]:
     found = {}
     for key, setting in settings().items():
         section = key.partition(".")[0]
-        owner = config if section == "server" else getattr(config, section_fields()[section])
+        owner = config if section == "server" else getattr(config, section)
         found[key] = getattr(owner, setting.field)
     for table in TABLES:
         found |= {f"{table}.{name}": value for name, value in getattr(config, table).items()}
@@ -75,10 +75,7 @@ def _value(one: Given) -> Any:
 def _table_value(table: str, name: str, one: Given) -> Any:
     """The path of a snapshot, or the name that an alias points to."""
     if not NAME.fullmatch(name):
-        raise UnfitValueError(
-            f"{shown(name)} is no name: take a lower-case letter, then at most 62 lower-case letters, digits and "
-            "hyphens"
-        )
+        raise UnfitValueError(f"{shown(name)} is no name: {NAME_RULE}")
     if not isinstance(one.raw, str) or not one.raw:
         raise UnfitValueError(
             f'{shown(one.raw)} is not a text: write NAME = "{"PATH" if table == "snapshots" else "NAME"}"'
@@ -112,6 +109,7 @@ def _config(values: Mapping[str, Any]) -> ServerConfig:
         (tables[section] if section in TABLES else parts[section])[name] = value
     if tables["snapshots"]:
         tables["aliases"].setdefault(DEFAULT_ALIAS, next(iter(tables["snapshots"])))
-    own = {field: sections()[section](**parts[section]) for section, field in section_fields().items()}
-    arguments: dict[str, Any] = {**tables, **parts["server"], **own}
+    server = parts.pop("server")
+    own = {section: sections()[section](**part) for section, part in parts.items()}
+    arguments: dict[str, Any] = {**tables, **server, **own}
     return ServerConfig(**arguments)

@@ -48,7 +48,7 @@ def reasons(owner: type) -> dict[str, str]:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it: a JSON string is one of TOML too; an absent value has no form, it is left open."""
+    """A value as TOML writes it: JSON's strings are TOML's too. An absent value, which TOML cannot write, is `...`."""
     if value is None:
         return "..."
     return json.dumps(value) if isinstance(value, (bool, int, float)) else json.dumps(str(value), ensure_ascii=False)

@@ -32,16 +32,16 @@ def problems(config: ServerConfig, origin: Origin, doubtful: Collection[str] = (
 
 
 def warnings(config: ServerConfig) -> Iterator[str]:
-    """What a server can run with, though it may not be meant."""
+    """What a server can run with, though it may not be intended."""
     if config.insecure_public and not is_loopback(config.host):
         yield f"{config.host} can be reached from other machines, and server.insecure_public lets anyone call"
     if config.insecure_public and config.metrics.port is not None and not is_loopback(config.metrics.host):
         yield f"metrics at {config.metrics.host} can be read from other machines, by anyone"
     if config.auth.tokens_file and not config.tls.certificate_file:
         yield "tokens travel unencrypted: set tls.certificate_file and tls.key_file"
-    if config.admin and not config.auth.tokens_file:
+    if config.admin.enabled and not config.auth.tokens_file:
         yield "administrative calls are open to everyone who reaches the address: set auth.tokens_file"
-    if config.admin and not config.state_folder:
+    if config.admin.enabled and not config.state_folder:
         yield "aliases and loaded snapshots are forgotten at the end: set server.state_folder"
     if config.verify == "sizes":
         yield "server.verify is sizes: a damaged snapshot is noticed late, or never"
@@ -50,7 +50,7 @@ def warnings(config: ServerConfig) -> Iterator[str]:
 
 
 def _snapshots(config: ServerConfig, origin: Origin) -> Iterator[str]:
-    if not config.snapshots and not config.admin:
+    if not config.snapshots and not config.admin.enabled:
         yield "no snapshot is given: name one as an argument, or in the section snapshots of a file"
     known = ", ".join(config.snapshots) or "none"
     for alias, name in config.aliases.items():

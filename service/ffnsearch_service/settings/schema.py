@@ -23,21 +23,17 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "admin.builds_max": (1, 64),
     "limits.snapshots_bytes_max": (1, 2**63 - 1),
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"server.backend": ("auto", "fused", "tiles", "exact", "faiss", "faiss-ivf")}
 
 
 @dataclass(frozen=True)
 class Setting:
     """One setting with a key of its own.
 
-    key: `section.name`. kind: bool, int, float, str or Path. choices: the only values of a str, or none.
-    bounds: least and greatest value of a number, both allowed, or none. optional: whether it may be absent.
-    owner, field: the dataclass and its field.
+    kind: bool, int, float, str or Path. choices: the only values of a str, or none. bounds: least and greatest value of
+    a number, both allowed, or none. owner, field: the dataclass and its field.
     """
 
-    key: str
     kind: type
-    optional: bool
     default: Any
     owner: type
     field: str
@@ -60,30 +56,17 @@ def settings() -> dict[str, Setting]:
 
 @cache
 def sections() -> dict[str, type]:
-    """The dataclass of each section with settings of its own; that of `server` is the whole."""
-    kinds = typing.get_type_hints(ServerConfig)
-    return {"server": ServerConfig, **{section: kinds[field] for section, field in section_fields().items()}}
-
-
-@cache
-def section_fields() -> dict[str, str]:
-    """The field of ServerConfig that each section but `server` is, by the section's name."""
-    kinds = typing.get_type_hints(ServerConfig)
-    return {
-        "admin" if one.name == "administration" else one.name: one.name
-        for one in fields(ServerConfig)
-        if is_dataclass(kinds[one.name])
-    }
+    """The dataclass of each section: `server` is the whole, every other one a field of it with the section's name."""
+    kinds: dict[str, type] = typing.get_type_hints(ServerConfig)
+    return {"server": ServerConfig, **{name: kind for name, kind in kinds.items() if is_dataclass(kind)}}
 
 
 def _setting(key: str, owner: type, field: str, hint: Any) -> Setting:
-    optional = isinstance(hint, types.UnionType)
-    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
-    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else _CHOICES.get(key, ())
+    is_union = isinstance(hint, types.UnionType)
+    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if is_union else hint
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     return Setting(
-        key=key,
         kind=str if choices else kind,
-        optional=optional,
         default=getattr(owner(), field),
         owner=owner,
         field=field,

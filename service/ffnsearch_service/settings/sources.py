@@ -27,7 +27,7 @@ _ENTRY = re.compile(r"\s*([\w.\"'-]+(?:\s*\.\s*[\w\"'-]+)*)\s*=")
 class Given(NamedTuple):
     """One setting as a source gives it.
 
-    key: `section.name`, or what stands there instead of one. raw: its value. origin: `FILE line N`, `environment
+    key: `section.name`, or whatever stands in its place. raw: its value. origin: `FILE line N`, `environment
     NAME` or `flag --NAME`. is_text: whether a number is written out. folder: where a relative path starts, itself
     relative to the working directory.
     """
@@ -43,9 +43,10 @@ def from_file(path: Path) -> list[Given]:
     """Read a TOML file; a relative path in it starts in the file's folder. Raises SettingsError."""
     try:
         with path.open("rb") as file:
-            text = file.read(FILE_BYTES_MAX + 1).decode()
-        if len(text) > FILE_BYTES_MAX:
+            data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
             raise SettingsError([f"{path} is longer than {FILE_BYTES_MAX:,} bytes: give a file of settings"])
+        text = data.decode()
         document = tomllib.loads(text)
     except OSError as error:
         raise SettingsError([f"cannot read {path}: {error.strerror}; give a TOML file of settings"]) from None
@@ -93,19 +94,13 @@ def from_arguments(snapshots: Sequence[str]) -> list[Given]:
     Without a name a snapshot is called as its folder, without `.ffn`, in lower case and with hyphens for all else that
     no name may have.
     """
-    pairs = [_named(argument) for argument in snapshots]
-    found = [Given(f"snapshots.{name}", path, f"argument {name}={path}", True, Path()) for name, path in pairs]
-    twice = [given for number, given in enumerate(found) if given.key in [one.key for one in found[:number]]]
-    if twice:
-        raise SettingsError([f"two snapshots are called {twice[0].key[10:]}: give NAME=PATH with names that differ"])
-    if found:
-        found.append(Given(f"aliases.{DEFAULT_ALIAS}", pairs[0][0], found[0].origin, True, Path()))
-    return found
-
-
-def environment_name(key: str) -> str:
-    """The variable that sets a key."""
-    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+    found: dict[str, Given] = {}
+    for name, path in map(_named, snapshots):
+        if name in found:
+            raise SettingsError([f"two snapshots are called {name}: give NAME=PATH with names that differ"])
+        found[name] = Given(f"snapshots.{name}", path, f"argument {name}={path}", True, Path())
+    default = [Given(f"aliases.{DEFAULT_ALIAS}", name, one.origin, True, Path()) for name, one in found.items()][:1]
+    return [*found.values(), *default]
 
 
 def _flat(document: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -33,7 +33,7 @@ def value_of(setting: Setting, raw: Any, *, is_text: bool, folder: Path) -> Any:
 
 
 def shown(raw: Any) -> str:
-    """A value as a message shows it: on one line, and not for ever."""
+    """A value as a message shows it: on one line, cut if it is long."""
     text = "".join(character if character.isprintable() else " " for character in str(raw))
     return f"'{text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + '…'}'"
 
@@ -68,7 +68,7 @@ def _read(setting: Setting, text: str, folder: Path) -> Any:
 
 
 def _finished(setting: Setting, raw: Any, folder: Path) -> Any:
-    """The value once its type fits: paths made whole; nothing empty, and no number that is none."""
+    """The value once its type fits: paths made absolute; nothing empty, and no NaN or infinity."""
     if raw == "" and setting.kind in (str, Path):
         raise UnfitValueError("it is empty: give a value, or leave the setting out")
     if setting.kind is float and not math.isfinite(raw):

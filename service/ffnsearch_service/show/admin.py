@@ -1,4 +1,4 @@
-"""How it looks what a server has loaded, and which builds it knows."""
+"""How a server's snapshots, aliases and builds look to an administrator."""
 
 from collections.abc import Sequence
 

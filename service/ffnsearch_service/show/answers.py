@@ -1,9 +1,7 @@
-"""How answers and evidence look to a person, and any result as JSON."""
+"""How answers and evidence look to a person."""
 
 import itertools
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from ffnsearch_service.client.evidence import Evidence
 from ffnsearch_service.client.results import (
@@ -20,7 +18,7 @@ from ffnsearch_service.client.results import (
 )
 from ffnsearch_service.profiles import Kind
 from ffnsearch_service.show.tables import Table, print_table
-from ffnsearch_service.show.terminal import harmless
+from ffnsearch_service.show.terminal import harmless, quoted, visible
 
 BAR_CHARACTERS = 24
 EXPLAINED_TOKENS_MAX = 7
@@ -75,21 +73,6 @@ def print_classes(found: ClassList) -> None:
     if rows:
         headings = ("neighbors", "members", "share", "suffix", "best score", "followed by")
         print_table(Table(headings, rows, right=frozenset({0, 1, 2})))
-
-
-def print_json(value: Any) -> None:
-    """Print a result as JSON; its keys are the names of the result's fields."""
-    print(json.dumps(plain(value), indent=2))
-
-
-def visible(text: str) -> str:
-    """Show a token so that every character can be seen."""
-    return quoted(text)[1:-1].replace(" ", "␠")
-
-
-def quoted(text: str) -> str:
-    """Show a text on one line, in quotes; spaces stay."""
-    return '"' + harmless(text.replace("\\", "\\\\")) + '"'
 
 
 def bar(probability: float) -> str:
@@ -151,7 +134,7 @@ def _side_by_side(model: Distribution | None, answer: Distribution | None) -> Ta
     return Table(("model", "", "", "approximation", "", ""), rows, right=frozenset({1, 4}), bars=frozenset({2, 5}))
 
 
-def _token_cells(token: Any) -> tuple[str, str, str]:
+def _token_cells(token: TokenProbability | None) -> tuple[str, str, str]:
     return ("", "", "") if token is None else (visible(token.text), f"{token.probability:.4f}", bar(token.probability))
 
 

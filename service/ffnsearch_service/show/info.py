@@ -1,4 +1,4 @@
-"""How it looks what a snapshot or a server holds: tables of facts, profiles and fidelity."""
+"""How the content of a snapshot or a server is shown: tables of facts, profiles and fidelity."""
 
 from collections.abc import Sequence
 from typing import Any

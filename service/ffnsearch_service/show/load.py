@@ -8,7 +8,7 @@ from ffnsearch_service.load.summary import PERCENTILES
 from ffnsearch_service.show.tables import Table, print_table
 
 LATE_MS_MAX = 1.0
-"""From here on the measuring itself is told to have been late."""
+"""Above this, a line says that the measuring itself was late."""
 
 
 def print_load(document: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ from typing import TextIO, Unpack
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client.asking import PredictOptions, PromptLike
-from ffnsearch_service.client.calls import Calls
+from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.prompt_files import count_prompts, read_prompts
 from ffnsearch_service.client.results import PromptResult, plain
-from ffnsearch_service.show.answers import quoted, visible
+from ffnsearch_service.show.terminal import quoted, visible
 
 SHOWN_TOKENS_MAX = 3
 """Tokens of an answer that a line for a person has room for."""
@@ -31,10 +31,10 @@ def print_many(
     concurrency: int,
     **options: Unpack[PredictOptions],
 ) -> list[str]:
-    """Print a line for each prompt, of a list or of a file; returns what is to be said about those refused.
+    """Print a line for each prompt, of a list or of a file; returns a line about those refused, if any.
 
     A line of JSON has the prompt and the fields of its PromptResult. Where the lines do not go to a terminal, a bar on
-    stderr tells how far they are. Raises FfnSearchError, after the lines of the prompts before.
+    stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts before.
     """
     total = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
     asked: deque[PromptLike] = deque()

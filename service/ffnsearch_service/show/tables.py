@@ -12,7 +12,7 @@ LAST_CHARACTERS_MIN = 20
 
 
 WIDTH_MAX = 1 << 16
-"""Wider than any terminal: what a table would take is asked of rich as if there were room for it."""
+"""Wider than any terminal: rich is asked for the width of a table as if there were this much room."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Table:
 def print_table(table: Table) -> None:
     """Print a table: with rich on a terminal, as aligned text elsewhere, and where rich would have to cut something.
 
-    What would not be printed is shown as escapes.
+    Characters that cannot be printed are shown as escapes.
     """
     lines = [[harmless(cell) for cell in line] for line in (table.headings, *table.rows)]
     shown = replace(table, headings=lines[0], rows=lines[1:])

@@ -51,10 +51,10 @@ class Calls(Closing):
     ) -> Iterator[PromptResult]:
         """Answer any number of prompts, read as they are needed; one result for each, in their order.
 
-        prompts_per_call: at least 1. concurrency: calls at a time, at most 256. progress: told how many are answered,
-        of a total that is 0 where `prompts` has no length. timeout_s: of each call. A prompt that is refused has status
-        INVALID; whatever else a call fails with is raised after the results before it. Where an alias moves meanwhile,
-        later prompts are answered by another snapshot: name the snapshot itself to have one for all.
+        prompts_per_call: at least 1. concurrency: calls at a time, at most 256. progress: called with how many are
+        answered, of a total that is 0 where `prompts` has no length. timeout_s: of each call. A prompt that is refused
+        has status INVALID; whatever else a call fails with is raised after the results before it. Where an alias moves
+        meanwhile, later prompts are answered by another snapshot: name the snapshot itself to have one for all.
         """
 
         def ask(batch: Sequence[PromptLike]) -> PredictResult:
@@ -91,7 +91,7 @@ class Calls(Closing):
         return reading.class_list(self._send("ListClasses", request, timeout_s), block)
 
     def info(self, *, snapshot: str = "", timeout_s: float | None = None) -> Info:
-        """Tell what is served, and within which limits. snapshot: name or alias."""
+        """Describe what is served, and within which limits. snapshot: name or alias."""
         return reading.info(self._send("GetInfo", info_request(snapshot), timeout_s))
 
     def _predict(
