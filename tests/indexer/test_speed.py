@@ -17,6 +17,7 @@ from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.index.base import RangeSums
 from ffnsearch_indexer.index.tiled import TiledIndex
+from ffnsearch_indexer.store.datastore import Datastore
 from tiny import files_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -160,6 +161,17 @@ def test_an_approximate_backend_is_measured_and_said_to_be_one(run: Run, tiny_co
     assert (result["approximate"], result["prompts_compared_with_exact"]) == (True, 0)
     assert 0 < result["recall"] <= 1
     assert len(result["batches"]) == 1
+
+
+def test_no_reference_is_opened_where_nothing_is_compared_with_it(
+    tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_faiss(tiny_copy, ["ivf"])
+    with Datastore.open(tiny_copy) as datastore:
+        approximate = Predictor(datastore, backend="faiss-ivf")
+        monkeypatch.setattr(speed, "Predictor", None)
+        (found,) = measure(approximate, prompts_of(approximate), STEPS, [8])
+    assert found.prompts_per_call == 8
 
 
 def test_every_refusal_is_one_line_and_status_2(run: Run, measurable: Path, tmp_path: Path) -> None:

@@ -118,9 +118,9 @@ class SuffixClass:
 class Predictor:
     """Answers prompts from one datastore with one backend. One thread at a time may call it.
 
-    backend, device: what searches now, never `auto`. Where the search is on a GPU, the model runs there too. A GPU that
-    fails is left for good where the CPU may take its place, that is, where neither it nor a backend of its own was
-    asked for by name: the call is then answered again from its beginning. Elsewhere the call raises DeviceError.
+    backend, device: what searches now, never `auto`. Where the search is on a GPU, the model runs there too. Where the
+    device was left to `auto` and the backend, named or not, also runs on the CPU, a GPU that fails is left for good:
+    the call is answered again from its beginning, on the CPU. Elsewhere the call raises DeviceError.
     """
 
     def __init__(
@@ -300,7 +300,7 @@ class Predictor:
         return queries, self_ids
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
-        """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""
+        """Do work; where it fails on a GPU that the CPU may replace, do it again there from its beginning."""
         with THREADS.all():
             try:
                 with device_errors():

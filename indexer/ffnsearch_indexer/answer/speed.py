@@ -94,11 +94,8 @@ def measure(
     assert max(batches) <= len(prompts), "a call would have equal prompts"
     checked = prompts[:CHECKED_PROMPTS]
     progress("check", 0, len(checked), "")
-    reference = Predictor(  # on the same device, so of the same queries
-        predictor.datastore, backend=REFERENCE, device=predictor.device, self_sums=False
-    )
     found = _sums(predictor, checked, profile)  # it also warms up
-    expected = [] if predictor.approximate else _sums(reference, checked, profile)
+    expected = [] if predictor.approximate else _reference_sums(predictor, checked, profile)
     _require_same(found[: len(expected)], expected, predictor)
     progress("check", len(checked), len(checked), "")
     for batch in batches:
@@ -130,6 +127,12 @@ def _measure_batch(
     progress(f"batch {batch}", len(calls), len(calls), "")
     by_block = np.concatenate(neighbors).mean(axis=0)
     return BatchSpeed(batch, tuple(calls), tuple(by_block.tolist()))
+
+
+def _reference_sums(predictor: Predictor, prompts: Sequence[Tokens], profile: Profile) -> list[tuple[BlockSums, ...]]:
+    """What the reference backend finds on the same device, and so for the same queries."""
+    reference = Predictor(predictor.datastore, backend=REFERENCE, device=predictor.device, self_sums=False)
+    return _sums(reference, prompts, profile)
 
 
 def _sums(predictor: Predictor, prompts: Sequence[Tokens], profile: Profile) -> list[tuple[BlockSums, ...]]:
