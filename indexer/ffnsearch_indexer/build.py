@@ -29,13 +29,13 @@ from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pa
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
+from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes, tiles_memory_bytes
 from ffnsearch_indexer.models import activations
 from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
-from ffnsearch_indexer.models.products import ROWS, multiply, pack
+from ffnsearch_indexer.models.products import ROWS_TOGETHER, multiply_packed, pack
 from ffnsearch_indexer.models.training_text import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
@@ -325,14 +325,14 @@ def _seconds_of_model(source: _Source, prefixes: int) -> float:
 
 def _flops_per_second() -> float:
     """Measure this machine for a moment with the matrix product that the work consists of."""
-    x, weight = np.ones((20 * ROWS, 384), np.float32), np.ones((1536, 384), np.float32)
+    x, weight = np.ones((20 * ROWS_TOGETHER, 384), np.float32), np.ones((1536, 384), np.float32)
     packed, out = pack(weight), np.zeros((len(x), len(weight)), np.float32)
-    multiply(x, packed, out)  # compiles it, or loads what was compiled
+    multiply_packed(x, packed, out)  # compiles it, or loads what was compiled
     flops = 2.0 * len(x) * weight.size
     rates = []
     for _ in range(8):
         started = time.perf_counter()
-        multiply(x, packed, out)
+        multiply_packed(x, packed, out)
         rates.append(flops / (time.perf_counter() - started))
     return float(np.median(rates)) * torch.get_num_threads()
 

@@ -5,8 +5,8 @@ import pytest
 from ffnsearch_indexer.answer import backends
 from ffnsearch_indexer.answer.backends import Present, choose
 from ffnsearch_indexer.errors import BackendError
-from ffnsearch_indexer.index import gpu as devices
-from ffnsearch_indexer.index.gpu import choose_device
+from ffnsearch_indexer.hardware import gpu as devices
+from ffnsearch_indexer.hardware.gpu import choose_device
 from ffnsearch_indexer.store.datastore import Datastore
 
 NO_CUDA, NO_TRITON, NO_TILES = "no CUDA device", "triton is not installed", "the snapshot has no tiles"

@@ -11,12 +11,12 @@ import torch
 from test_index_contract import Case, FusedInSmallTiles, clustered, make_counts, oracle_scores, oracle_sums, unit
 
 from ffnsearch_indexer.errors import BackendError, DeviceError
+from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.index import device, fused
 from ffnsearch_indexer.index.base import Index, RangeSums, score_error
 from ffnsearch_indexer.index.device import range_sums_together
 from ffnsearch_indexer.index.exact_device import DeviceIndex
 from ffnsearch_indexer.index.fused import FusedIndex
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.tiles import tiles_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.hardware.gpu import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.index.base import Index
-from ffnsearch_indexer.index.gpu import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import FAISS_IVF_FOLDER, TILES_FOLDER

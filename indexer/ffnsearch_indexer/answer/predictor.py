@@ -6,7 +6,6 @@ The service, the command line and every measurement call it.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -19,9 +18,10 @@ from ffnsearch_indexer.answer.backends import AUTO, Choice, choose, look, open_i
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.answer.threads import THREADS
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, DeviceError, PromptError
+from ffnsearch_indexer.hardware.gpu import device_errors
+from ffnsearch_indexer.hardware.threads import THREADS, shared_out
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Index,
@@ -32,7 +32,6 @@ from ffnsearch_indexer.index.base import (
     nobody_waits,
 )
 from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.models.on_device import DeviceModel, OnDevice
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
@@ -333,8 +332,6 @@ class Predictor:
         """
         if isinstance(vectors, torch.Tensor):
             return range_sums_together(cast(list[OnDeviceIndex], self._indexes), vectors, thresholds, checkpoint)
-        threads = torch.get_num_threads()
-        workers = min(threads, len(self._indexes))
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()
@@ -345,7 +342,7 @@ class Predictor:
             return sums
 
         order = sorted(range(len(self._indexes)), key=lambda block: -self._block_ns[block])
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        with shared_out(len(order)) as pool:
             found = dict(zip(order, pool.map(search, order), strict=True))
             return [found[block] for block in range(len(self._indexes))]
 

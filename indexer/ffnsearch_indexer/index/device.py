@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
@@ -24,7 +25,6 @@ from ffnsearch_indexer.index.base import (
     RangeSums,
     nobody_waits,
 )
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
 
 PRODUCTS_MAX = 32
 """Most products that a tensor core adds in one step: 4 on Volta, 16 on Hopper and Blackwell."""

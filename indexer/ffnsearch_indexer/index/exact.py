@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
-from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
 
 STRETCH = 32

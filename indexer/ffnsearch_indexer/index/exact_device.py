@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float64,
@@ -28,7 +29,6 @@ from ffnsearch_indexer.index.device import (
     limits_around,
     on_device,
 )
-from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.sums import SumAccumulator
 
 BYTES_PER_SCORE = 64

@@ -10,7 +10,7 @@ Shapes: B queries, n tiles of 32 keys, D d_model, E = D rounded up to a multiple
    exact one.
 
 The products of the first three are of bfloat16 numbers, in instructions made for them where the processor has some
-(`machine`); where a tile has few queries, of whole numbers. What the bounds are and why they hold is told in `tiles`.
+(`hardware.matrix`); where a tile has few queries, of whole numbers. The bounds, and why they hold, are in `tiles`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.matrix import WAYS
+from ffnsearch_indexer.hardware.vectors import COLUMNS, aligned, aligned_zeros
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
@@ -39,7 +41,6 @@ from ffnsearch_indexer.index.base import (
     parts_of,
     score_error,
 )
-from ffnsearch_indexer.index.machine import COLUMNS, WAYS, aligned, aligned_zeros
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tile_search import FEW, WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
 from ffnsearch_indexer.index.tiles import GROUP_TILES, NORM_MAX, TILE_KEYS, Tiles, padded, slack, tiles_of

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import Float16, Float32, Int64, parts_of
 from ffnsearch_indexer.index.ordering import closest_order
-from ffnsearch_indexer.index.precision import require_full_precision
 
 TILE_KEYS = 32
 """Keys of a tile: a few vector registers of float32."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ffnsearch_indexer.errors import FfnSearchError, ModelError
-from ffnsearch_indexer.index.precision import require_full_precision
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.models.queries import Queries, pad
 from ffnsearch_indexer.models.transformer import Block, Transformer
 

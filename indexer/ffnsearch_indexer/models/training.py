@@ -26,7 +26,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
-from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.progress import Progress, silent
