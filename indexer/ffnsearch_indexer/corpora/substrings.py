@@ -49,6 +49,12 @@ class NextTokenCounts(NamedTuple):
         sizes = self.offsets[1:][ids] - firsts
         return entries_of_rows(firsts, sizes), sizes
 
+    def reordered(self, order: NDArray[np.integer]) -> "NextTokenCounts":
+        """The same rows in another order: row i is that of the substring `order[i]`."""
+        entries, sizes = self.entries(order)
+        offsets = np.append(0, np.cumsum(sizes))
+        return NextTokenCounts(offsets, self.tokens[entries], self.counts[entries], self.vocabulary_size)
+
     def total(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sum the rows of some substrings, [V] int64."""
         entries, _ = self.entries(ids)

@@ -10,7 +10,7 @@ and decides the rest with `decide`, which recomputes a score too close to a thre
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numba
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.parts import parts_of
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
@@ -105,11 +106,6 @@ class Index(ABC):
         `ids` has step 1 and lies within 0 to N. The result takes 16 bytes a neighbor, and up to four times
         that while it is put together; a caller that must bound it walks over ranges of ids.
         """
-
-
-def parts_of(items: int, step: int) -> Iterator[slice]:
-    """So many items in parts of at most `step`."""
-    return (slice(first, min(items, first + step)) for first in range(0, items, step))
 
 
 def exact_scores(queries: Float16, keys: Float16, rows: Int64, ids: Int64) -> Float64:

@@ -21,7 +21,6 @@ from ffnsearch_indexer.index.base import (
     Neighbors,
     RangeSums,
     join_neighbors,
-    parts_of,
 )
 from ffnsearch_indexer.index.device import (
     OnDeviceIndex,
@@ -30,6 +29,7 @@ from ffnsearch_indexer.index.device import (
     on_device,
 )
 from ffnsearch_indexer.index.sums import SumAccumulator
+from ffnsearch_indexer.parts import parts_of
 
 BYTES_PER_SCORE = 64
 """What a tile takes for each of its scores at most: where all of them are pairs, their rows, ids and levels."""

@@ -33,7 +33,6 @@ from ffnsearch_indexer.index.base import (
     Neighbors,
     RangeSums,
     nobody_waits,
-    parts_of,
 )
 from ffnsearch_indexer.index.device import (
     OnDeviceIndex,
@@ -46,6 +45,7 @@ from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
 from ffnsearch_indexer.index.fused_tilings import Device, Tiling, tiling_of
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
+from ffnsearch_indexer.parts import parts_of
 
 SLACK = 64 * 2.0**-24
 """What float32 adds to bounds: few operations on numbers below 2, as in `tiles`."""

@@ -38,12 +38,12 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
     levels_above,
     nobody_waits,
-    parts_of,
     score_error,
 )
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tile_search import FEW, WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
 from ffnsearch_indexer.index.tiles import GROUP_TILES, NORM_MAX, TILE_KEYS, Tiles, padded, slack, tiles_of
+from ffnsearch_indexer.parts import parts_of
 
 QUERIES_MAX = 512
 """Queries that are searched together: what is read of a tile serves all, and they stay in a core's cache."""

@@ -29,8 +29,9 @@ from torch.utils.dlpack import from_dlpack
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.hardware.precision import require_full_precision
-from ffnsearch_indexer.index.base import Float16, Float32, Int64, parts_of
+from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.ordering import closest_order
+from ffnsearch_indexer.parts import parts_of
 
 TILE_KEYS = 32
 """Keys of a tile: a few vector registers of float32."""
@@ -231,14 +232,12 @@ def _residual(d: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def _counted(counts: NextTokenCounts, order: Int64) -> tuple[NDArray[Any], ...]:
     """The next-token counts of each tile of an order, summed, and those of each key, in compressed rows."""
-    entries, lengths = counts.entries(order)
-    key_offsets = np.append(0, np.cumsum(lengths))
-    key_tokens, key_counts = counts.tokens[entries], counts.counts[entries]
-    tile = np.repeat(np.arange(len(order)) // TILE_KEYS, lengths)
-    places, place_of_entry = np.unique(tile * counts.vocabulary_size + key_tokens, return_inverse=True)
+    of_keys = counts.reordered(order)
+    tile = np.repeat(np.arange(len(order)) // TILE_KEYS, np.diff(of_keys.offsets))
+    places, place_of_entry = np.unique(tile * counts.vocabulary_size + of_keys.tokens, return_inverse=True)
     sums = np.zeros(len(places), np.int64)
-    np.add.at(sums, place_of_entry, key_counts)
+    np.add.at(sums, place_of_entry, of_keys.counts)
     tiles = -(-len(order) // TILE_KEYS)
     offsets = np.searchsorted(places, np.arange(tiles + 1) * counts.vocabulary_size)
     tokens = (places % counts.vocabulary_size).astype(np.uint16)
-    return offsets, tokens, sums, key_offsets, key_tokens, key_counts
+    return offsets, tokens, sums, of_keys.offsets, of_keys.tokens, of_keys.counts

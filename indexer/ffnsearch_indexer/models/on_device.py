@@ -27,6 +27,7 @@ from ffnsearch_indexer.errors import FfnSearchError, ModelError
 from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.models.queries import Queries, pad
 from ffnsearch_indexer.models.transformer import Block, Transformer
+from ffnsearch_indexer.parts import parts_of
 
 ROWS = 64
 """Windows in a batch: enough to occupy a GPU, few enough that one prompt does not wait for many that are none."""
@@ -129,9 +130,8 @@ class DeviceModel:
         vectors = torch.empty((config.blocks, n, config.d_model), dtype=torch.float16, device=self.device)
         logits = torch.empty((n, config.vocabulary_size), device=self.device)
         is_finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for first in range(0, n, self.rows):
-            part = slice(first, min(n, first + self.rows))
-            here = part.stop - first
+        for part in parts_of(n, self.rows):
+            here = part.stop - part.start
             self._tokens[:here], self._last[:here] = tokens[part], last[part]
             batch = self._run_batch()
             vectors[:, part], logits[part] = batch.vectors[:, :here], batch.logits[:here]

@@ -29,6 +29,7 @@ from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
 from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+from ffnsearch_indexer.parts import parts_of
 from ffnsearch_indexer.progress import Progress, silent
 
 RECORD_FILE, CURVE_FILE, CHECKPOINT_FILE = "training.json", "curve.png", "checkpoint.pt"
@@ -279,9 +280,8 @@ class _Run:
     def _mean_loss(self, part: Tensor, windows: int) -> float:
         starts = np.linspace(0, len(part) - self.model.config.context_tokens - 1, windows).astype(np.int64)
         self.model.eval()
-        losses = [
-            self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)
-        ]
+        batches = (starts[batch] for batch in parts_of(windows, self.settings.batch_windows))
+        losses = [self._loss(part, batch).item() * len(batch) for batch in batches]
         self.model.train()
         return _finite(sum(losses) / windows)
 
@@ -313,11 +313,6 @@ def _runs(path: Path) -> list[dict[str, Any]]:
             f"{path} is no training record: delete it, or give another model to train further", file=path
         ) from None
     return runs
-
-
-def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(starts), batch):
-        yield starts[first : first + batch]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+from ffnsearch_indexer.parts import parts_of
 
 BLAS_QUERIES = 3
 """From how many queries on faiss multiplies matrices; by default it waits for 128,000 / D, ten times slower at 64."""
@@ -56,9 +57,9 @@ class FaissFlatIndex(ScanIndex):
         vectors = queries.astype(np.float32)
         for tile in self._tiles(ids):
             inside = range(max(tile.start, ids.start), min(tile.stop, ids.stop))
-            for row in range(0, len(vectors), self.queries_max):
-                pairs = self._search_tile(inside, vectors[row : row + self.queries_max], cut_score)
-                yield Pairs(pairs.rows + row, pairs.ids, pairs.scores)
+            for part in parts_of(len(vectors), self.queries_max):
+                pairs = self._search_tile(inside, vectors[part], cut_score)
+                yield Pairs(pairs.rows + part.start, pairs.ids, pairs.scores)
 
     def _tiles(self, ids: range) -> list[range]:
         """The tiles that have some of `ids`, whole: the same whatever else is asked for."""

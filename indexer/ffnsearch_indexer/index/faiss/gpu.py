@@ -20,6 +20,7 @@ from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_of
 from ffnsearch_indexer.index.faiss.library import count_gpus, library
 from ffnsearch_indexer.index.scan import Pairs
+from ffnsearch_indexer.parts import parts_of
 
 TEMPORARY_BYTES = 1 << 28
 """What each block's searches may use of each GPU beside the index; faiss would take 1.5 GiB."""
@@ -93,21 +94,21 @@ class FaissGpuFlatIndex(FaissFlatIndex):
     def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Ask for the best of all keys, then of tiles for the queries that have more; the contract is the base's."""
         vectors, best_max = queries.astype(np.float32), self._device.best_max
-        for row in range(0, len(vectors), self.queries_max):
-            part = vectors[row : row + self.queries_max]
-            pairs, fuller = best_above(self._copy(range(len(self.keys))), part, cut_score, best_max)
-            yield within(ids, Pairs(pairs.rows + row, pairs.ids, pairs.scores))
+        for part in parts_of(len(vectors), self.queries_max):
+            some = vectors[part]
+            pairs, fuller = best_above(self._copy(range(len(self.keys))), some, cut_score, best_max)
+            yield within(ids, Pairs(pairs.rows + part.start, pairs.ids, pairs.scores))
             if len(fuller):
-                for pairs in self._scan_tiles(part[fuller], cut_score, ids):
-                    yield within(ids, Pairs(fuller[pairs.rows] + row, pairs.ids, pairs.scores))
+                for pairs in self._scan_tiles(some[fuller], cut_score, ids):
+                    yield within(ids, Pairs(fuller[pairs.rows] + part.start, pairs.ids, pairs.scores))
 
     def _scan_tiles(self, vectors: Float32, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Search the tiles that `ids` touches, other keys of theirs included."""
         for tile in self._tiles(ids):
             pairs, fuller = best_above(self._copy(tile), vectors, cut_score, self._device.best_max)
             yield Pairs(pairs.rows, pairs.ids + tile.start, pairs.scores)
-            for row in range(0, len(fuller), FaissFlatIndex.queries_max):
-                rows = fuller[row : row + FaissFlatIndex.queries_max]
+            for part in parts_of(len(fuller), FaissFlatIndex.queries_max):
+                rows = fuller[part]
                 pairs = self._search_tile(tile, vectors[rows], cut_score)
                 yield Pairs(rows[pairs.rows], pairs.ids, pairs.scores)
 

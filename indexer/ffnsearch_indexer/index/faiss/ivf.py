@@ -12,6 +12,7 @@ from ffnsearch_indexer.index.faiss.flat import HEADER_BYTES
 from ffnsearch_indexer.index.faiss.gpu import Device, best_above, within
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+from ffnsearch_indexer.parts import parts_of
 
 SEED = 1
 """Of the sample of keys that the lists are found from, and of faiss' first guess of their centres."""
@@ -68,8 +69,8 @@ def ivf_of(keys: Float16, device: Device | None = None) -> Any:
     sample = np.random.default_rng(SEED).permutation(N)[: LIST_SAMPLE_KEYS * ivf.nlist]
     ivf.train(keys[np.sort(sample)].astype(np.float32))
     ivf.clustering_index = None
-    for first in range(0, N, ADDED_KEYS):
-        ivf.add(keys[first : first + ADDED_KEYS].astype(np.float32))
+    for part in parts_of(N, ADDED_KEYS):
+        ivf.add(keys[part].astype(np.float32))
     return ivf
 
 
@@ -124,10 +125,9 @@ class FaissIvfIndex(ScanIndex):
         """Search the nearest lists, some queries at a time; the contract is the base's, but for what is missed."""
         vectors = queries.astype(np.float32)
         step = max(1, self.pairs_max // len(self.keys))
-        for row in range(0, len(vectors), step):
-            part = vectors[row : row + step]
-            for pairs in self._search(part, cut_score):
-                yield within(ids, Pairs(pairs.rows + row, pairs.ids, pairs.scores))
+        for part in parts_of(len(vectors), step):
+            for pairs in self._search(vectors[part], cut_score):
+                yield within(ids, Pairs(pairs.rows + part.start, pairs.ids, pairs.scores))
 
     def _search(self, vectors: Float32, cut_score: np.float32) -> Iterator[Pairs]:
         """Ask the device for the best, and the CPU for queries that have more."""
