@@ -41,11 +41,10 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000, help="substrings to make keys of")
     parser.add_argument("--json", required=True, type=Path, help="where to write the result")
     options = parser.parse_args()
-    from ffnsearch_indexer.fidelity.selection import indexed_windows  # here, so that `gpu.py` does without a store
-    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.datastore import Datastore  # here, so that `gpu.py` does without a store
 
     with Datastore.open(options.snapshot, check="sizes") as datastore:
-        model, windows = datastore.model, indexed_windows(datastore)
+        model, windows = datastore.model, datastore.substrings
     measured = [
         measure(
             model,

@@ -14,7 +14,6 @@ from ffnsearch_indexer.answer import speed
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.speed import BatchSpeed, Times, measure
 from ffnsearch_indexer.errors import BackendError
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.index.base import RangeSums
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.store.datastore import Datastore
@@ -31,7 +30,7 @@ def predictor(predictors: dict[str, Predictor]) -> Predictor:
 
 
 def prompts_of(predictor: Predictor, count: int = PROMPTS) -> list[np.ndarray]:
-    return list(indexed_windows(predictor.datastore)[:count])
+    return list(predictor.datastore.substrings[:count])
 
 
 def neighbors_of(predictor: Predictor, prompts: Sequence[np.ndarray]) -> list[float]:

@@ -92,7 +92,7 @@ class Substrings:
 
     def tokens_of(self, corpus: Tokens) -> NDArray[np.uint16]:
         """Token ids of all substrings, [N, L] uint16."""
-        return np.lib.stride_tricks.sliding_window_view(corpus, self.window_tokens)[self.first_positions]
+        return windows_of(corpus, self.window_tokens)[self.first_positions]
 
 
 def find_substrings(
@@ -129,6 +129,13 @@ def find_substrings(
     place_offsets, places = _group_by_id(ids, len(first_positions))
     counts = _count_successors(corpus[window_tokens:], ids, len(first_positions), vocabulary_size)
     return Substrings(window_tokens, first_positions, place_offsets, places, counts)
+
+
+def windows_of(tokens: Tokens, window_tokens: int) -> NDArray[np.uint16]:
+    """All windows [T-L+1, L] of a text [T] as a view, equal ones included; none where it is too short."""
+    if len(tokens) < window_tokens:
+        return np.empty((0, window_tokens), dtype=np.uint16)
+    return np.lib.stride_tricks.sliding_window_view(tokens, window_tokens)
 
 
 def pack_windows(windows: NDArray[np.uint16], vocabulary_size: int) -> NDArray[np.uint64]:
@@ -173,7 +180,7 @@ def _mark_first_occurrences(
     corpus: Tokens, window_tokens: int, vocabulary_size: int, part: int, parts: int, first_of_window: NDArray[np.int64]
 ) -> None:
     """Write, for each window of one part, the position where the same window occurs first."""
-    all_windows = np.lib.stride_tricks.sliding_window_view(corpus, window_tokens)
+    all_windows = windows_of(corpus, window_tokens)
     positions = np.flatnonzero(_part_of_window(all_windows, parts) == part)
     words = pack_windows(all_windows[positions], vocabulary_size)
     order = sort_windows(words)
