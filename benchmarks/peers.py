@@ -53,7 +53,6 @@ class PanoramaIndex(ScanIndex):
     of 16,384 keys the first levels stay in the cache for all queries: 1.6 times as fast as one index of all keys.
     """
 
-    name: ClassVar[str] = "faiss-panorama"
     tile_keys: ClassVar[int] = 16_384
     queries_max: ClassVar[int] = 128
     levels: ClassVar[int] = 16

@@ -165,9 +165,9 @@ def build(
             _write_counts(source, whole, progress)
             _write_tiles(source, whole, progress)
             _write_model_and_corpus(source, whole)
-            progress("checksums", 0, 1, "")
+            progress("checksums", 0, 1)
             manifest = write_manifest(whole, _manifest(source, plan))
-            progress("checksums", 1, 1, "")
+            progress("checksums", 1, 1)
             whole.rename(out)
             sync(out.parent)
     return manifest
@@ -345,19 +345,19 @@ def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) ->
     (whole / snapshot.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
     for block in missing:
         keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / snapshot.keys_file(block))
-        progress("blocks", block + 1, len(blocks), "")
+        progress("blocks", block + 1, len(blocks))
     shutil.rmtree(shards, ignore_errors=True)
 
 
 def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     shards.mkdir(exist_ok=True)
     N = len(source.substrings)
-    progress("keys", 0, N, "")
+    progress("keys", 0, N)
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]
             keys.save_shard(shards, shard, source.extract_keys(windows))
-        progress("keys", positions.stop, N, "")
+        progress("keys", positions.stop, N)
 
 
 def _write_tiles(source: _Source, whole: Path, progress: Progress) -> None:
@@ -373,7 +373,7 @@ def _mapped_keys(source: _Source, whole: Path) -> list[NDArray[np.float16]]:
 
 
 def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
-    progress("counts", 0, 1, "")
+    progress("counts", 0, 1)
     counts = source.substrings.counts
     save_array(whole / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
     save_array(whole / snapshot.OFFSETS_FILE, counts.offsets)
@@ -383,7 +383,7 @@ def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
         whole / snapshot.RECORDS_FILE,
         lambda path: write_records(path, source.substrings, source.windows, source.order),
     )
-    progress("counts", 1, 1, "")
+    progress("counts", 1, 1)
 
 
 def _write_model_and_corpus(source: _Source, whole: Path) -> None:

@@ -401,7 +401,7 @@ def test_progress_goes_through_the_stages_and_each_comes_to_its_end(model: Path,
         CORPUS,
         model,
         tmp_path / "out",
-        progress=lambda stage, done, total, _: told.setdefault(stage, []).append((done, total)),
+        progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
     )
     assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums"]
     for pairs in told.values():

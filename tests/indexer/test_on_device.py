@@ -123,6 +123,8 @@ def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     with pytest.raises(FfnSearchError) as caught:
         DeviceModel(broken, WINDOW, device="cpu", rows=4).extract_keys(windows(2))
     assert caught.value.reason == "NOT_FINITE"
+    with pytest.raises(FfnSearchError, match=r"or choose --precision float32$"):
+        DeviceModel(broken, WINDOW, device="cpu", precision="bfloat16", rows=4).extract_keys(windows(2))
 
 
 def test_the_model_itself_stays_where_it_is() -> None:

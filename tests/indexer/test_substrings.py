@@ -112,7 +112,7 @@ def test_progress_reaches_its_end() -> None:
     reports: list[tuple[str, int, int]] = []
     corpus = np.zeros(100, dtype=np.uint16)
     find_substrings(
-        corpus, 5, 1, memory_bytes_max=3000, progress=lambda stage, done, total, _: reports.append((stage, done, total))
+        corpus, 5, 1, memory_bytes_max=3000, progress=lambda stage, done, total: reports.append((stage, done, total))
     )
     assert reports == [
         (

@@ -93,11 +93,11 @@ def measure(
     """
     assert max(batches) <= len(prompts), "a call would have equal prompts"
     checked = prompts[:CHECKED_PROMPTS]
-    progress("check", 0, len(checked), "")
+    progress("check", 0, len(checked))
     found = _sums(predictor, checked, profile)  # it also warms up
     expected = [] if predictor.approximate else _reference_sums(predictor, checked, profile)
     _require_same(found[: len(expected)], expected, predictor)
-    progress("check", len(checked), len(checked), "")
+    progress("check", len(checked), len(checked))
     for batch in batches:
         yield _measure_batch(predictor, prompts, profile, batch, expected, progress)
 
@@ -117,14 +117,14 @@ def _measure_batch(
     while len(calls) < planned:
         if len(calls) >= ROUNDS_MIN and time.monotonic() - started > SECONDS_MAX:
             break
-        progress(f"batch {batch}", len(calls), planned, "")
+        progress(f"batch {batch}", len(calls), planned)
         rows = [number % len(prompts) for number in range(len(calls) * batch, (len(calls) + 1) * batch)]
         found = predictor.predict([prompts[row] for row in rows], profile)
         calls.append(Times(found.model_ns, found.search_ns, found.combine_ns))
         checked = [(answer.blocks, row) for answer, row in zip(found.answers, rows, strict=True) if row < len(expected)]
         _require_same([blocks for blocks, _ in checked], [expected[row] for _, row in checked], predictor)
         neighbors.append([[int(sums.neighbors.max(initial=0)) for sums in answer.blocks] for answer in found.answers])
-    progress(f"batch {batch}", len(calls), len(calls), "")
+    progress(f"batch {batch}", len(calls), len(calls))
     by_block = np.concatenate(neighbors).mean(axis=0)
     return BatchSpeed(batch, tuple(calls), tuple(by_block.tolist()))
 

@@ -122,7 +122,7 @@ def find_substrings(
     first_of_window = np.empty(windows, dtype=np.int64)
     for part in range(parts):
         _mark_first_occurrences(corpus, window_tokens, vocabulary_size, part, parts, first_of_window)
-        progress("substrings", part + 1, parts, "")
+        progress("substrings", part + 1, parts)
     is_first = first_of_window == np.arange(windows)
     first_positions = np.flatnonzero(is_first)
     ids = (np.cumsum(is_first) - 1)[first_of_window]

@@ -198,7 +198,7 @@ class _Run:
         """Fit one profile and judge it."""
 
         def show(iteration: int) -> None:
-            self._progress(f"fit {name}", iteration, fitting.ITERATIONS, "")
+            self._progress(f"fit {name}", iteration, fitting.ITERATIONS)
 
         profile = fit(self.fitted, thresholds, seed=self._seed, progress=show, **options)
         distances = _distances(profile, self.judged)

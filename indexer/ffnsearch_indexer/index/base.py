@@ -63,7 +63,6 @@ class Index(ABC):
     whatever the batch and the thresholds.
     """
 
-    name: ClassVar[str]
     approximate: ClassVar[bool] = False
     recall: float = 1.0
     """The share of its neighbors that a query was measured to find, in the mean."""

@@ -113,7 +113,7 @@ def range_sums_together(
         done = [search.finish(next(here)) if search else None for search in queued]
     checkpoint()
     return [
-        sums or index.range_sum(of_block, levels, checkpoint=checkpoint)
+        sums if sums is not None else index.range_sum(of_block, levels, checkpoint=checkpoint)
         for sums, (index, of_block, levels) in zip(done, asked, strict=True)
     ]
 

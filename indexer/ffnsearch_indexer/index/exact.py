@@ -24,7 +24,6 @@ class ExactIndex(ScanIndex):
     36 bytes for each score above the cut.
     """
 
-    name: ClassVar[str] = "exact"
     tile_values: ClassVar[int] = 1 << 20
     """Values in a tile of keys, and at most in its scores: near the cache."""
 

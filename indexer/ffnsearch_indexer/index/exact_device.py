@@ -53,7 +53,6 @@ class DeviceIndex(OnDeviceIndex):
     device is missing, and DeviceError where it fails, or has too little memory even for small tiles.
     """
 
-    name: ClassVar[str] = "exact"
     queries_max: ClassVar[int] = 4096
     scores_max: ClassVar[int] = 1 << 28
     scores_min: ClassVar[int] = 1 << 16

@@ -135,7 +135,6 @@ class FusedIndex(OnDeviceIndex):
     DeviceError where it has too little memory, or fails.
     """
 
-    name: ClassVar[str] = "fused"
     queries_max: ClassVar[int] = 4096
     sums_bytes_max: ClassVar[int] = 1 << 30
     queued_bytes_max: ClassVar[int] = 1 << 26
@@ -436,7 +435,7 @@ class FusedIndex(OnDeviceIndex):
             raise BackendError(
                 "the backend fused needs Triton: pip install triton, or choose the backend exact",
                 reason="BACKEND_NOT_INSTALLED",
-                backend=self.name,
+                backend="fused",
             ) from None
         return fused_kernels
 

@@ -74,7 +74,6 @@ class TiledIndex(Index):
     threads.
     """
 
-    name: ClassVar[str] = "tiles"
     queries_max: ClassVar[int] = QUERIES_MAX
     pairs_max: ClassVar[int] = PAIRS_MAX
     candidates_max: ClassVar[int] = CANDIDATES_MAX

@@ -71,10 +71,16 @@ def unit_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     """
     norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise FfnSearchError(
-            "the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE"
-        )
+        raise not_finite()
     return (vectors / np.where(norms > 0, norms, 1)[..., None]).astype(np.float16)
+
+
+def not_finite(precision: str = "float32") -> FfnSearchError:
+    """The error where an FFN output or a logit of a model that runs in a precision is not finite."""
+    advice = "run `ffnsearch verify`, or train the model again at a lower rate"
+    if precision != "float32":
+        advice += ", or choose --precision float32"
+    return FfnSearchError(f"the model gave a value that is not finite: {advice}", reason="NOT_FINITE")
 
 
 def _groups(windows: int, threads: int) -> list[slice]:

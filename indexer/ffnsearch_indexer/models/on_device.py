@@ -23,14 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ffnsearch_indexer.errors import FfnSearchError, ModelError
+from ffnsearch_indexer.errors import ModelError
 from ffnsearch_indexer.hardware.precision import require_full_precision
+from ffnsearch_indexer.models.inference import not_finite
 from ffnsearch_indexer.models.queries import Queries, pad
 from ffnsearch_indexer.models.transformer import Block, Transformer
 from ffnsearch_indexer.parts import parts_of
 
 ROWS = 64
 """Windows in a batch: enough to occupy a GPU, few enough that one prompt does not wait for many that are none."""
+
+MEASURED_BATCHES = 3
+"""Batches whose time is taken for an estimate."""
 
 WARM_UPS = 3
 """Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
@@ -137,11 +141,7 @@ class DeviceModel:
             vectors[:, part], logits[part] = batch.vectors[:, :here], batch.logits[:here]
             is_finite &= batch.is_finite
         if not is_finite:
-            raise FfnSearchError(
-                f"the model gave a value that is not finite: its weights are damaged, or too large for "
-                f"{self.precision}",
-                reason="NOT_FINITE",
-            )
+            raise not_finite(self.precision)
         return OnDevice(vectors, logits)
 
     def rows_agree(self, window: NDArray[np.uint16]) -> bool:
@@ -151,9 +151,9 @@ class DeviceModel:
             bool((each == each.narrow(axis, 0, 1)).all()) for each, axis in ((found.vectors, 1), (found.logits, 0))
         )
 
-    def seconds_per_window(self, batches: int = 3) -> float:
+    def seconds_per_window(self) -> float:
         """Measure this device for a moment: what a window of a full batch takes."""
-        windows = np.zeros((batches * self.rows, self.window_tokens), dtype=np.uint16)
+        windows = np.zeros((MEASURED_BATCHES * self.rows, self.window_tokens), dtype=np.uint16)
         self.extract_keys(windows[: self.rows])  # records the graph
         started = time.perf_counter()
         self.extract_keys(windows)

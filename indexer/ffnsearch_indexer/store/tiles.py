@@ -33,11 +33,11 @@ def write_tiles(
     cuda, as `tiles_of` takes it.
     """
     missing = missing_tiles(folder, len(keys), *keys[0].shape)
-    progress("tiles", len(keys) - len(missing), len(keys), "")
+    progress("tiles", len(keys) - len(missing), len(keys))
     with shared_out() as pool:
         work = partial(_write_block, folder, keys, counts, endings, device)
         for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
-            progress("tiles", done, len(keys), "")
+            progress("tiles", done, len(keys))
 
 
 def missing_tiles(folder: Path, blocks: int, substrings: int, d_model: int) -> list[int]:

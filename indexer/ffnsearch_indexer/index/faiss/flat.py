@@ -43,7 +43,6 @@ class FaissFlatIndex(ScanIndex):
     OMP_NUM_THREADS where both must share few cores. The settings in `faiss.cvar` are the process'.
     """
 
-    name: ClassVar[str] = "faiss"
     tile_keys: ClassVar[int] = 16_384
     queries_max: ClassVar[int] = 128
 

@@ -107,7 +107,6 @@ class FaissIvfIndex(ScanIndex):
     ivf: `ivf_of` the keys, its `nprobe` set; it may be mapped. recall: as measured. device: where it is copied to.
     """
 
-    name: ClassVar[str] = "faiss-ivf"
     approximate: ClassVar[bool] = True
     pairs_max: ClassVar[int] = PAIRS_MAX
 
