@@ -15,7 +15,7 @@ import recording
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.models.activations import extract_keys
+from ffnsearch_indexer.models.extraction import extract_keys
 from ffnsearch_indexer.models.on_device import ROWS, DeviceModel
 from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.transformer import Transformer
@@ -85,7 +85,7 @@ def measure(
     on_device.extract_keys(built)
     key_seconds = time.perf_counter() - started
     return {
-        "forward_pass": on_device.describe,
+        "forward_pass": on_device.description,
         "precision": precision,
         "rows": rows,
         "rows_agree": on_device.rows_agree(windows[0]),

@@ -31,7 +31,7 @@ from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, Ou
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
 from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes, tiles_memory_bytes
-from ffnsearch_indexer.models import activations
+from ffnsearch_indexer.models import extraction
 from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
@@ -102,13 +102,13 @@ class _Source:
     @property
     def forward(self) -> str:
         """Which forward pass makes the keys: the same words, the same bytes."""
-        return self.device_model.describe if self.device_model else "compiled, on a CPU"
+        return self.device_model.description if self.device_model else "compiled, on a CPU"
 
     def extract_keys(self, windows: NDArray[np.uint16]) -> NDArray[np.float16]:
         """The keys [K, n, D] of sorted windows [n, L]."""
         if self.device_model:
             return self.device_model.extract_keys(windows)
-        return activations.extract_keys(self.packed_model, windows)
+        return extraction.extract_keys(self.packed_model, windows)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -267,7 +267,7 @@ def _read(
             f"{model_folder} has a model of {model.config.vocabulary_size} tokens and a tokenizer of "
             f"{tokenizer.vocabulary_size}: they do not belong together"
         )
-    limit = min(model.config.context_tokens, activations.WINDOW_TOKENS_MAX)
+    limit = min(model.config.context_tokens, extraction.WINDOW_TOKENS_MAX)
     if not 1 <= window_tokens <= limit:
         raise ModelError(f"the window has {window_tokens} tokens; this model and the store allow 1 to {limit}")
     tokens = tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}")
@@ -303,7 +303,7 @@ def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of libraries above all, and so far
         + LATER_BYTES
         + max(
-            activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
+            extraction.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
             2 * N * config.d_model,
             min(torch.get_num_threads(), config.blocks)  # as `write_tiles` makes them
             * tiles_memory_bytes(N, config.d_model, source.substrings.counts),
@@ -320,7 +320,7 @@ def _seconds_of_model(source: _Source, prefixes: int) -> float:
     """What running all windows takes: each distinct prefix once on the CPU, each window whole on a GPU."""
     if source.device_model:
         return len(source.windows) * source.device_model.seconds_per_window()
-    return prefixes * activations.flops_per_node(source.model.config) / _flops_per_second() * 1.3
+    return prefixes * extraction.flops_per_node(source.model.config) / _flops_per_second() * 1.3
 
 
 def _flops_per_second() -> float:

@@ -20,7 +20,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, ModelError, OutputError, PromptError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.models.activations import extract_keys
+from ffnsearch_indexer.models.extraction import extract_keys
 from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
@@ -94,7 +94,7 @@ def test_half_precision_is_near(precision: str, most: float) -> None:
     model = DeviceModel(make_model(scale=1), WINDOW, device="cpu", precision=precision, rows=16)
     keys, expected = model.extract_keys(windows(30)), extract_keys(pack_model(make_model(scale=1)), windows(30))
     assert 0 < np.abs(keys.astype(np.float64) - expected).max() < most
-    assert precision in model.describe
+    assert precision in model.description
 
 
 def test_another_precision_is_refused() -> None:

@@ -166,11 +166,11 @@ def _open_tiles(datastore: Datastore, _: str) -> list[Index]:
 
 def _open_exact(datastore: Datastore, device: str) -> list[Index]:
     from ffnsearch_indexer.index.exact import ExactIndex
-    from ffnsearch_indexer.index.exact_device import DeviceIndex
+    from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 
     if device == "cpu":
         return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
-    return [DeviceIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
+    return [ExactDeviceIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
 
 
 def _open_fused(datastore: Datastore, device: str) -> list[Index]:

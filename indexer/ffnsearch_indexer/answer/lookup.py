@@ -75,6 +75,6 @@ def answered_by_lookup(folder: Path, manifest: Manifest) -> list[str]:
 
 def known(self_ids: Sequence[int | None]) -> tuple[Int64, Int64]:
     """The rows of prompts that are substrings, and which these are."""
-    known = [(row, substring_id) for row, substring_id in enumerate(self_ids) if substring_id is not None]
-    rows, ids = np.array(known, dtype=np.int64).reshape(-1, 2).T
+    pairs = [(row, substring_id) for row, substring_id in enumerate(self_ids) if substring_id is not None]
+    rows, ids = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return rows, ids

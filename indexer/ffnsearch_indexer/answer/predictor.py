@@ -31,8 +31,8 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
-from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
-from ffnsearch_indexer.models.on_device import DeviceModel, OnDevice
+from ffnsearch_indexer.index.device import DeviceIndex, range_sums_together
+from ffnsearch_indexer.models.on_device import DeviceModel, DeviceQueries
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -279,13 +279,13 @@ class Predictor:
         precision = datastore.manifest.precision
         return DeviceModel(datastore.model, datastore.window_tokens, device=device, precision=precision)
 
-    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | OnDevice, list[int | None]]:
+    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | DeviceQueries, list[int | None]]:
         """Run the model where the search is; for each prompt also the substring that it is, or None.
 
         Queries stay on the device where the indexes take them there.
         """
         datastore, window_tokens = self.datastore, self.datastore.window_tokens
-        queries: Queries | OnDevice
+        queries: Queries | DeviceQueries
         if self._device_model is not None:
             queries = self._device_model.run_prompts(prompts)
         else:
@@ -294,7 +294,7 @@ class Predictor:
         if self._self_sums is not None:
             queries = _fetched(queries)
             lookup.ask_with_keys(queries.vectors, datastore.keys, self_ids)
-        elif not isinstance(self._indexes[0], OnDeviceIndex):
+        elif not isinstance(self._indexes[0], DeviceIndex):
             queries = _fetched(queries)
         return queries, self_ids
 
@@ -331,7 +331,7 @@ class Predictor:
         float16, an array, or a tensor on the device of the indexes: that is told of all blocks at once instead.
         """
         if isinstance(vectors, torch.Tensor):
-            return range_sums_together(cast(list[OnDeviceIndex], self._indexes), vectors, thresholds, checkpoint)
+            return range_sums_together(cast(list[DeviceIndex], self._indexes), vectors, thresholds, checkpoint)
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()
@@ -347,8 +347,8 @@ class Predictor:
             return [found[block] for block in range(len(self._indexes))]
 
 
-def _fetched(queries: Queries | OnDevice) -> Queries:
-    return queries.fetch() if isinstance(queries, OnDevice) else queries
+def _fetched(queries: Queries | DeviceQueries) -> Queries:
+    return queries.fetch() if isinstance(queries, DeviceQueries) else queries
 
 
 def _subtract(

@@ -41,7 +41,7 @@ class QueuedSums(NamedTuple):
     finish: Callable[[Int64], RangeSums | None]
 
 
-class OnDeviceIndex(Index):
+class DeviceIndex(Index):
     """An index that searches on a device of torch's. What a device fails with is a DeviceError.
 
     device: `cpu` is for tests. Raises BackendError for `cuda` where it cannot be used.
@@ -75,7 +75,7 @@ class OnDeviceIndex(Index):
 
     def _begun(self, queries: Float16 | Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> Tensor:
         """Begin a search; the queries, which are on the device then."""
-        vectors = queries if isinstance(queries, Tensor) else on_device(queries, self.device)
+        vectors = queries if isinstance(queries, Tensor) else to_device(queries, self.device)
         assert vectors.device.type == self.device.type, "queries are on the device of the index, or on none"
         self.begin(vectors, thresholds, checkpoint)
         return vectors
@@ -94,7 +94,7 @@ class OnDeviceIndex(Index):
 
 
 def range_sums_together(
-    indexes: Sequence[OnDeviceIndex],
+    indexes: Sequence[DeviceIndex],
     queries: Tensor,
     thresholds: Sequence[Sequence[float]],
     checkpoint: Checkpoint = nobody_waits,
@@ -149,6 +149,6 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """An array, which may be a read-only map, on a device, without waiting for it; on a CPU a copy."""
     return torch.from_numpy(np.array(array)).to(device, non_blocking=True)

@@ -23,10 +23,10 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
 )
 from ffnsearch_indexer.index.device import (
-    OnDeviceIndex,
+    DeviceIndex,
     free_bytes,
     limits_around,
-    on_device,
+    to_device,
 )
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.parts import parts_of
@@ -45,7 +45,7 @@ class _Pairs(NamedTuple):
     scores: Tensor
 
 
-class DeviceIndex(OnDeviceIndex):
+class ExactDeviceIndex(DeviceIndex):
     """Scores by matrix products of tiles, decided, and their counts summed, on a device.
 
     The keys stay there from the first search on, 2 N D bytes, where they take at most half of what is free; else each
@@ -96,7 +96,7 @@ class DeviceIndex(OnDeviceIndex):
 
     def _summed(self, vectors: Tensor, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
         """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""
-        limits = on_device(thresholds, self.device)
+        limits = to_device(thresholds, self.device)
         shape = len(vectors), len(thresholds), self.counts.vocabulary_size + 1
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
@@ -191,14 +191,14 @@ class DeviceIndex(OnDeviceIndex):
             return None
         resident = torch.empty(self.keys.shape, dtype=torch.float16, device=self.device)
         for part in parts_of(len(self.keys), max(1, self.values_max // self.keys.shape[1])):
-            resident[part] = on_device(self.keys[part], self.device)
+            resident[part] = to_device(self.keys[part], self.device)
         return resident
 
     @cached_property
     def _counts(self) -> tuple[Tensor, ...]:
         """Offsets, tokens and counts of the next-token counts, all as int64."""
         tokens, counts = (array.astype(np.int64) for array in (self.counts.tokens, self.counts.counts))
-        return tuple(on_device(array, self.device) for array in (self.counts.offsets, tokens, counts))
+        return tuple(to_device(array, self.device) for array in (self.counts.offsets, tokens, counts))
 
 
 def _require_precision() -> None:

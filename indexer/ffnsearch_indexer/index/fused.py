@@ -35,14 +35,14 @@ from ffnsearch_indexer.index.base import (
     nobody_waits,
 )
 from ffnsearch_indexer.index.device import (
-    OnDeviceIndex,
+    DeviceIndex,
     QueuedSums,
     free_bytes,
     limits_around,
-    on_device,
+    to_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
-from ffnsearch_indexer.index.fused_tilings import Device, Tiling, tiling_of
+from ffnsearch_indexer.index.fused_tilings import SearchSettings, Tiling, tiling_of
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.parts import parts_of
@@ -124,7 +124,7 @@ class Counted(NamedTuple):
         return sums.reshape(self.shape)
 
 
-class FusedIndex(OnDeviceIndex):
+class FusedIndex(DeviceIndex):
     """Range sums in Triton kernels, with the keys resident.
 
     They take 2 N D bytes of the device, their counts 12 each, ids and offsets 12 of each key, and of groups of keys the
@@ -139,7 +139,7 @@ class FusedIndex(OnDeviceIndex):
     sums_bytes_max: ClassVar[int] = 1 << 30
     queued_bytes_max: ClassVar[int] = 1 << 26
     columns_max: ClassVar[int] = COLUMNS_MAX
-    settings: ClassVar[Device] = Device(
+    settings: ClassVar[SearchSettings] = SearchSettings(
         centres=64,
         programs=1056,
         room=1 << 12,
@@ -333,7 +333,7 @@ class FusedIndex(OnDeviceIndex):
         if self._last_limits is None or not np.array_equal(self._last_limits[0], thresholds):
             clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond; the slack covers what is rounded
             rounded = np.vstack([limits_around(thresholds, self._error), clipped])
-            limits = Limits(*(on_device(array, self.device) for array in (thresholds, rounded)))
+            limits = Limits(*(to_device(array, self.device) for array in (thresholds, rounded)))
             self._last_limits = thresholds.copy(), limits
         return self._last_limits[1]
 

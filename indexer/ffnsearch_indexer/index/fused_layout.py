@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16
-from ffnsearch_indexer.index.device import on_device
+from ffnsearch_indexer.index.device import to_device
 from ffnsearch_indexer.index.tiles import centre_of, cone_of
 from ffnsearch_indexer.parts import parts_of
 
@@ -66,7 +66,7 @@ def lay_out(
     members = np.arange(N) if order is None else order.astype(np.int64)
     laid = torch.zeros((_whole(N, whole_keys), _whole(D, depth)), dtype=torch.float16, device=device)
     for part in parts_of(N, STEP_KEYS):
-        laid[part, :D] = on_device(keys[members[part]], device)
+        laid[part, :D] = to_device(keys[members[part]], device)
     ids = np.full(len(laid), -1, np.int32)
     ids[:N] = members
     in_order = counts.reordered(members)
@@ -74,7 +74,7 @@ def lay_out(
     has_sums = order is not None and counts.vocabulary_size < columns_max
     sums = _group_sums(in_order, len(laid) // GROUP if has_sums else 0)
     on_host = (ids, in_order.offsets, in_order.tokens.astype(np.int32), in_order.counts.astype(np.int64), sums)
-    ids_, offsets_, tokens_, counts_, sums_ = (on_device(array, device) for array in on_host)
+    ids_, offsets_, tokens_, counts_, sums_ = (to_device(array, device) for array in on_host)
     return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
 
 

@@ -2,7 +2,7 @@
 
 The compiled forward pass (`forward.py`) is the CPU's; this one is torch's, which runs anywhere. Between the two, as
 between any two machines, a vector differs by a step of float16 here and there: a substring's key is its own query to
-the bit only where both come from the same forward pass on the same kind of device, which `describe` names. Answers
+the bit only where both come from the same forward pass on the same kind of device, which `description` names. Answers
 from mixed ones are exact for the queries at hand all the same.
 
 Every batch has the same shape, whatever is asked, so a prompt's company cannot choose other kernels for it. That
@@ -55,7 +55,7 @@ def require_precision(precision: str) -> None:
         )
 
 
-class OnDevice(NamedTuple):
+class DeviceQueries(NamedTuple):
     """What the model says of n windows, left on its device: an index there takes the vectors as they are.
 
     vectors: [K, n, D] float16, unit. logits: [n, V] float32.
@@ -108,12 +108,12 @@ class DeviceModel:
         return len(self._tokens)
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         """What decides the last bits of a result: the same words, the same vectors."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"torch {self.precision} on {name}, {self.rows} rows"
 
-    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> OnDevice:
+    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> DeviceQueries:
         """Run the last L tokens of each prompt; raises PromptError for an empty one, as `queries.run_prompts` does."""
         return self.run(*pad(prompts, self.window_tokens))
 
@@ -123,7 +123,7 @@ class DeviceModel:
         return self.run(windows, lengths).fetch().vectors
 
     @torch.inference_mode()
-    def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> OnDevice:
+    def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> DeviceQueries:
         """Run the first `lengths` [n] tokens, 1 to L, of windows [n, L]; what stands behind them does not matter.
 
         Raises FfnSearchError for FFN outputs and logits that are not finite.
@@ -142,7 +142,7 @@ class DeviceModel:
             is_finite &= batch.is_finite
         if not is_finite:
             raise not_finite(self.precision)
-        return OnDevice(vectors, logits)
+        return DeviceQueries(vectors, logits)
 
     def rows_agree(self, window: NDArray[np.uint16]) -> bool:
         """Whether one window [L] gives the same bits in every row of a batch."""

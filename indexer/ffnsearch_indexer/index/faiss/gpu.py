@@ -29,7 +29,7 @@ PINNED_BYTES = 1 << 25
 """Memory of the host that a block's queries and results are copied through; faiss would take 256 MiB."""
 
 
-class Device(Protocol):
+class IndexCopier(Protocol):
     """Where indexes are copied to, and how many of a query's best they then list at most."""
 
     best_max: int
@@ -86,7 +86,7 @@ class FaissGpuFlatIndex(FaissFlatIndex):
 
     queries_max: ClassVar[int] = 1024
 
-    def __init__(self, keys: Float16, counts: NextTokenCounts, flat: Any = None, *, device: Device) -> None:
+    def __init__(self, keys: Float16, counts: NextTokenCounts, flat: Any = None, *, device: IndexCopier) -> None:
         super().__init__(keys, counts, flat)
         self._device = device
         self._copies: dict[range, Any] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32, Neighbors
 from ffnsearch_indexer.index.faiss.flat import HEADER_BYTES
-from ffnsearch_indexer.index.faiss.gpu import Device, best_above, within
+from ffnsearch_indexer.index.faiss.gpu import IndexCopier, best_above, within
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
 from ffnsearch_indexer.parts import parts_of
@@ -55,7 +55,7 @@ def ivf_bytes(substrings: int, d_model: int) -> int:
     return 4 * (substrings + lists_of(substrings)) * (d_model + 4) + HEADER_BYTES
 
 
-def ivf_of(keys: Float16, device: Device | None = None) -> Any:
+def ivf_of(keys: Float16, device: IndexCopier | None = None) -> Any:
     """Put keys [N, D] into an `IndexIVFFlat`. The same keys give the same bytes on the same machine.
 
     device: where the centres are found, the CPU by default; others round otherwise, and give other lists.
@@ -111,7 +111,13 @@ class FaissIvfIndex(ScanIndex):
     pairs_max: ClassVar[int] = PAIRS_MAX
 
     def __init__(
-        self, keys: Float16, counts: NextTokenCounts, ivf: Any, *, recall: float = 0.0, device: Device | None = None
+        self,
+        keys: Float16,
+        counts: NextTokenCounts,
+        ivf: Any,
+        *,
+        recall: float = 0.0,
+        device: IndexCopier | None = None,
     ) -> None:
         super().__init__(keys, counts)
         assert (ivf.ntotal, ivf.d) == keys.shape, "the lists are those of the keys"
