@@ -36,7 +36,7 @@ from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
 from ffnsearch_indexer.models.products import ROWS_TOGETHER, multiply_packed, pack
-from ffnsearch_indexer.models.training_text import training_text
+from ffnsearch_indexer.models.record import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot

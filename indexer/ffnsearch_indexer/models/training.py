@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +27,12 @@ from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
 from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
+from ffnsearch_indexer.models.record import RECORD_FILE, UNREADABLE, Record, read_runs
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 from ffnsearch_indexer.parts import parts_of
 from ffnsearch_indexer.progress import Progress, silent
 
-RECORD_FILE, CURVE_FILE, CHECKPOINT_FILE = "training.json", "curve.png", "checkpoint.pt"
+CURVE_FILE, CHECKPOINT_FILE = "curve.png", "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TrainingRecord:
     seconds: float = 0.0
     machine: str = ""
     started_from: str = ""  # SHA-256 of the model that this run trained further, if any
-    earlier: list[dict[str, Any]] = field(default_factory=list)  # the records of the runs that made that model
+    earlier: list[Record] = field(default_factory=list)  # the records of the runs that made that model
 
     def save(self, path: Path) -> None:
         """Write the record as JSON."""
@@ -252,7 +252,7 @@ class _Run:
         self.model.load_state_dict(model.state_dict())
         self.record.started_from = model.sha256()
         if (folder / RECORD_FILE).exists():
-            self.record.earlier = _runs(folder / RECORD_FILE)
+            self.record.earlier = _runs_of(folder)
 
     def _load_checkpoint(self, path: Path) -> None:
         try:
@@ -302,15 +302,15 @@ def _finite(loss: float) -> float:
     return loss
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
-    """The records of all runs that made a model, the last one's last."""
+def _runs_of(model_folder: Path) -> list[Record]:
+    """The records of all runs that made a model, which will be part of this run's curve."""
     try:
-        record = json.loads(path.read_text())
-        runs = [*record.pop("earlier", []), record]
-        whole_curve(runs)  # the one thing that is asked of them, in the end
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        runs = read_runs(model_folder)
+        whole_curve(runs)
+    except UNREADABLE:
+        path = model_folder / RECORD_FILE
         raise ModelError(
-            f"{path} is no training record: delete it, or give another model to train further", file=path
+            f"{path} is not a training record: delete it, or give another model to train further", file=path
         ) from None
     return runs
 
