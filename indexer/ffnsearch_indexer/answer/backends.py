@@ -145,7 +145,7 @@ def _refusal(backend: str, device: str, problems: list[str], there: Present) -> 
     if not problems:
         places = " or ".join(BACKENDS[backend].devices)
         return BackendError(
-            f"{wanted} cannot be: {backend} searches on {places} alone; choose another backend or device",
+            f"{wanted} is not possible: {backend} runs only on {places}; choose another backend or device",
             reason="DEVICE_UNAVAILABLE",
             device=device,
         )

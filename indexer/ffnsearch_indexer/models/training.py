@@ -53,7 +53,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         numbers = (self.iterations, self.batch_windows, self.checkpoint_iterations, self.evaluation_iterations)
         if min(*numbers, self.evaluation_windows) < 1:
-            raise ModelError("training needs numbers of iterations and windows of at least 1")
+            raise ModelError(f"every number of iterations and of windows must be at least 1: {self}")
         if not 0 < self.rate_final <= self.rate_peak < math.inf:
             raise ModelError(
                 f"the learning rate cannot go from rate_peak {self.rate_peak:g} to rate_final {self.rate_final:g}: "
@@ -248,7 +248,7 @@ class _Run:
         """Take over the weights and the records of a trained model."""
         model = Transformer.load(folder)
         if replace(model.config, dropout=self.record.config.dropout) != self.record.config:
-            raise ModelError(f"the model in {folder} has other sizes than the one to train: give the same")
+            raise ModelError(f"the model in {folder} has other sizes than the one to train: give those of its config")
         self.model.load_state_dict(model.state_dict())
         self.record.started_from = model.sha256()
         if (folder / RECORD_FILE).exists():
@@ -260,7 +260,7 @@ class _Run:
             saved, mine = state["record"], asdict(self.record)
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
             raise OutputError(
-                f"{path} is no checkpoint that can be continued: delete it, or choose another folder"
+                f"{path} is not a checkpoint that can be continued: delete it, or choose another folder"
             ) from None
         for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config", "started_from"):
             if saved.get(name) != mine[name]:
@@ -296,7 +296,7 @@ class _Run:
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise ModelError(
-            f"the loss is {loss}: no model comes of this training; choose another folder and a lower rate_peak",
+            f"the loss is {loss}, so this training gives no model: train into another folder, with a lower rate_peak",
             reason="NOT_FINITE",
         )
     return loss
@@ -310,7 +310,7 @@ def _runs_of(model_folder: Path) -> list[Record]:
     except UNREADABLE:
         path = model_folder / RECORD_FILE
         raise ModelError(
-            f"{path} is not a training record: delete it, or give another model to train further", file=path
+            f"{path} cannot be read as a training record: delete it, or give another model to train further", file=path
         ) from None
     return runs
 
@@ -324,7 +324,7 @@ def _memory_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise ModelError(
-            "the training takes more memory than there is: choose fewer windows in a batch, or a smaller model",
+            "the training needs more memory than there is: choose fewer windows a batch, or a smaller model",
             reason="OUT_OF_MEMORY",
         ) from error
 
