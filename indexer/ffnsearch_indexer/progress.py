@@ -1,4 +1,4 @@
-"""How long work tells its caller how far it is."""
+"""How work that takes long reports its progress to its caller."""
 
 from typing import Protocol
 

@@ -101,7 +101,7 @@ def test_another_precision_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         DeviceModel(make_model(), WINDOW, device="cpu", precision="int8")
     assert caught.value.reason == "UNKNOWN_PRECISION"
-    assert caught.value.message == "'int8' is no precision of a model: choose one of float32, float16, bfloat16"
+    assert caught.value.message == "'int8' is not a precision of a model: choose one of float32, float16, bfloat16"
 
 
 def test_reduced_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(model: Pa
         with pytest.raises(BackendError) as caught:
             call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16")
         assert caught.value.reason == "PRECISION_NEEDS_GPU"
-        with pytest.raises(ModelError, match="no precision"):
+        with pytest.raises(ModelError, match="is not a precision"):
             call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 

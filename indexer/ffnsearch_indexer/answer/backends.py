@@ -1,6 +1,6 @@
-"""Which backend searches the blocks of a snapshot, and on which device?
+"""The choice of the backend that searches the blocks of a snapshot, and of its device.
 
-BACKENDS is the table of all there are. What is asked for and what is there decide, in `choose`, which one it is.
+BACKENDS is the table of all backends. `choose` takes the first that was asked for and can be used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Backend(NamedTuple):
 
     open: gives the index of each block, on a device. devices: where it can search, the faster one first. part: which
     of a snapshot's parts it needs. needs: what else it needs to search on a GPU, one of _ON_GPUS. is_automatic: whether
-    it is chosen where nobody asks for it.
+    `auto` may choose it.
     """
 
     open: Callable[[Datastore, str], list[Index]]
@@ -51,7 +51,7 @@ class Present(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What searches: a name of BACKENDS, `cpu` or `cuda`, and why, in words that end a sentence."""
+    """What searches: a name of BACKENDS, `cpu` or `cuda`, and why, as the end of a sentence."""
 
     backend: str
     device: str
@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 
 def look(datastore: Datastore, backend: str = AUTO, device: str = AUTO) -> Present:
-    """See what a snapshot and this machine have; the GPU is left alone where nothing that is asked for uses one."""
+    """What a snapshot and this machine have. The GPU is not touched where nothing that is asked for uses one."""
     for_gpu = [name for name, place in _candidates(backend, device) if place == "cuda"]
     problems = {needed: _ON_GPUS[needed]() for name in for_gpu if (needed := BACKENDS[name].needs)}
     missing = {needed: problem for needed, problem in problems.items() if problem}
@@ -125,7 +125,7 @@ def _problem(name: str, device: str, there: Present) -> str | None:
 
 
 def _why(backend: str, device: str, place: str, problems: list[str], there: Present) -> str:
-    """Why nothing before it was chosen, or else who asked for it."""
+    """Why the candidates before it were not chosen, or else which options asked for it."""
     without = [there.no_cuda] if there.no_cuda and place == "cpu" else []
     if passed_over := list(dict.fromkeys([*without, *problems])):
         return ", and ".join(passed_over)

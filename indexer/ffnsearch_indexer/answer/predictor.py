@@ -142,7 +142,7 @@ class Predictor:
         self._there = look(datastore, backend, device)
         self._on_move = on_move
         choice = choose(backend, device, self._there)
-        _log.info("%s: %s", datastore.path.name, choice.line)  # a log tells no place on the disk
+        _log.info("%s: %s", datastore.path.name, choice.line)  # a log does not name places on the disk
         try:
             with device_errors():
                 self._open(choice)
@@ -197,7 +197,8 @@ class Predictor:
     ) -> Found:
         """Run at least one prompt and sum, in each block, the counts above each of its thresholds.
 
-        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
+        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order. A block without any
+        is not searched.
         """
         return self._or_on_cpu(lambda: self._search(prompts, thresholds, exclude_self, checkpoint))
 
@@ -250,10 +251,10 @@ class Predictor:
         return RankedNeighbors(ids[order], scores[order])
 
     def classes(self, ranked: RankedNeighbors, *, classes_max: int, min_share: float) -> list[SuffixClass]:
-        """Explain neighbors by at most so many disjoint classes of substrings that share a suffix.
+        """Explain neighbors by at most `classes_max` disjoint classes of substrings that share a suffix.
 
         Of each class at least a share of `min_share`, in (0, 1], are neighbors. Which are chosen: see `answer.classes`.
-        Those with most neighbors come first. A neighbor may be in none.
+        Classes with most neighbors come first. A neighbor may be in none.
         """
         order, counts = self.datastore.suffix_order, self.datastore.counts
         chosen = choose_classes(ranked.ids, order, counts.vocabulary_size, classes_max=classes_max, min_share=min_share)
@@ -274,7 +275,7 @@ class Predictor:
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def _model_on(self, device: str) -> DeviceModel:
-        """The model as it made the keys, if it was on a GPU."""
+        """The model on a device, in the precision in which it made the keys."""
         datastore = self.datastore
         precision = datastore.manifest.precision
         return DeviceModel(datastore.model, datastore.window_tokens, device=device, precision=precision)
@@ -327,8 +328,8 @@ class Predictor:
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
-        The one that took longest the last time begins, so that none is left to run alone at the end. vectors: [K, B, D]
-        float16, an array, or a tensor on the device of the indexes: that is told of all blocks at once instead.
+        The block that took longest the last time begins, so that none is left to run alone at the end. vectors:
+        [K, B, D] float16, an array, or a tensor on the device of the indexes, where all blocks are queued at once.
         """
         if isinstance(vectors, torch.Tensor):
             return range_sums_together(cast(list[DeviceIndex], self._indexes), vectors, thresholds, checkpoint)

@@ -36,7 +36,7 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """What calls with so many prompts took. calls: at least one. neighbors_by_block: of a prompt, on average."""
+    """What calls of one batch size took. calls: at least one. neighbors_by_block: of a prompt, on average."""
 
     prompts_per_call: int
     calls: tuple[Times, ...]
@@ -85,11 +85,11 @@ def measure(
 ) -> Iterator[BatchSpeed]:
     """Time `Predictor.predict` at each batch size, and yield what it took.
 
-    prompts: all different, at least as many as a batch has: the model runs once for equal ones of a call, which would
-    be counted as many. Calls take them in their order, and begin again behind the last. A batch size is measured until
-    all were asked, with ROUNDS_MIN calls at least, and more of them for SECONDS_MAX at most. The sums of the
-    first prompts are compared with those of the reference backend at every batch size, unless the backend is
-    approximate; raises BackendError where they differ: a wrong answer has no speed.
+    prompts: all different, since the model runs once for equal ones in a call, and at least as many as the largest
+    batch has. Calls take them in order, and start again after the last. A batch size is measured until all were asked,
+    with ROUNDS_MIN calls at least, and with more only for SECONDS_MAX. At every batch size the sums of the first
+    prompts are compared with those of the reference backend, unless the backend is approximate. Raises BackendError
+    where they differ: a wrong answer has no speed.
     """
     assert max(batches) <= len(prompts), "a call would have equal prompts"
     checked = prompts[:CHECKED_PROMPTS]

@@ -1,7 +1,7 @@
-"""What a corpus holds: its unique windows, in order of first occurrence, and what follows each.
+"""The unique windows of a corpus, in order of first occurrence, and what follows each.
 
-Exact: windows are compared token by token (packed into 64-bit words), never by hash. What sorting them takes is
-bounded: they are taken in parts, spread by a hash so that equal ones meet, and each part is sorted by itself.
+Exact: windows are compared token by token (packed into 64-bit words), never by hash. The memory for sorting is bounded:
+a hash spreads the windows over parts, so that equal ones meet in one, and each part is sorted by itself.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ BYTES_PER_WINDOW = 72
 """Measured peak of `find_substrings` for each window that is sorted at once."""
 
 PARTS_MAX = 1024
-"""Most parts that the windows are taken in: each reads the whole corpus once."""
+"""Most parts that the windows are spread over: each part reads the whole corpus once."""
 
 
 def entries_of_rows(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each, [n] both."""
+    """The places of all entries of rows that begin at `firsts` [n] and have `sizes` [n] entries."""
     ends: NDArray[np.int64] = np.cumsum(sizes)
     return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
 
@@ -105,8 +105,8 @@ def find_substrings(
 ) -> Substrings:
     """Find the unique windows of a corpus [T], their places, and the counts of the tokens that follow.
 
-    memory_bytes_max: what sorting may take, down to what PARTS_MAX parts need. What comes after it is not bounded: 82
-    bytes a token of corpus at most, up to 38 of them the result (both measured).
+    memory_bytes_max: what sorting may take, but no less than PARTS_MAX parts need. What comes after it is not bounded:
+    it takes at most 82 bytes a token of the corpus, of which the result is up to 38 (both measured).
     Raises CorpusError for a corpus shorter than one window.
     """
     windows = len(corpus) - window_tokens + 1

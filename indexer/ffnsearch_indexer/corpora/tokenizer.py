@@ -22,7 +22,7 @@ KIND = "characters"
 """The kind that a tokenizer's file names; a later version may know others."""
 
 SHORT_CHARACTERS = 64
-"""Texts up to here are encoded character by character: a prompt of ten takes a fifth of the time of arrays."""
+"""Texts up to this length are encoded character by character: for a prompt of ten, five times as fast as arrays."""
 
 _NO_TOKEN = np.uint32(0xFFFFFFFF)
 
@@ -37,7 +37,7 @@ class Tokenizer:
         if not self.characters or len(set(self.characters)) != len(self.characters) or len(self.characters) > 1 << 16:
             raise ModelError(
                 f"a vocabulary has 1 to 65,536 characters, all different; this one has {len(self.characters):,}, "
-                f"{len(set(self.characters)):,} of them different",
+                f"{len(set(self.characters)):,} of them different: give another text or tokenizer",
                 reason="INVALID_TOKENIZER",
             )
 

@@ -24,24 +24,27 @@ def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, times: int = 16) -> ir.Value:
-    """A vector of so many times the same value."""
+    """A vector that holds the same value in all of its places."""
     none = ir.Constant(ir.VectorType(value.type, times), ir.Undefined)
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), times), None)
     return builder.shuffle_vector(builder.insert_element(none, value, ir.IntType(32)(0)), none, zeros)
 
 
 def zero(builder: ir.IRBuilder, kind: ir.Type) -> ir.Value:
-    """Room for a sum that begins with zeros: a register, once it is compiled."""
+    """A variable for a sum, which starts at zero: a register, once it is compiled."""
     return cgutils.alloca_once_value(builder, ir.Constant(kind, None))  # type: ignore[no-untyped-call]
 
 
 def row_of(
     context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value], array: int, row: int
 ) -> tuple[ir.Value, ir.Value]:
-    """The address of a row of an array in C order, and the bytes of each row; both given as numbers of arguments."""
+    """The address of a row of an array in C order, and the bytes of a row.
+
+    array, row: the places of the two among the arguments.
+    """
     source = context.make_array(signature.args[array])(context, builder, arguments[array])
     size = source.itemsize
-    for axis in range(1, signature.args[array].ndim):  # of arrays without items, strides say anything
+    for axis in range(1, signature.args[array].ndim):  # the strides of arrays without items are arbitrary
         size = builder.mul(size, builder.extract_value(source.shape, axis))
     number = context.cast(builder, arguments[row], signature.args[row], types.intp)
     return builder.add(builder.ptrtoint(source.data, LONG), builder.mul(number, size)), size

@@ -56,7 +56,7 @@ def _compiled_ways() -> frozenset[int]:
 
 
 def _ways() -> tuple[int, ...]:
-    """Those of them that this process may use, the fastest last: Linux must be asked for AMX."""
+    """The compiled ways that this process may use, the fastest last: Linux must be asked for AMX."""
     may_use_amx = AMX in _COMPILED and platform.system() == "Linux"
     if may_use_amx:
         arch_prctl, request_permission, tile_data = 158, 0x1023, 18
@@ -67,7 +67,7 @@ def _ways() -> tuple[int, ...]:
 _COMPILED = _compiled_ways()
 
 WAYS = _ways()
-"""The ways to `multiply` that there are here, the fastest last."""
+"""The ways to `multiply` on this machine, the fastest last."""
 
 MATRICES = np.zeros(64, np.uint8)
 """How AMX is set up (ldtilecfg): palette 1, eight matrices of ROWS rows of LINE_BYTES."""
@@ -170,7 +170,7 @@ def _instruct(builder: ir.IRBuilder, name: str, *operands: ir.Value) -> None:
 
 
 def _with_avx512(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> None:
-    """Sums of so many rows and vectors of columns that they stay in registers, pair after pair of numbers."""
+    """Take as many rows and vectors of columns at a time as registers hold sums of, pair after pair of numbers."""
     of_left, left_stride = row_of(context, builder, signature, arguments, 0, 1)
     of_right, _ = row_of(context, builder, signature, arguments, 2, 3)
     of_out = builder.ptrtoint(context.make_array(signature.args[4])(context, builder, arguments[4]).data, LONG)
@@ -214,7 +214,7 @@ def _are_both_halves(context: Any, builder: ir.IRBuilder, signature: Any, argume
 
 def _in_loops(left: Any, first: Any, right: Any, panel: Any, out: Any) -> None:
     """As `multiply`; four rows at once, so that what is widened serves four times."""
-    sums = np.empty((4, COLUMNS), np.float32)  # made here, so that the compiler knows it to be nobody else's
+    sums = np.empty((4, COLUMNS), np.float32)  # made here, so that the compiler knows that nothing else refers to it
     for row in range(first, first + ROWS, 4):
         sums[:] = 0
         for pair in range(left.shape[1] // 2):

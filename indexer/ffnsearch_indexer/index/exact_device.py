@@ -1,4 +1,4 @@
-"""The reference backend's search on a device: float16 products with float32 sums, and everything after them there, too.
+"""The reference backend on a device: float16 products with float32 sums, and everything after them, run there.
 
 Shapes: B queries, b of them at a time, N keys, n of them in a tile, D d_model, S thresholds, M pairs, V vocabulary.
 """
@@ -83,7 +83,7 @@ class ExactDeviceIndex(DeviceIndex):
         return join_neighbors(found, len(queries))
 
     def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
-        """Attempt with tiles of so many scores that memory holds them: all again with half, where it does not."""
+        """Attempt the work with tiles of as many scores as memory should hold; where it does not, again with half."""
         scores = max(self.scores_min, min(self.scores_max, free_bytes(self.device) // 4 // BYTES_PER_SCORE))
         while True:
             try:
@@ -152,7 +152,7 @@ class ExactDeviceIndex(DeviceIndex):
         return levels
 
     def _add(self, sums: Tensor, rows: Tensor, ids: Tensor, levels: Tensor) -> None:
-        """Add the counts of pairs at their levels to sums [b, S, V + 1], so many entries at a time."""
+        """Add the counts of pairs at their levels to sums [b, S, V + 1], `values_max` entries at a time."""
         offsets, tokens, counts = self._counts
         is_above = levels > 0
         rows, ids, levels = rows[is_above], ids[is_above], levels[is_above]

@@ -1,4 +1,4 @@
-"""The fast exact backend of GPUs: tiles of queries against tiles of keys in tensor cores, and no score leaves the chip.
+"""The fast exact backend for GPUs: tensor cores multiply tiles of queries with tiles of keys; scores stay on the chip.
 
 Shapes: B queries, N keys, D d_model, S thresholds, V vocabulary, P programs on the device.
 
@@ -8,8 +8,8 @@ Shapes: B queries, N keys, D d_model, S thresholds, V vocabulary, P programs on 
    registers and listed as two numbers a pair, each program in a list of its own (`scan_tiles`).
 3. Pairs of the lists add their rows of counts; those too close to a threshold are decided in float64 (`add_pairs`).
 
-A list that was too short is counted to its end all the same: then all of that piece is done again, with longer lists
-or in halves. Everything is integers, so any split of the work adds up to the same.
+A program whose list is too short still counts all of its pairs: then that whole piece of work is done again, with
+longer lists or in halves. All sums are of integers, so any split of the work adds up to the same.
 """
 
 import math
@@ -74,7 +74,7 @@ Result = TypeVar("Result")
 
 
 class _ListTooShortError(Exception):
-    """A program found more pairs than its list holds: so many."""
+    """A program found more pairs than its list holds; the argument is how many."""
 
 
 class Limits(NamedTuple):
@@ -168,7 +168,7 @@ class FusedIndex(DeviceIndex):
         self._last_limits: tuple[Float64, Limits] | None = None
 
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
-        """Sum so many queries with so many keys at a time as there is room for."""
+        """Sum as many queries with as many keys at a time as there is room for."""
         if len(thresholds) > LEVELS_MAX:
             parts = (thresholds[part] for part in parts_of(len(thresholds), LEVELS_MAX))
             found = [self._range_sum(queries, part, checkpoint) for part in parts]
@@ -229,7 +229,7 @@ class FusedIndex(DeviceIndex):
         attempt: Callable[[range, range], Result],
         checkpoint: Checkpoint,
     ) -> Iterator[tuple[range, Result]]:
-        """Attempt all queries with all ids, so many at a time, in order; what does not fit, in halves."""
+        """Attempt all queries with all ids, `rows_max` queries at a time, in order; what does not fit is halved."""
         starts = range(0, queries, rows_max)
         waiting = [(range(first, min(queries, first + rows_max)), ids) for first in reversed(starts)]
         while waiting:
@@ -251,7 +251,7 @@ class FusedIndex(DeviceIndex):
                 checkpoint()
 
     def _lengthen(self, pairs: int) -> bool:
-        """Make lists that hold so many pairs each, from now on; False where memory does not allow it."""
+        """Make lists that hold `pairs` pairs each from now on; False where memory does not allow it."""
         room = 1 << (pairs - 1).bit_length()
         programs = self.settings.programs + self.queries_max // self._tiling(self.queries_max).queries
         if room * programs * 8 > self._lists_bytes_max:
@@ -269,7 +269,7 @@ class FusedIndex(DeviceIndex):
         return counted.read(counted.result.cpu().numpy())
 
     def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> Counted:
-        """Tell the device to sum; it is not waited for."""
+        """Queue a sum on the device, without waiting for it."""
         vectors, order = self._prepared(queries)
         limits = self._limits(thresholds)
         lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
@@ -399,7 +399,7 @@ class FusedIndex(DeviceIndex):
         """What a tiling may take of a multiprocessor's memory; the interpreter has no limit."""
         if self.device.type == "cpu":
             return sys.maxsize
-        properties: Any = torch.cuda.get_device_properties(self.device)  # torch's types do not tell all of them
+        properties: Any = torch.cuda.get_device_properties(self.device)  # torch's types lack some of them
         return int(properties.shared_memory_per_block_optin) - SHARED_BYTES_BESIDES
 
     @property
@@ -441,7 +441,7 @@ class FusedIndex(DeviceIndex):
 
 
 def _require_room(most: int, room: int) -> None:
-    """Refuse (_ListTooShortError) lists of so many pairs where a program found more."""
+    """Raise _ListTooShortError where a program found more pairs than its list holds."""
     if most > room:
         raise _ListTooShortError(most)
 

@@ -1,9 +1,9 @@
-"""What of a block the `fused` backend keeps on the device, and how it is made.
+"""What the `fused` backend keeps of a block on the device, and how it is made.
 
 Shapes: N keys, N' in whole tiles, D d_model, D' in whole steps, C' centres, one for GROUP places, V vocabulary.
 
 Keys lie in the order of the tiles, near ones together; a key's place is its number there. Where no order is known, it
-is that of the ids, and nothing is skipped. What bounds are and why they hold is told in `tiles`, "a whole tile": here
+is that of the ids, and nothing is skipped. The bounds, and why they hold, are in `tiles`, "a whole tile": here
 centres are float16 in the keys' own basis, so that their products with queries are off by no more than a score is.
 """
 

@@ -40,7 +40,7 @@ class SearchSettings(NamedTuple):
 
 
 def tiling_of(settings: SearchSettings, queries: int, d_model: int, shared_bytes: int) -> Tiling:
-    """The tiling of the fewest queries that holds so many, or the largest, of those that fit.
+    """Of the tilings that fit, the smallest that holds `queries` queries, or the largest.
 
     shared_bytes: what the queries, where they are resident, and the keys on their way may take. Where that is too
     little for vectors so long, the queries are not resident.

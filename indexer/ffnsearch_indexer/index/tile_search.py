@@ -1,10 +1,11 @@
-"""The compiled half of the `tiles` backend: what is decided of queries in tiles, step after step.
+"""The compiled half of the `tiles` backend: it decides pairs of queries and keys, tile by tile, in steps.
 
 Shapes: B queries, n tiles of 32 keys, T of them at a time, D d_model, E = D rounded up to a multiple of 32, S
-thresholds, V vocabulary. What the bounds are and why they hold is told in `tiles`.
+thresholds, V vocabulary. The bounds, and why they hold, are in `tiles`.
 
 numba caches compiled code by this file's timestamp only: after a change in a module that it calls or takes constants
-from (`hardware`, `base`, `tiles`), run `make clean`.
+from (`hardware`, `base`, `tiles`), run `make clean`. Do not rename `Queries`, `Room` or `Tiles`: caches name the types
+of arguments, and one with an unknown name ends in an AttributeError instead of being made again.
 """
 
 from typing import Any, NamedTuple
@@ -339,13 +340,13 @@ def candidates(
 
 @numba.njit(nogil=True, cache=True)
 def _step_tiles(queries: Integer) -> int:
-    """How many tiles are looked at together: so many that what is known of them stays in the cache."""
+    """How many tiles are looked at together: as many as have what is known of them in the cache."""
     return min(STEP_TILES_MAX, STEP_PAIRS // queries // GROUP_TILES * GROUP_TILES)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _lanes(keys: Integer) -> np.uint32:
-    """The first so many of 32 bits, or all."""
+    """32 bits, of which the first are set, or all."""
     return _ALL if keys >= TILE_KEYS else np.uint32((1 << keys) - 1)
 
 

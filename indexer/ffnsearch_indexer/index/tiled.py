@@ -1,4 +1,4 @@
-"""The fast exact backend of CPUs: most keys are decided by bounds, whole tiles at a time, and few are looked at.
+"""The fast exact backend for CPUs: bounds decide most keys, whole tiles at a time, and few keys are read.
 
 Shapes: B queries, n tiles of 32 keys, D d_model, E = D rounded up to a multiple of 32, S thresholds, V vocabulary.
 
@@ -138,7 +138,7 @@ class TiledIndex(Index):
         return join_neighbors(found, len(queries))
 
     def _add(self, parts: Iterable[_Part], result: SumAccumulator, *, checkpoint: Checkpoint) -> None:
-        """Add to a result what parts of the queries find in tiles, as long as there are some that nobody took."""
+        """Add to a result what parts of the queries find in tiles, until other threads have taken all that is left."""
         limits = _comparable(result.thresholds)
         for part in parts:
             freq, neighbors = result.rows(part.rows)

@@ -1,4 +1,4 @@
-"""The forward pass over a tree of prefixes, compiled: each distinct prefix is run once, and none depends on another.
+"""The compiled forward pass over a tree of prefixes: each distinct prefix is run once, whatever else is in the tree.
 
 A block computes attention keys and values for all nodes, then each node attends to itself and its ancestors, found
 through parent links, which may lead into a cache of prefixes. The last block goes on for the wanted nodes alone.
@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Run a tree of prefixes (see `PrefixTree`), on this thread. wanted: [n], nodes in ascending order, each once.
 
-    Writes the wanted nodes' FFN outputs, ffn [K, n, D], and logits [n, V]; logits of other length are not wanted.
+    Writes the wanted nodes' FFN outputs, ffn [K, n, D], and logits [n, V]; an array of another length gets no logits.
     cached: [K, P, 2D], cached_parents: [P], those of a `PrefixCache`; attention keys and values of nodes that have a
     place there are written to it.
     """

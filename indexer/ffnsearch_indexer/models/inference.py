@@ -1,7 +1,7 @@
-"""How windows are run: sorted ones in groups, a tree of prefixes each, on all threads.
+"""How sorted windows are run: in groups, each as a tree of prefixes, on all threads.
 
-A thread runs a group from the first block to the last and waits for nobody. A window's result is its own, to the last
-bit: neither the other windows nor the groups nor the number of threads matter.
+A thread runs a group from the first block to the last without waiting for another. Each window's result is the same to
+the last bit, whatever the other windows, the groups and the number of threads.
 
 Shapes: n windows, L window, K block, D d_model, V vocabulary.
 """

@@ -5,8 +5,8 @@ between any two machines, a vector differs by a step of float16 here and there: 
 the bit only where both come from the same forward pass on the same kind of device, which `description` names. Answers
 from mixed ones are exact for the queries at hand all the same.
 
-Every batch has the same shape, whatever is asked, so a prompt's company cannot choose other kernels for it. That
-leaves a library that treats the rows of one product differently; `rows_agree` tells whether this one does.
+Every batch has the same shape, whatever is asked, so a prompt's company cannot choose other kernels for it. Only a
+library that treats the rows of one product differently could still do so; `rows_agree` says whether this one does.
 
 Shapes: n windows, R rows of a batch, L window, K block, D d_model, V vocabulary.
 """
@@ -31,7 +31,7 @@ from ffnsearch_indexer.models.transformer import Block, Transformer
 from ffnsearch_indexer.parts import parts_of
 
 ROWS = 64
-"""Windows in a batch: enough to occupy a GPU, few enough that one prompt does not wait for many that are none."""
+"""Windows in a batch: enough to occupy a GPU, and few enough that one prompt does not wait long for padding."""
 
 MEASURED_BATCHES = 3
 """Batches whose time is taken for an estimate."""
@@ -47,10 +47,10 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def require_precision(precision: str) -> None:
-    """Refuse (ModelError) what is none of PRECISIONS."""
+    """Raise ModelError for anything but one of PRECISIONS."""
     if precision not in PRECISIONS:
         raise ModelError(
-            f"{precision[:40]!r} is no precision of a model: choose one of {', '.join(PRECISIONS)}",
+            f"{precision[:40]!r} is not a precision of a model: choose one of {', '.join(PRECISIONS)}",
             reason="UNKNOWN_PRECISION",
         )
 

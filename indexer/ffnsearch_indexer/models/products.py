@@ -1,4 +1,4 @@
-"""How a few rows are multiplied by a matrix that was packed beforehand, so that no row depends on another.
+"""Products of a few rows with a matrix that was packed beforehand, in which no row depends on another.
 
 Every number of a result is the sum of its products in the order of the matrix' rows, each added in one rounding where
 the processor can (fma): the same bits, whatever other rows there are, and however the work is cut. Libraries choose
@@ -38,7 +38,7 @@ _VECTOR = ir.VectorType(_FLOAT, _VALUES)
 
 @numba.njit(nogil=True, cache=True)
 def padded(width: int) -> int:
-    """The columns that a result has whose matrix has `width`."""
+    """The columns of a result whose matrix has `width` columns."""
     return -(-width // PANEL_COLUMNS) * PANEL_COLUMNS
 
 
@@ -193,7 +193,7 @@ sum has, and the address of the sums and the bytes from one row of them to the n
 """
 
 dot_float32 = cast("Callable[[int, int, int], np.float32]", intrinsic(_of_dot))
-"""The sum of the products of two rows: their addresses, and how many values they have. In an order of its own."""
+"""The product of two rows, summed in a fixed order: their addresses, and how many values they have."""
 
 add_scaled = cast("Callable[[int, float, int, int], None]", intrinsic(_of_add_scaled))
 """Add a multiple of a row to another: address of the sum, factor, address of the row, how many values they have."""

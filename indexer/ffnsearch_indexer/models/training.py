@@ -1,4 +1,4 @@
-"""How a model is trained: seeded, resumable after a kill, with a record of what happened.
+"""Training a model: seeded, resumable after a kill, with a record of what happened.
 
 Iteration i draws its windows and its dropout from a generator seeded with (seed, i), so a run that
 resumes from a checkpoint goes through the same numbers as one that was never stopped.
@@ -109,8 +109,8 @@ def train(
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written, or in which another process trains. Raises CorpusError
     for a text shorter than one window in either part, ModelError for a device that is not there, for a `start` that
-    cannot be gone on from, for more than memory holds, and where the loss is no number any more; DeviceError for a
-    GPU that fails.
+    cannot be continued, where memory is too small, and where the loss stops being a number; DeviceError for a GPU that
+    fails.
     """
     with (
         disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"),
@@ -223,7 +223,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "record": asdict(self.record),
         }
-        buffer = io.BytesIO()  # torch writes files by itself, and tells a full disk in words of its own
+        buffer = io.BytesIO()  # torch would write the file itself, and report a full disk in its own words
         torch.save(state, buffer)
         write_whole(self.out / CHECKPOINT_FILE, lambda path: path.write_bytes(buffer.getbuffer()))
 

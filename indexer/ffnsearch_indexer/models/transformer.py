@@ -1,4 +1,4 @@
-"""The transformer: small, pre-norm, causal, and it returns its FFN outputs.
+"""The transformer: small, pre-norm, causal; it returns its FFN outputs beside its logits.
 
 Shapes: B batch, T position, D d_model, H heads, K block, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""The backend that people know: faiss' flat inner-product index on a CPU, made exact by the shared rule."""
+"""faiss' flat inner-product index on a CPU, made exact by the shared rule."""
 
 from collections.abc import Iterator
 from functools import cached_property

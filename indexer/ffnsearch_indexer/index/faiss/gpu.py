@@ -1,4 +1,4 @@
-"""faiss on GPUs, made exact: it lists the best of a query, at most so many, and has no range search.
+"""faiss on GPUs, made exact: it has no range search, but lists a limited number of a query's best keys.
 
 A query is answered by its best, as long as the last of these is not above the cut: then nothing above it is missing.
 One that has more is searched again, tile by tile, where fewer are; what has more still, in a tile, by the CPU.

@@ -21,7 +21,7 @@ LIST_SAMPLE_KEYS = 64
 """Keys in that sample for each list."""
 
 RECALL_MIN = 0.95
-"""The share of its neighbors that a query finds, in the mean of a sample, in as few lists as that takes."""
+"""As many lists are searched as it takes for queries of a sample to find this share of their neighbors on average."""
 
 PROBES_MIN = 2
 """So that a key that is a query is found: its list is the nearest to it, or by rounding the second."""
@@ -46,7 +46,7 @@ class Recall(NamedTuple):
 
 
 def lists_of(substrings: int) -> int:
-    """How many lists so many keys get: as many as each has keys."""
+    """How many lists there are for so many substrings: as many as each list then has keys."""
     return max(1, round(math.sqrt(substrings)))
 
 
