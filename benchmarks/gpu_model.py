@@ -15,7 +15,7 @@ import recording
 import torch
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.models.activations import extract_keys
+from ffnsearch_indexer.models.extraction import extract_keys
 from ffnsearch_indexer.models.on_device import ROWS, DeviceModel
 from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.transformer import Transformer
@@ -41,11 +41,10 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000, help="substrings to make keys of")
     parser.add_argument("--json", required=True, type=Path, help="where to write the result")
     options = parser.parse_args()
-    from ffnsearch_indexer.fidelity.selection import indexed_windows  # here, so that `gpu.py` does without a store
-    from ffnsearch_indexer.store.datastore import Datastore
+    from ffnsearch_indexer.store.datastore import Datastore  # here, so that `gpu.py` does without a store
 
     with Datastore.open(options.snapshot, check="sizes") as datastore:
-        model, windows = datastore.model, indexed_windows(datastore)
+        model, windows = datastore.model, datastore.substrings
     measured = [
         measure(
             model,
@@ -86,7 +85,7 @@ def measure(
     on_device.extract_keys(built)
     key_seconds = time.perf_counter() - started
     return {
-        "forward_pass": on_device.describe,
+        "forward_pass": on_device.description,
         "precision": precision,
         "rows": rows,
         "rows_agree": on_device.rows_agree(windows[0]),

@@ -17,12 +17,12 @@ from gpu_setting import THRESHOLDS, Setting
 
 from ffnsearch_indexer.index.base import Index, RangeSums
 from ffnsearch_indexer.index.device import range_sums_together
-from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.faiss.flat import flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.fused import FusedIndex
-from ffnsearch_indexer.index.fused_tilings import Device, Tiling
+from ffnsearch_indexer.index.fused_tilings import SearchSettings, Tiling
 
 BATCHES = (1, 16, 64, 256, 1024, 4096)
 ORACLE_QUERIES = 2000
@@ -65,7 +65,7 @@ SHAPES = (
 PROGRAMS = (660, 1056, 2112)
 """How many programs are tried."""
 
-INTERPRETED = Device(centres=32, programs=1, room=4096, pairs=4096, tilings=(Tiling(256, 512, 128, 1, 1),))
+INTERPRETED = SearchSettings(centres=32, programs=1, room=4096, pairs=4096, tilings=(Tiling(256, 512, 128, 1, 1),))
 """What the interpreter runs in tolerable time."""
 
 
@@ -302,7 +302,7 @@ def _indexes(setting: Setting, block: int) -> dict[str, Index]:
     """The backends of one block: fused without and with skipping."""
     if block not in setting.indexes:
         setting.indexes[block] = {
-            "exact": DeviceIndex(setting.keys[block], setting.counts, device=setting.device),
+            "exact": ExactDeviceIndex(setting.keys[block], setting.counts, device=setting.device),
             "fused, dense": _fused(setting, block, skips=False),
             "fused, skipping": _fused(setting, block, skips=True),
         }

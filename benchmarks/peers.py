@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.index.base import Float16, Float32, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
@@ -54,7 +53,6 @@ class PanoramaIndex(ScanIndex):
     of 16,384 keys the first levels stay in the cache for all queries: 1.6 times as fast as one index of all keys.
     """
 
-    name: ClassVar[str] = "faiss-panorama"
     tile_keys: ClassVar[int] = 16_384
     queries_max: ClassVar[int] = 128
     levels: ClassVar[int] = 16
@@ -124,7 +122,7 @@ def tiles(datastore: Datastore, block: int) -> Tiles:
     """The tiles of a block: the snapshot's, or made here as `ffnsearch index` would."""
     if datastore.tiles:
         return datastore.tiles[block]
-    return tiles_of(datastore.keys[block], datastore.counts, indexed_windows(datastore)[:, -ENDING_TOKENS:])
+    return tiles_of(datastore.keys[block], datastore.counts, datastore.substrings[:, -ENDING_TOKENS:])
 
 
 def queries_max(name: str, threads: int) -> int | None:

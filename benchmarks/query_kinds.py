@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.fidelity.protocols import Protocol
-from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, evaluation_ids, indexed_windows, prompts_at
+from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, evaluation_ids
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -46,18 +46,18 @@ def prompts(datastore: Datastore, kind: str, count: int) -> list[NDArray[np.uint
 def _prompts(datastore: Datastore, kind: str, count: int) -> tuple[str, NDArray[np.uint16]]:
     if kind == "indexed":
         ids = evaluation_ids(datastore.manifest.substrings, count)
-        return "substrings of the index, so that each finds itself", indexed_windows(datastore)[ids]
+        return "substrings of the index, so that each finds itself", datastore.substrings[ids]
     if kind == "common-ending":
         return _common_ending(datastore, count)
     if datastore.manifest.split == "train":
         positions = choose_positions(datastore, Protocol.HELD_OUT, count)
-        return "from the rest of the text, not in the index", prompts_at(datastore, positions)
+        return "from the rest of the text, not in the index", datastore.windows[positions]
     return "the first half of one substring and the second of another, not in the index", _recombined(datastore, count)
 
 
 def _common_ending(datastore: Datastore, count: int) -> tuple[str, NDArray[np.uint16]]:
     """Substrings that end in the commonest token, a space in most texts: those with the most neighbors."""
-    windows = indexed_windows(datastore)
+    windows = datastore.substrings
     commonest = int(np.bincount(datastore.corpus).argmax())
     rng = np.random.default_rng(SEED)
     ids = np.flatnonzero(windows[:, -1] == commonest)
@@ -66,7 +66,7 @@ def _common_ending(datastore: Datastore, count: int) -> tuple[str, NDArray[np.ui
 
 
 def _recombined(datastore: Datastore, count: int) -> NDArray[np.uint16]:
-    windows = indexed_windows(datastore)
+    windows = datastore.substrings
     rng = np.random.default_rng(SEED)
     left, right = rng.integers(0, len(windows), (2, DRAWS * count))
     middle = datastore.window_tokens // 2

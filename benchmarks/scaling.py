@@ -27,7 +27,6 @@ import peers
 import query_kinds
 
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.fidelity.table import aligned
 from ffnsearch_indexer.index.base import Float16
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_of
@@ -109,7 +108,7 @@ def _block(
 def _open(datastore: Datastore, block: int, size: int) -> dict[str, peers.RangeSum]:
     """Both backends for the first substrings of a block."""
     keys, counts = datastore.keys[block][:size], peers.rows_of(datastore.counts, range(size))
-    endings = indexed_windows(datastore)[:size, -ENDING_TOKENS:]
+    endings = datastore.substrings[:size, -ENDING_TOKENS:]
     threads = len(os.sched_getaffinity(0))
     return {
         name: peers.open_backend(name, keys, counts, lambda: tiles_of(keys, counts, endings), threads)

@@ -11,7 +11,7 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel
-from ffnsearch_indexer.models.training import RECORD_FILE
+from ffnsearch_indexer.models.record import RECORD_FILE
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
 

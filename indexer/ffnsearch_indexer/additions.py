@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from ffnsearch_indexer.answer.profile import Profile, default_profile
 from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
@@ -29,8 +27,7 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         manifest, counts = datastore.manifest, datastore.counts
         missing = missing_tiles(folder, manifest.blocks, manifest.substrings, manifest.d_model)
         require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
-        windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
-        endings = windows[datastore.first_positions, -ENDING_TOKENS:]
+        endings = datastore.windows[datastore.first_positions, -ENDING_TOKENS:]
         with _claim(folder, TILES_FOLDER):
             write_tiles(folder, datastore.keys, counts, endings, progress)
             return list_part(folder, TILES_FOLDER)

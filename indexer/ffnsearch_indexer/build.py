@@ -29,14 +29,14 @@ from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pa
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, OutputError
 from ffnsearch_indexer.files import disk_errors, load_array, require_free_disk, save_array, sync, write_whole
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
+from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes, tiles_memory_bytes
-from ffnsearch_indexer.models import activations
+from ffnsearch_indexer.models import extraction
 from ffnsearch_indexer.models.on_device import DeviceModel, require_precision
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefixes import count_prefixes
-from ffnsearch_indexer.models.products import ROWS, multiply, pack
-from ffnsearch_indexer.models.training_text import training_text
+from ffnsearch_indexer.models.products import ROWS_TOGETHER, multiply_packed, pack
+from ffnsearch_indexer.models.record import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, snapshot
@@ -102,13 +102,13 @@ class _Source:
     @property
     def forward(self) -> str:
         """Which forward pass makes the keys: the same words, the same bytes."""
-        return self.device_model.describe if self.device_model else "compiled, on a CPU"
+        return self.device_model.description if self.device_model else "compiled, on a CPU"
 
     def extract_keys(self, windows: NDArray[np.uint16]) -> NDArray[np.float16]:
         """The keys [K, n, D] of sorted windows [n, L]."""
         if self.device_model:
             return self.device_model.extract_keys(windows)
-        return activations.extract_keys(self.packed_model, windows)
+        return extraction.extract_keys(self.packed_model, windows)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -165,9 +165,9 @@ def build(
             _write_counts(source, whole, progress)
             _write_tiles(source, whole, progress)
             _write_model_and_corpus(source, whole)
-            progress("checksums", 0, 1, "")
+            progress("checksums", 0, 1)
             manifest = write_manifest(whole, _manifest(source, plan))
-            progress("checksums", 1, 1, "")
+            progress("checksums", 1, 1)
             whole.rename(out)
             sync(out.parent)
     return manifest
@@ -267,7 +267,7 @@ def _read(
             f"{model_folder} has a model of {model.config.vocabulary_size} tokens and a tokenizer of "
             f"{tokenizer.vocabulary_size}: they do not belong together"
         )
-    limit = min(model.config.context_tokens, activations.WINDOW_TOKENS_MAX)
+    limit = min(model.config.context_tokens, extraction.WINDOW_TOKENS_MAX)
     if not 1 <= window_tokens <= limit:
         raise ModelError(f"the window has {window_tokens} tokens; this model and the store allow 1 to {limit}")
     tokens = tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}")
@@ -303,7 +303,7 @@ def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of libraries above all, and so far
         + LATER_BYTES
         + max(
-            activations.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
+            extraction.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
             2 * N * config.d_model,
             min(torch.get_num_threads(), config.blocks)  # as `write_tiles` makes them
             * tiles_memory_bytes(N, config.d_model, source.substrings.counts),
@@ -320,19 +320,19 @@ def _seconds_of_model(source: _Source, prefixes: int) -> float:
     """What running all windows takes: each distinct prefix once on the CPU, each window whole on a GPU."""
     if source.device_model:
         return len(source.windows) * source.device_model.seconds_per_window()
-    return prefixes * activations.flops_per_node(source.model.config) / _flops_per_second() * 1.3
+    return prefixes * extraction.flops_per_node(source.model.config) / _flops_per_second() * 1.3
 
 
 def _flops_per_second() -> float:
     """Measure this machine for a moment with the matrix product that the work consists of."""
-    x, weight = np.ones((20 * ROWS, 384), np.float32), np.ones((1536, 384), np.float32)
+    x, weight = np.ones((20 * ROWS_TOGETHER, 384), np.float32), np.ones((1536, 384), np.float32)
     packed, out = pack(weight), np.zeros((len(x), len(weight)), np.float32)
-    multiply(x, packed, out)  # compiles it, or loads what was compiled
+    multiply_packed(x, packed, out)  # compiles it, or loads what was compiled
     flops = 2.0 * len(x) * weight.size
     rates = []
     for _ in range(8):
         started = time.perf_counter()
-        multiply(x, packed, out)
+        multiply_packed(x, packed, out)
         rates.append(flops / (time.perf_counter() - started))
     return float(np.median(rates)) * torch.get_num_threads()
 
@@ -345,19 +345,19 @@ def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) ->
     (whole / snapshot.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
     for block in missing:
         keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / snapshot.keys_file(block))
-        progress("blocks", block + 1, len(blocks), "")
+        progress("blocks", block + 1, len(blocks))
     shutil.rmtree(shards, ignore_errors=True)
 
 
 def _write_shards(source: _Source, shards: Path, progress: Progress) -> None:
     shards.mkdir(exist_ok=True)
     N = len(source.substrings)
-    progress("keys", 0, N, "")
+    progress("keys", 0, N)
     for shard, positions in enumerate(keys.shard_ranges(N)):
         if not keys.shard_path(shards, shard).exists():
             windows = source.windows[source.order[positions.start : positions.stop]]
             keys.save_shard(shards, shard, source.extract_keys(windows))
-        progress("keys", positions.stop, N, "")
+        progress("keys", positions.stop, N)
 
 
 def _write_tiles(source: _Source, whole: Path, progress: Progress) -> None:
@@ -373,7 +373,7 @@ def _mapped_keys(source: _Source, whole: Path) -> list[NDArray[np.float16]]:
 
 
 def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
-    progress("counts", 0, 1, "")
+    progress("counts", 0, 1)
     counts = source.substrings.counts
     save_array(whole / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
     save_array(whole / snapshot.OFFSETS_FILE, counts.offsets)
@@ -383,7 +383,7 @@ def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
         whole / snapshot.RECORDS_FILE,
         lambda path: write_records(path, source.substrings, source.windows, source.order),
     )
-    progress("counts", 1, 1, "")
+    progress("counts", 1, 1)
 
 
 def _write_model_and_corpus(source: _Source, whole: Path) -> None:

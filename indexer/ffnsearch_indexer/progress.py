@@ -1,12 +1,13 @@
-"""How long work tells its caller how far it is."""
+"""How work that takes long reports its progress to its caller."""
 
-from collections.abc import Callable
+from typing import Protocol
 
-Progress = Callable[[str, int, int, str], None]
-"""Called as progress(stage, done, total, detail); done and total count units of the stage (substrings, iterations).
 
-A total of 0 is not known.
-"""
+class Progress(Protocol):
+    """Called as progress(stage, done, total, detail), as often as the work likes, from any of its threads."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` units of a stage (substrings, iterations) are done; a total of 0 is unknown."""
 
 
 def silent(stage: str, done: int, total: int, detail: str = "") -> None:

@@ -5,8 +5,8 @@ import pytest
 from ffnsearch_indexer.answer import backends
 from ffnsearch_indexer.answer.backends import Present, choose
 from ffnsearch_indexer.errors import BackendError
-from ffnsearch_indexer.index import gpu as devices
-from ffnsearch_indexer.index.gpu import choose_device
+from ffnsearch_indexer.hardware import gpu as devices
+from ffnsearch_indexer.hardware.gpu import choose_device
 from ffnsearch_indexer.store.datastore import Datastore
 
 NO_CUDA, NO_TRITON, NO_TILES = "no CUDA device", "triton is not installed", "the snapshot has no tiles"
@@ -61,10 +61,10 @@ def test_the_choice_is_a_line_that_says_what_where_and_why() -> None:
     [
         (("fused", "auto"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
         (("fused", "auto"), there(triton=False), "DEVICE_UNAVAILABLE", NO_TRITON),
-        (("fused", "cpu"), there(), "DEVICE_UNAVAILABLE", "fused searches on cuda alone"),
+        (("fused", "cpu"), there(), "DEVICE_UNAVAILABLE", "fused runs only on cuda"),
         (("exact", "cuda"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
         (("auto", "cuda"), there(cuda=False), "DEVICE_UNAVAILABLE", NO_CUDA),
-        (("tiles", "cuda"), there(), "DEVICE_UNAVAILABLE", "tiles searches on cpu alone"),
+        (("tiles", "cuda"), there(), "DEVICE_UNAVAILABLE", "tiles runs only on cpu"),
         (("tiles", "auto"), there(tiles=False), "NO_TILES", "`ffnsearch index some.ffn`"),
         (("faiss-ivf", "auto"), there(), "NO_FAISS_IVF", "`ffnsearch index some.ffn --faiss ivf`"),
         (("faiss", "cuda"), there(), "DEVICE_UNAVAILABLE", NO_FAISS_GPU),

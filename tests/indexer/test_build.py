@@ -114,7 +114,7 @@ def test_a_build_that_is_killed_again_and_again_gets_there(whole: tuple[dict[str
 def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building.keys, "SHARD_WINDOWS", 100)
     computed = []
-    extract = building.activations.extract_keys
+    extract = building.extraction.extract_keys
 
     def stop_at_the_third(model: object, windows: list[object]) -> object:
         computed.append(len(windows))
@@ -122,7 +122,7 @@ def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.
             raise KeyboardInterrupt
         return extract(model, windows)
 
-    monkeypatch.setattr(building.activations, "extract_keys", stop_at_the_third)
+    monkeypatch.setattr(building.extraction, "extract_keys", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build(CORPUS, job.model, job.out, window_tokens=5)
     plan = estimate(CORPUS, job.model, job.out, window_tokens=5)
@@ -401,7 +401,7 @@ def test_progress_goes_through_the_stages_and_each_comes_to_its_end(model: Path,
         CORPUS,
         model,
         tmp_path / "out",
-        progress=lambda stage, done, total, _: told.setdefault(stage, []).append((done, total)),
+        progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
     )
     assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums"]
     for pairs in told.values():

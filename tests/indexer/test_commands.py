@@ -367,7 +367,7 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(
         train(corpus, "--dropout", 1): "dropout",
         train(corpus, "--rate-peak", 0): "rate_peak",
         train(corpus, "--device", "abacus"): "abacus",
-        train(corpus, "--vocabulary", corpus): "no tokenizer",
+        train(corpus, "--vocabulary", corpus): "not a tokenizer",
         train(tmp_path / "other.txt", "--vocabulary", model / "tokenizer.json"): "'?' (U+003F)",
         train(corpus, out=tmp_path): "not empty",
         ("verify", tmp_path): "is no snapshot",

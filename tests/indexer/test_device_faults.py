@@ -15,9 +15,9 @@ from ffnsearch_indexer.answer.backends import BACKENDS, Backend
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import DEVICE_FAILED, DEVICE_MEMORY, BackendError, CancelledError, DeviceError
+from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.index.base import Index, Neighbors, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.store.datastore import Datastore
 from tiny import model_on_cpu
 

@@ -23,7 +23,7 @@ from ffnsearch_indexer.fidelity.chunks import work_in
 from ffnsearch_indexer.fidelity.evaluate import choose_profiles
 from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol
-from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions, indexed_windows, prompts_at
+from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
@@ -74,8 +74,8 @@ def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor:
 
 def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
     datastore = predictor.datastore
-    calibrated = indexed_windows(datastore)[calibration_ids(datastore.manifest.substrings, 10**9)]
-    evaluated = prompts_at(datastore, choose_positions(datastore, Protocol.PARITY, 10**9))
+    calibrated = datastore.substrings[calibration_ids(datastore.manifest.substrings, 10**9)]
+    evaluated = datastore.windows[choose_positions(datastore, Protocol.PARITY, 10**9)]
     assert not {tuple(prompt) for prompt in calibrated} & {tuple(prompt) for prompt in evaluated}
     assert len(calibrated) + len(evaluated) == datastore.manifest.substrings
 
@@ -83,7 +83,7 @@ def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
 def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: Predictor) -> None:
     found = calibrate(predictor, prompts=200)
     ids = calibration_ids(predictor.datastore.manifest.substrings, 200)[: found.document["judged_prompts"]]
-    prompts = list(indexed_windows(predictor.datastore)[ids])
+    prompts = list(predictor.datastore.substrings[ids])
     for rung in found.document["ladder"]:
         for name in rung["profiles"]:
             answers = predictor.predict(prompts, found.profiles[name]).answers
@@ -109,7 +109,7 @@ def test_an_ngram_is_fitted_to_the_same_prompts_and_measured_beside_the_profiles
 def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor: Predictor) -> None:
     found = calibrate(predictor, prompts=400)
     ids = calibration_ids(predictor.datastore.manifest.substrings, 400)[: found.document["judged_prompts"]]
-    prompts = list(indexed_windows(predictor.datastore)[ids])
+    prompts = list(predictor.datastore.substrings[ids])
     for profile in found.profiles.values():
         expectation = profile.expectation
         assert expectation is not None
@@ -187,7 +187,7 @@ def test_no_more_prompts_are_taken_than_fit_into_memory(predictor: Predictor, mo
 def test_what_is_found_takes_the_memory_that_it_is_said_to_and_parts_of_it_none(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    prompts = indexed_windows(predictor.datastore)[:20]
+    prompts = predictor.datastore.substrings[:20]
     with work_in(tmp_path / "work", {}):
         bands = collect(predictor, prompts, tmp_path / "work", exclude_self=False, progress=silent)
     arrays = (bands.freq, bands.neighbors, bands.model)

@@ -90,7 +90,7 @@ def test_the_result_does_not_depend_on_chunks_or_interruptions(
     whole = without_time(measure(predictors, protocol))
     monkeypatch.setattr(chunks, "CHUNK_PROMPTS", 8)
 
-    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done == 16:
             raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
 
 
 def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str, Predictor], measurable: Path) -> None:
-    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 
@@ -203,7 +203,7 @@ def test_unfinished_work_with_other_answers_is_not_mixed_in(
 ) -> None:
     """Such as that of a version that compares with another baseline."""
 
-    def interrupt(stage: str, done: int, total: int, detail: str) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 

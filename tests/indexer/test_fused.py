@@ -11,12 +11,12 @@ import torch
 from test_index_contract import Case, FusedInSmallTiles, clustered, make_counts, oracle_scores, oracle_sums, unit
 
 from ffnsearch_indexer.errors import BackendError, DeviceError
+from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.index import device, fused
 from ffnsearch_indexer.index.base import Index, RangeSums, score_error
 from ffnsearch_indexer.index.device import range_sums_together
-from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.fused import FusedIndex
-from ffnsearch_indexer.index.gpu import device_errors
 from ffnsearch_indexer.index.tiles import tiles_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,13 +105,13 @@ def test_a_search_waits_once_and_uploads_thresholds_where_they_are_new(monkeypat
         monkeypatch.setattr(module, name, watched)
 
     watch(torch.Tensor, "cpu")
-    watch(fused, "on_device")
+    watch(fused, "to_device")
     queries = torch.from_numpy(case.queries[:1]).to(DEVICE)
     for thresholds, expected in (
         (case.thresholds, ["cpu"]),
-        ([0.85, 0.2], ["on_device", "on_device", "cpu"]),
+        ([0.85, 0.2], ["to_device", "to_device", "cpu"]),
         ([0.85, 0.2], ["cpu"]),
-        ([0.85], ["on_device", "on_device", "cpu"]),
+        ([0.85], ["to_device", "to_device", "cpu"]),
     ):
         calls.clear()
         index.range_sum(queries, thresholds)
@@ -217,15 +217,15 @@ def test_a_device_that_fails_gives_an_error_and_no_part_of_an_answer(
 
 def test_the_exact_backend_on_a_device_fails_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     case = small_case()
-    index = DeviceIndex(case.keys, case.counts, device=DEVICE)
-    products, left = DeviceIndex._products, [torch.OutOfMemoryError("CUDA out of memory")]
+    index = ExactDeviceIndex(case.keys, case.counts, device=DEVICE)
+    products, left = ExactDeviceIndex._products, [torch.OutOfMemoryError("CUDA out of memory")]
 
-    def failing(self: DeviceIndex, *arguments: torch.Tensor) -> torch.Tensor:
+    def failing(self: ExactDeviceIndex, *arguments: torch.Tensor) -> torch.Tensor:
         if left:
             raise left.pop()
         return products(self, *arguments)
 
-    monkeypatch.setattr(DeviceIndex, "_products", failing)
+    monkeypatch.setattr(ExactDeviceIndex, "_products", failing)
     assert sums_are_right(index, case), "with half a tile"
     left += [torch.OutOfMemoryError("CUDA out of memory")] * 100
     with pytest.raises(BackendError) as raised:
@@ -244,13 +244,13 @@ def test_our_own_bugs_are_not_called_failures_of_a_device() -> None:
 def test_keys_that_do_not_fit_on_the_device_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = small_case()
     monkeypatch.setattr("ffnsearch_indexer.index.exact_device.free_bytes", lambda _: case.keys.nbytes)
-    index = DeviceIndex(case.keys, case.counts, device=DEVICE)
+    index = ExactDeviceIndex(case.keys, case.counts, device=DEVICE)
     assert index._resident is None
     assert sums_are_right(index, case)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-@pytest.mark.parametrize("backend", [FusedIndex, DeviceIndex])
+@pytest.mark.parametrize("backend", [FusedIndex, ExactDeviceIndex])
 def test_no_device_is_an_error_that_says_what_to_do(backend: Callable[..., Index]) -> None:
     case = small_case()
     with pytest.raises(BackendError, match="--device cpu") as raised:

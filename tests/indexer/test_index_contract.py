@@ -20,14 +20,14 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
 from ffnsearch_indexer.index import fused, scan
 from ffnsearch_indexer.index.base import Checkpoint, Index, Neighbors, RangeSums
-from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
+from ffnsearch_indexer.index.device import DeviceIndex, range_sums_together
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex
 from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of
 from ffnsearch_indexer.index.fused import FusedIndex
-from ffnsearch_indexer.index.fused_tilings import Device, Tiling
+from ffnsearch_indexer.index.fused_tilings import SearchSettings, Tiling
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.index.tiles import tiles_of
 
@@ -379,7 +379,7 @@ class TestExact(IndexContract):
         ExactIndex(case.keys, case.counts).range_sum(case.queries, [0.5])
 
 
-class DeviceInSmallTiles(DeviceIndex):
+class DeviceInSmallTiles(ExactDeviceIndex):
     queries_max: ClassVar = 3
     scores_max: ClassVar = 120
     scores_min: ClassVar = 120
@@ -403,7 +403,7 @@ class OnDeviceContract(IndexContract):
         """Whether a block can be queued or not, and one that is not searched among them."""
         first, second = (case._replace(queries=case.queries[:3]) for case in (clustered(keys=100), clustered(keys=60)))
         for indexes in ([self.small(first), self.index(second)], [self.index(first), self.small(second)]):
-            searchers = [cast(OnDeviceIndex, index) for index in (indexes[0], *indexes)]
+            searchers = [cast(DeviceIndex, index) for index in (indexes[0], *indexes)]
             queries = torch.from_numpy(np.stack([first.queries, first.queries, second.queries])).to(self.device)
             thresholds: list[list[float]] = [[], [0.3, 0.9, 0.3], [0.85]]
             found = range_sums_together(searchers, queries, thresholds)
@@ -430,7 +430,7 @@ class TestExactOnDevice(OnDeviceContract):
         return DeviceInSmallTiles(case.keys, case.counts, device=self.device)
 
     def index(self, case: Case) -> Index:
-        return DeviceIndex(case.keys, case.counts, device=self.device)
+        return ExactDeviceIndex(case.keys, case.counts, device=self.device)
 
 
 class FaissFlatInSmallTiles(FaissFlatIndex):
@@ -590,7 +590,7 @@ def few_cases(test: Callable[..., None], **others: st.SearchStrategy) -> Callabl
 
 class FusedInSmallTiles(FusedIndex):
     queries_max: ClassVar = 3
-    settings: ClassVar = Device(
+    settings: ClassVar = SearchSettings(
         centres=16,
         programs=2,
         room=32,
@@ -602,7 +602,7 @@ class FusedInSmallTiles(FusedIndex):
 class FusedInLargeTiles(FusedIndex):
     """What the interpreter runs in tolerable time: its steps cost the same, however large."""
 
-    settings: ClassVar = Device(
+    settings: ClassVar = SearchSettings(
         centres=16,
         programs=1,
         room=1 << 12,

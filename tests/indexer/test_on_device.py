@@ -20,7 +20,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, ModelError, OutputError, PromptError
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.models.activations import extract_keys
+from ffnsearch_indexer.models.extraction import extract_keys
 from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
@@ -94,14 +94,14 @@ def test_half_precision_is_near(precision: str, most: float) -> None:
     model = DeviceModel(make_model(scale=1), WINDOW, device="cpu", precision=precision, rows=16)
     keys, expected = model.extract_keys(windows(30)), extract_keys(pack_model(make_model(scale=1)), windows(30))
     assert 0 < np.abs(keys.astype(np.float64) - expected).max() < most
-    assert precision in model.describe
+    assert precision in model.description
 
 
 def test_another_precision_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         DeviceModel(make_model(), WINDOW, device="cpu", precision="int8")
     assert caught.value.reason == "UNKNOWN_PRECISION"
-    assert caught.value.message == "'int8' is no precision of a model: choose one of float32, float16, bfloat16"
+    assert caught.value.message == "'int8' is not a precision of a model: choose one of float32, float16, bfloat16"
 
 
 def test_reduced_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +123,8 @@ def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     with pytest.raises(FfnSearchError) as caught:
         DeviceModel(broken, WINDOW, device="cpu", rows=4).extract_keys(windows(2))
     assert caught.value.reason == "NOT_FINITE"
+    with pytest.raises(FfnSearchError, match=r"or choose --precision float32$"):
+        DeviceModel(broken, WINDOW, device="cpu", precision="bfloat16", rows=4).extract_keys(windows(2))
 
 
 def test_the_model_itself_stays_where_it_is() -> None:
@@ -207,7 +209,7 @@ def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(model: Pa
         with pytest.raises(BackendError) as caught:
             call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16")
         assert caught.value.reason == "PRECISION_NEEDS_GPU"
-        with pytest.raises(ModelError, match="no precision"):
+        with pytest.raises(ModelError, match="is not a precision"):
             call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 

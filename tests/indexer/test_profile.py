@@ -123,7 +123,7 @@ def test_a_damaged_document_is_refused(change: dict[str, Any]) -> None:
 def test_an_incomplete_document_is_refused(name: str) -> None:
     document = ARTICLE.to_json()
     del document[name]
-    with pytest.raises(ProfileError, match=name):
+    with pytest.raises(ProfileError, match=f"is not a profile: .*'{name}'"):
         Profile.from_json(document)
 
 

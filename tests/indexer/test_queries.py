@@ -129,7 +129,9 @@ def test_a_zero_vector_stays_zero_and_nothing_is_written_in_place() -> None:
 def test_logits_that_are_not_finite_are_refused(small_model: Transformer) -> None:
     broken = copy.deepcopy(small_model)
     broken.head.bias[3] = float("nan")
-    with pytest.raises(FfnSearchError, match="logit") as caught:
+    with pytest.raises(
+        FfnSearchError, match=r"run `ffnsearch verify`, or train the model again at a lower rate$"
+    ) as caught:
         run_prompts(pack_model(broken), [np.zeros(3, np.uint16)], 5)
     assert caught.value.reason == "NOT_FINITE"
 

@@ -9,9 +9,9 @@ from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import Backend
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.index.base import Index
-from ffnsearch_indexer.index.device import OnDeviceIndex
+from ffnsearch_indexer.index.device import DeviceIndex
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.exact_device import DeviceIndex
+from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -24,7 +24,7 @@ def predictors(datastore: Datastore, monkeypatch: pytest.MonkeyPatch) -> dict[st
     """One whose search is where the model is, and one whose search is not; without a GPU both are on a CPU."""
 
     def there(datastore: Datastore, device: str) -> list[Index]:
-        return [DeviceIndex(keys, datastore.counts, device=DEVICE) for keys in datastore.keys]
+        return [ExactDeviceIndex(keys, datastore.counts, device=DEVICE) for keys in datastore.keys]
 
     def here(datastore: Datastore, device: str) -> list[Index]:
         return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
@@ -45,13 +45,13 @@ def test_answers_are_the_same_wherever_queries_are(
     predictors: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch, exclude_self: bool
 ) -> None:
     kinds = []
-    range_sum = OnDeviceIndex.range_sum
+    range_sum = DeviceIndex.range_sum
 
-    def noted(self: OnDeviceIndex, queries: object, *arguments: object, **options: object) -> object:
+    def noted(self: DeviceIndex, queries: object, *arguments: object, **options: object) -> object:
         kinds.append(type(queries))
         return range_sum(self, queries, *arguments, **options)
 
-    monkeypatch.setattr(OnDeviceIndex, "range_sum", noted)
+    monkeypatch.setattr(DeviceIndex, "range_sum", noted)
     datastore = predictors["there"].datastore
     prompts = [datastore.substring(0), datastore.substring(100), datastore.tokenizer.encode("the")]
     found, expected = (

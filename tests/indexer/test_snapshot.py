@@ -332,7 +332,7 @@ def test_how_much_of_a_snapshot_is_read_is_told(tiny_copy: Path, monkeypatch: py
     told: list[tuple[str, int, int]] = []
     total_bytes = read_manifest(tiny_copy).total_bytes()
     assert total_bytes > 1_000_000
-    Datastore.open(tiny_copy, progress=lambda stage, done, total, detail: told.append((stage, done, total))).close()
+    Datastore.open(tiny_copy, progress=lambda *state: told.append(state)).close()
     assert {(stage, total) for stage, _, total in told} == {("verify, MB", total_bytes // 10**6)}
     done = [done for _, done, _ in told]
     assert done == sorted(done)

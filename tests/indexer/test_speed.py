@@ -14,9 +14,9 @@ from ffnsearch_indexer.answer import speed
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.speed import BatchSpeed, Times, measure
 from ffnsearch_indexer.errors import BackendError
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.index.base import RangeSums
 from ffnsearch_indexer.index.tiled import TiledIndex
+from ffnsearch_indexer.store.datastore import Datastore
 from tiny import files_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -30,7 +30,7 @@ def predictor(predictors: dict[str, Predictor]) -> Predictor:
 
 
 def prompts_of(predictor: Predictor, count: int = PROMPTS) -> list[np.ndarray]:
-    return list(indexed_windows(predictor.datastore)[:count])
+    return list(predictor.datastore.substrings[:count])
 
 
 def neighbors_of(predictor: Predictor, prompts: Sequence[np.ndarray]) -> list[float]:
@@ -40,7 +40,10 @@ def neighbors_of(predictor: Predictor, prompts: Sequence[np.ndarray]) -> list[fl
 
 
 @pytest.mark.parametrize(("batch", "calls"), [(1, 20), (7, 3), (8, 3), (20, 3)])
-def test_all_prompts_are_asked_and_their_neighbors_counted(predictor: Predictor, batch: int, calls: int) -> None:
+def test_all_prompts_are_asked_and_their_neighbors_counted(
+    predictor: Predictor, batch: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "SECONDS_MAX", float("inf"))
     prompts = prompts_of(predictor)
     exact = Predictor(predictor.datastore, backend="exact")
     (found,) = measure(predictor, prompts, STEPS, [batch])
@@ -66,7 +69,7 @@ def test_a_batch_size_ends_after_its_time_but_not_before_three_calls(
 
 def test_progress_counts_calls(predictor: Predictor) -> None:
     told = []
-    list(measure(predictor, prompts_of(predictor), STEPS, [8], progress=lambda *stage: told.append(stage[:3])))
+    list(measure(predictor, prompts_of(predictor), STEPS, [8], progress=lambda *stage: told.append(stage)))
     assert told == [("check", 0, 16), ("check", 16, 16), *(("batch 8", done, 3) for done in range(4))]
 
 
@@ -160,6 +163,17 @@ def test_an_approximate_backend_is_measured_and_said_to_be_one(run: Run, tiny_co
     assert (result["approximate"], result["prompts_compared_with_exact"]) == (True, 0)
     assert 0 < result["recall"] <= 1
     assert len(result["batches"]) == 1
+
+
+def test_no_reference_is_opened_where_nothing_is_compared_with_it(
+    tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_faiss(tiny_copy, ["ivf"])
+    with Datastore.open(tiny_copy) as datastore:
+        approximate = Predictor(datastore, backend="faiss-ivf")
+        monkeypatch.setattr(speed, "Predictor", None)
+        (found,) = measure(approximate, prompts_of(approximate), STEPS, [8])
+    assert found.prompts_per_call == 8
 
 
 def test_every_refusal_is_one_line_and_status_2(run: Run, measurable: Path, tmp_path: Path) -> None:

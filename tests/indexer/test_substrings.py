@@ -78,6 +78,15 @@ def test_the_last_window_stays_with_a_row_of_zeros() -> None:
     assert substrings.counts.offsets.tolist() == [0, 2, 3, 3]
 
 
+def test_rows_of_counts_keep_their_entries_in_another_order() -> None:
+    counts = find_substrings(np.array([0, 1, 0, 1, 2], dtype=np.uint16), 2, 3).counts
+    reordered = counts.reordered(np.array([2, 0, 1]))
+    for row, substring_id in enumerate([2, 0, 1]):
+        np.testing.assert_array_equal(reordered.row(row), counts.row(substring_id))
+    assert [array.dtype for array in reordered[:3]] == [array.dtype for array in counts[:3]]
+    assert reordered.vocabulary_size == counts.vocabulary_size
+
+
 def test_a_corpus_of_one_window() -> None:
     substrings = find_substrings(np.array([4, 2], dtype=np.uint16), 2, 5)
     assert len(substrings) == 1
@@ -103,7 +112,7 @@ def test_progress_reaches_its_end() -> None:
     reports: list[tuple[str, int, int]] = []
     corpus = np.zeros(100, dtype=np.uint16)
     find_substrings(
-        corpus, 5, 1, memory_bytes_max=3000, progress=lambda stage, done, total, _: reports.append((stage, done, total))
+        corpus, 5, 1, memory_bytes_max=3000, progress=lambda stage, done, total: reports.append((stage, done, total))
     )
     assert reports == [
         (

@@ -20,10 +20,11 @@ from test_index_contract import Case, clustered, make_counts, oracle_scores, ran
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, CancelledError
-from ffnsearch_indexer.index import machine, tile_search, tiled, tiles
+from ffnsearch_indexer.hardware import matrix
+from ffnsearch_indexer.hardware.matrix import MATRICES
+from ffnsearch_indexer.index import tile_search, tiled, tiles
 from ffnsearch_indexer.index.base import Checkpoint, Index, RangeSums
 from ffnsearch_indexer.index.exact import ExactIndex
-from ffnsearch_indexer.index.machine import MATRICES
 from ffnsearch_indexer.index.tile_search import (
     IN_BFLOAT16,
     IN_WHOLES,
@@ -59,7 +60,7 @@ DROPPED, OPEN, ACCEPTED = range(3)
 Bounds = tuple[np.ndarray, np.ndarray]
 """The least and the most [B, N] that scores may be, in the order of the tiles."""
 
-in_every_way = pytest.mark.parametrize("way", machine.WAYS, ids=lambda way: f"way {way}", indirect=True)
+in_every_way = pytest.mark.parametrize("way", matrix.WAYS, ids=lambda way: f"way {way}", indirect=True)
 """All ways to multiply that there are here; the tests of `machine` say which are missing."""
 
 
@@ -257,12 +258,12 @@ def plain_bounds(made: Tiles, queries: Queries, kind: int) -> dict[str, Bounds]:
 
 @numba.njit
 def begin(way: int) -> None:
-    machine.begin(MATRICES, way)
+    matrix.begin(MATRICES, way)
 
 
 @numba.njit
 def end(way: int) -> None:
-    machine.end(way)
+    matrix.end(way)
 
 
 NOTHING = np.zeros(1, np.int64), np.empty((0, 0, 0), np.int64), np.empty((0, 0), np.int64)

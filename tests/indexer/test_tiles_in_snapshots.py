@@ -207,7 +207,7 @@ def test_what_was_measured_and_chosen_stays(without_tiles: Path) -> None:
 def test_progress_tells_of_each_block(without_tiles: Path) -> None:
     told: list[tuple[object, ...]] = []
     add_tiles(without_tiles, progress=lambda *state: told.append(state))
-    assert told == [("tiles", done, 2, "") for done in range(3)]
+    assert told == [("tiles", done, 2) for done in range(3)]
 
 
 def test_the_same_tiles_twice_at_once_are_refused(without_tiles: Path, tiny_snapshot: Path) -> None:
@@ -277,7 +277,7 @@ def test_index_goes_on_where_it_was_interrupted(
 def test_an_interrupted_index_says_how_it_is_continued(
     run: Run, without_tiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def show(_: ProgressDisplay, stage: str, done: int, total: int, rate: str) -> None:
+    def show(_: ProgressDisplay, stage: str, done: int, total: int) -> None:
         if done == 1:
             signal.raise_signal(signal.SIGINT)
 

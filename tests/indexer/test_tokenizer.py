@@ -97,11 +97,11 @@ def test_another_vocabulary_has_another_hash() -> None:
 def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ModelError, match="is no tokenizer") as error:
+    with pytest.raises(ModelError, match="is not a tokenizer") as error:
         Tokenizer.load(path)
     assert error.value.metadata == {"file": str(path)}
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no tokenizer"):
+    with pytest.raises(ModelError, match="is not a tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json")

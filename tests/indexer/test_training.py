@@ -329,7 +329,7 @@ def test_a_start_whose_record_is_none_is_refused_before_the_work(record: str, tm
         _, name, value = record.split()
         record = json.dumps(json.loads(path.read_text()) | {name: json.loads(value)})
     path.write_text(record)
-    with pytest.raises(ModelError, match="no training record"):
+    with pytest.raises(ModelError, match="cannot be read as a training record"):
         run(tmp_path / "second", start=tmp_path / "first")
     assert not (tmp_path / "second").exists()
 

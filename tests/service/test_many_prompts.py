@@ -149,7 +149,7 @@ async def test_a_source_that_fails_does_so_after_the_results_of_what_it_gave(giv
 def test_progress_counts_results_and_refusals():
     told = []
     list(run(Service(), ["a", "bad", "c", "d"], size=2, progress=lambda *event: told.append(event)))
-    assert told == [("predict", 0, 4, ""), ("predict", 2, 4, "1 refused"), ("predict", 4, 4, "1 refused")]
+    assert told == [("predict", 0, 4), ("predict", 2, 4, "1 refused"), ("predict", 4, 4, "1 refused")]
     list(run(Service(), iter("ab"), progress=lambda *event: told.append(event)))
     assert told[-1] == ("predict", 2, 2, "")  # an iterator over a sequence has a length
     list(run(Service(), (prompt for prompt in "ab"), progress=lambda *event: told.append(event)))

@@ -1,14 +1,14 @@
-"""Which backend searches the blocks of a snapshot, and on which device?
+"""The choice of the backend that searches the blocks of a snapshot, and of its device.
 
-BACKENDS is the table of all there are. What is asked for and what is there decide, in `choose`, which one it is.
+BACKENDS is the table of all backends. `choose` takes the first that was asked for and can be used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.hardware.gpu import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.index.base import Index
-from ffnsearch_indexer.index.gpu import cuda_problem, require_known, triton_problem
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import FAISS_IVF_FOLDER, TILES_FOLDER
@@ -27,7 +27,7 @@ class Backend(NamedTuple):
 
     open: gives the index of each block, on a device. devices: where it can search, the faster one first. part: which
     of a snapshot's parts it needs. needs: what else it needs to search on a GPU, one of _ON_GPUS. is_automatic: whether
-    it is chosen where nobody asks for it.
+    `auto` may choose it.
     """
 
     open: Callable[[Datastore, str], list[Index]]
@@ -51,7 +51,7 @@ class Present(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What searches: a name of BACKENDS, `cpu` or `cuda`, and why, in words that end a sentence."""
+    """What searches: a name of BACKENDS, `cpu` or `cuda`, and why, as the end of a sentence."""
 
     backend: str
     device: str
@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 
 def look(datastore: Datastore, backend: str = AUTO, device: str = AUTO) -> Present:
-    """See what a snapshot and this machine have; the GPU is left alone where nothing that is asked for uses one."""
+    """What a snapshot and this machine have. The GPU is not touched where nothing that is asked for uses one."""
     for_gpu = [name for name, place in _candidates(backend, device) if place == "cuda"]
     problems = {needed: _ON_GPUS[needed]() for name in for_gpu if (needed := BACKENDS[name].needs)}
     missing = {needed: problem for needed, problem in problems.items() if problem}
@@ -125,7 +125,7 @@ def _problem(name: str, device: str, there: Present) -> str | None:
 
 
 def _why(backend: str, device: str, place: str, problems: list[str], there: Present) -> str:
-    """Why nothing before it was chosen, or else who asked for it."""
+    """Why the candidates before it were not chosen, or else which options asked for it."""
     without = [there.no_cuda] if there.no_cuda and place == "cpu" else []
     if passed_over := list(dict.fromkeys([*without, *problems])):
         return ", and ".join(passed_over)
@@ -145,7 +145,7 @@ def _refusal(backend: str, device: str, problems: list[str], there: Present) -> 
     if not problems:
         places = " or ".join(BACKENDS[backend].devices)
         return BackendError(
-            f"{wanted} cannot be: {backend} searches on {places} alone; choose another backend or device",
+            f"{wanted} is not possible: {backend} runs only on {places}; choose another backend or device",
             reason="DEVICE_UNAVAILABLE",
             device=device,
         )
@@ -166,11 +166,11 @@ def _open_tiles(datastore: Datastore, _: str) -> list[Index]:
 
 def _open_exact(datastore: Datastore, device: str) -> list[Index]:
     from ffnsearch_indexer.index.exact import ExactIndex
-    from ffnsearch_indexer.index.exact_device import DeviceIndex
+    from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 
     if device == "cpu":
         return [ExactIndex(keys, datastore.counts) for keys in datastore.keys]
-    return [DeviceIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
+    return [ExactDeviceIndex(keys, datastore.counts, device=device) for keys in datastore.keys]
 
 
 def _open_fused(datastore: Datastore, device: str) -> list[Index]:

@@ -1,14 +1,14 @@
 """Which classes explain a list of neighbors: ten lines instead of thirty thousand.
 
 A class is a set of substrings that share a suffix: a node of the suffix trie. A list of disjoint classes is a way to
-tell the M neighbors from the other substrings, and takes so many bits (a two-part code; Rissanen 1978, Modeling by
+describe which M of the substrings are neighbors, and takes this many bits (a two-part code; Rissanen 1978, Modeling by
 shortest data description):
 
 - a neighbor in no class is named by itself, for log2(e N / M) bits, because log2 C(N, M) <= M log2(e N / M);
 - a class takes log2 V bits for each token of its suffix, log2(m + 1) to say how many of its m members are neighbors,
   and log2 C(m, n) to say which n.
 
-Chosen are the at most `classes_max` classes, of those with n / m >= min_share, that together save most bits against
+Of the classes with n / m >= min_share, at most `classes_max` are chosen, those that together save most bits against
 naming every neighbor by itself. So a class gives way to a purer one inside it that holds nearly all of its neighbors,
 and to several such while there are lines for them; and a few neighbors that share an ending by chance make no class.
 
@@ -130,7 +130,7 @@ def _which_bits(members: Int64, neighbors: Int64) -> NDArray[np.float64]:
 
 @numba.njit(nogil=True, cache=True)
 def _choose(parents: Int64, saved: Int64, classes_max: int) -> NDArray[np.bool_]:
-    """Choose at most so many nodes, none above another, that save most: [J] bool.
+    """Choose at most `classes_max` nodes, none above another, that save most: [J] bool.
 
     From the leaves up, the most that any number of classes saves at and below a node; a child's share of that number is
     kept, and read from the root down. Where both save the same, a node is preferred to what is below it, and the first
@@ -140,7 +140,7 @@ def _choose(parents: Int64, saved: Int64, classes_max: int) -> NDArray[np.bool_]
     height = rows.max() + 1
     best = np.zeros((height, classes_max + 1), np.int64)
     given = np.zeros((height, classes_max + 1), np.int16)  # of that many classes in a node's family, how many it gets
-    alone = np.zeros(height, np.int16)  # up to so many classes, the node itself saves most
+    alone = np.zeros(height, np.int16)  # up to how many classes the node itself saves most
     for node in range(len(parents) - 1, -1, -1):
         row = rows[node]
         if row < 0:

@@ -1,4 +1,4 @@
-"""Which sums are read instead of searched? Those of prompts that are substrings, at thresholds of the self-sums.
+"""Sums that are read instead of searched: those of prompts that are substrings, at thresholds of the self-sums.
 
 Where a snapshot has self-sums, a prompt that is one of its substrings is asked with the key of that substring. A model
 that runs on the machine that ran it over the corpus gives the same vector to the bit; another may be a step of float16
@@ -20,7 +20,7 @@ from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, Manifest
 def ask_with_keys(vectors: NDArray[np.float16], keys: Sequence[Float16], self_ids: Sequence[int | None]) -> None:
     """Put keys in the place of the queries [K, B, D] of prompts that are substrings, in place.
 
-    self_ids: [B], the substring that each prompt is, None where it is none.
+    self_ids: [B], the substring equal to each prompt, None where there is none.
     """
     rows, ids = known(self_ids)
     for of_block, block_keys in zip(vectors, keys, strict=True):
@@ -75,6 +75,6 @@ def answered_by_lookup(folder: Path, manifest: Manifest) -> list[str]:
 
 def known(self_ids: Sequence[int | None]) -> tuple[Int64, Int64]:
     """The rows of prompts that are substrings, and which these are."""
-    known = [(row, substring_id) for row, substring_id in enumerate(self_ids) if substring_id is not None]
-    rows, ids = np.array(known, dtype=np.int64).reshape(-1, 2).T
+    pairs = [(row, substring_id) for row, substring_id in enumerate(self_ids) if substring_id is not None]
+    rows, ids = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return rows, ids

@@ -6,7 +6,6 @@ The service, the command line and every measurement call it.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -19,9 +18,10 @@ from ffnsearch_indexer.answer.backends import AUTO, Choice, choose, look, open_i
 from ffnsearch_indexer.answer.classes import choose_classes
 from ffnsearch_indexer.answer.prediction import combine, hellinger, softmax
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.answer.threads import THREADS
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, DeviceError, PromptError
+from ffnsearch_indexer.hardware.gpu import device_errors
+from ffnsearch_indexer.hardware.threads import THREADS, shared_out
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Index,
@@ -31,9 +31,8 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
-from ffnsearch_indexer.index.device import OnDeviceIndex, range_sums_together
-from ffnsearch_indexer.index.gpu import device_errors
-from ffnsearch_indexer.models.on_device import DeviceModel, OnDevice
+from ffnsearch_indexer.index.device import DeviceIndex, range_sums_together
+from ffnsearch_indexer.models.on_device import DeviceModel, DeviceQueries
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -118,9 +117,9 @@ class SuffixClass:
 class Predictor:
     """Answers prompts from one datastore with one backend. One thread at a time may call it.
 
-    backend, device: what searches now, never `auto`. Where the search is on a GPU, the model runs there too. A GPU that
-    fails is left for good where the CPU may take its place, that is, where neither it nor a backend of its own was
-    asked for by name: the call is then answered again from its beginning. Elsewhere the call raises DeviceError.
+    backend, device: what searches now, never `auto`. Where the search is on a GPU, the model runs there too. Where the
+    device was left to `auto` and the backend, named or not, also runs on the CPU, a GPU that fails is left for good:
+    the call is answered again from its beginning, on the CPU. Elsewhere the call raises DeviceError.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Predictor:
         self._there = look(datastore, backend, device)
         self._on_move = on_move
         choice = choose(backend, device, self._there)
-        _log.info("%s: %s", datastore.path.name, choice.line)  # a log tells no place on the disk
+        _log.info("%s: %s", datastore.path.name, choice.line)  # a log does not name places on the disk
         try:
             with device_errors():
                 self._open(choice)
@@ -198,7 +197,8 @@ class Predictor:
     ) -> Found:
         """Run at least one prompt and sum, in each block, the counts above each of its thresholds.
 
-        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order; none is no search.
+        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order. A block without any
+        is not searched.
         """
         return self._or_on_cpu(lambda: self._search(prompts, thresholds, exclude_self, checkpoint))
 
@@ -251,10 +251,10 @@ class Predictor:
         return RankedNeighbors(ids[order], scores[order])
 
     def classes(self, ranked: RankedNeighbors, *, classes_max: int, min_share: float) -> list[SuffixClass]:
-        """Explain neighbors by at most so many disjoint classes of substrings that share a suffix.
+        """Explain neighbors by at most `classes_max` disjoint classes of substrings that share a suffix.
 
         Of each class at least a share of `min_share`, in (0, 1], are neighbors. Which are chosen: see `answer.classes`.
-        Those with most neighbors come first. A neighbor may be in none.
+        Classes with most neighbors come first. A neighbor may be in none.
         """
         order, counts = self.datastore.suffix_order, self.datastore.counts
         chosen = choose_classes(ranked.ids, order, counts.vocabulary_size, classes_max=classes_max, min_share=min_share)
@@ -275,18 +275,18 @@ class Predictor:
         self._block_ns = list(range(len(self._indexes)))  # what each took the last time; deeper ones take longer
 
     def _model_on(self, device: str) -> DeviceModel:
-        """The model as it made the keys, if it was on a GPU."""
+        """The model on a device, in the precision in which it made the keys."""
         datastore = self.datastore
         precision = datastore.manifest.precision
         return DeviceModel(datastore.model, datastore.window_tokens, device=device, precision=precision)
 
-    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | OnDevice, list[int | None]]:
+    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | DeviceQueries, list[int | None]]:
         """Run the model where the search is; for each prompt also the substring that it is, or None.
 
         Queries stay on the device where the indexes take them there.
         """
         datastore, window_tokens = self.datastore, self.datastore.window_tokens
-        queries: Queries | OnDevice
+        queries: Queries | DeviceQueries
         if self._device_model is not None:
             queries = self._device_model.run_prompts(prompts)
         else:
@@ -295,12 +295,12 @@ class Predictor:
         if self._self_sums is not None:
             queries = _fetched(queries)
             lookup.ask_with_keys(queries.vectors, datastore.keys, self_ids)
-        elif not isinstance(self._indexes[0], OnDeviceIndex):
+        elif not isinstance(self._indexes[0], DeviceIndex):
             queries = _fetched(queries)
         return queries, self_ids
 
     def _or_on_cpu(self, work: Callable[[], Result]) -> Result:
-        """Do work, and once more from its beginning where it has failed on a GPU that the CPU may take the place of."""
+        """Do work; where it fails on a GPU that the CPU may replace, do it again there from its beginning."""
         with THREADS.all():
             try:
                 with device_errors():
@@ -328,13 +328,11 @@ class Predictor:
     ) -> list[RangeSums]:
         """Search the blocks side by side, each with its share of the threads: none waits for another at every tile.
 
-        The one that took longest the last time begins, so that none is left to run alone at the end. vectors: [K, B, D]
-        float16, an array, or a tensor on the device of the indexes: that is told of all blocks at once instead.
+        The block that took longest the last time begins, so that none is left to run alone at the end. vectors:
+        [K, B, D] float16, an array, or a tensor on the device of the indexes, where all blocks are queued at once.
         """
         if isinstance(vectors, torch.Tensor):
-            return range_sums_together(cast(list[OnDeviceIndex], self._indexes), vectors, thresholds, checkpoint)
-        threads = torch.get_num_threads()
-        workers = min(threads, len(self._indexes))
+            return range_sums_together(cast(list[DeviceIndex], self._indexes), vectors, thresholds, checkpoint)
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()
@@ -345,13 +343,13 @@ class Predictor:
             return sums
 
         order = sorted(range(len(self._indexes)), key=lambda block: -self._block_ns[block])
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        with shared_out(len(order)) as pool:
             found = dict(zip(order, pool.map(search, order), strict=True))
             return [found[block] for block in range(len(self._indexes))]
 
 
-def _fetched(queries: Queries | OnDevice) -> Queries:
-    return queries.fetch() if isinstance(queries, OnDevice) else queries
+def _fetched(queries: Queries | DeviceQueries) -> Queries:
+    return queries.fetch() if isinstance(queries, DeviceQueries) else queries
 
 
 def _subtract(

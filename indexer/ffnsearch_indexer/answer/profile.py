@@ -113,14 +113,19 @@ class Profile(ABC):
         """Read what `to_json` wrote; fields with a default may be missing. Raises ProfileError."""
         try:
             fields = dict(document)
-            kind = _KINDS[fields.pop("kind")]
+            kind = _KINDS.get(fields.pop("kind"))
+            if kind is None:
+                raise ValueError(f"its kind is {document['kind']!r}")
             fields["blocks"] = tuple(tuple(kind.step(**_numbers(step)) for step in steps) for steps in fields["blocks"])
             if fields.get("expectation") is not None:
                 fields["expectation"] = Expectation(**_numbers(fields["expectation"]))
             kept = {name: fields.pop(name) for name in ("name", "source", "blocks", "expectation") if name in fields}
             return kind(**kept, **_numbers(fields))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ProfileError(f"this is no profile: {error!r}; kinds are {', '.join(_KINDS)}") from None
+            wrong = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ProfileError(
+                f"this is not a profile: {wrong}; give `name`, `blocks` and a `kind`, {' or '.join(_KINDS)}"
+            ) from None
 
     def thresholds(self, block: int) -> tuple[float, ...]:
         """The thresholds of a block's steps, in the profile's order; empty for a block that is not searched."""

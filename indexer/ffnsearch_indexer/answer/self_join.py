@@ -106,9 +106,9 @@ def add_self_sums(
                 if not _is_whole(folder, datastore, wanted):  # else it was stopped before the manifest was written
                     _make(datastore, backend, wanted, work, announce, progress)
                     _publish(folder, work / "whole", manifest)
-                progress("checksums", 0, 1, "")
+                progress("checksums", 0, 1)
                 manifest = list_part(folder, SELF_SUMS_FOLDER)
-                progress("checksums", 1, 1, "")
+                progress("checksums", 1, 1)
             clear(work)
             return manifest
 
@@ -281,7 +281,7 @@ def _make(
     def tell(substrings: int) -> None:
         nonlocal done
         done += substrings
-        progress("self-sums", done, total, "")
+        progress("self-sums", done, total)
 
     tell(0)
     for block in blocks:

@@ -36,7 +36,7 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """What calls with so many prompts took. calls: at least one. neighbors_by_block: of a prompt, on average."""
+    """What calls of one batch size took. calls: at least one. neighbors_by_block: of a prompt, on average."""
 
     prompts_per_call: int
     calls: tuple[Times, ...]
@@ -85,22 +85,19 @@ def measure(
 ) -> Iterator[BatchSpeed]:
     """Time `Predictor.predict` at each batch size, and yield what it took.
 
-    prompts: all different, at least as many as a batch has: the model runs once for equal ones of a call, which would
-    be counted as many. Calls take them in their order, and begin again behind the last. A batch size is measured until
-    all were asked, with ROUNDS_MIN calls at least, and more of them for SECONDS_MAX at most. The sums of the
-    first prompts are compared with those of the reference backend at every batch size, unless the backend is
-    approximate; raises BackendError where they differ: a wrong answer has no speed.
+    prompts: all different, since the model runs once for equal ones in a call, and at least as many as the largest
+    batch has. Calls take them in order, and start again after the last. A batch size is measured until all were asked,
+    with ROUNDS_MIN calls at least, and with more only for SECONDS_MAX. At every batch size the sums of the first
+    prompts are compared with those of the reference backend, unless the backend is approximate. Raises BackendError
+    where they differ: a wrong answer has no speed.
     """
     assert max(batches) <= len(prompts), "a call would have equal prompts"
     checked = prompts[:CHECKED_PROMPTS]
-    progress("check", 0, len(checked), "")
-    reference = Predictor(  # on the same device, so of the same queries
-        predictor.datastore, backend=REFERENCE, device=predictor.device, self_sums=False
-    )
+    progress("check", 0, len(checked))
     found = _sums(predictor, checked, profile)  # it also warms up
-    expected = [] if predictor.approximate else _sums(reference, checked, profile)
+    expected = [] if predictor.approximate else _reference_sums(predictor, checked, profile)
     _require_same(found[: len(expected)], expected, predictor)
-    progress("check", len(checked), len(checked), "")
+    progress("check", len(checked), len(checked))
     for batch in batches:
         yield _measure_batch(predictor, prompts, profile, batch, expected, progress)
 
@@ -120,16 +117,22 @@ def _measure_batch(
     while len(calls) < planned:
         if len(calls) >= ROUNDS_MIN and time.monotonic() - started > SECONDS_MAX:
             break
-        progress(f"batch {batch}", len(calls), planned, "")
+        progress(f"batch {batch}", len(calls), planned)
         rows = [number % len(prompts) for number in range(len(calls) * batch, (len(calls) + 1) * batch)]
         found = predictor.predict([prompts[row] for row in rows], profile)
         calls.append(Times(found.model_ns, found.search_ns, found.combine_ns))
         checked = [(answer.blocks, row) for answer, row in zip(found.answers, rows, strict=True) if row < len(expected)]
         _require_same([blocks for blocks, _ in checked], [expected[row] for _, row in checked], predictor)
         neighbors.append([[int(sums.neighbors.max(initial=0)) for sums in answer.blocks] for answer in found.answers])
-    progress(f"batch {batch}", len(calls), len(calls), "")
+    progress(f"batch {batch}", len(calls), len(calls))
     by_block = np.concatenate(neighbors).mean(axis=0)
     return BatchSpeed(batch, tuple(calls), tuple(by_block.tolist()))
+
+
+def _reference_sums(predictor: Predictor, prompts: Sequence[Tokens], profile: Profile) -> list[tuple[BlockSums, ...]]:
+    """What the reference backend finds on the same device, and so for the same queries."""
+    reference = Predictor(predictor.datastore, backend=REFERENCE, device=predictor.device, self_sums=False)
+    return _sums(reference, prompts, profile)
 
 
 def _sums(predictor: Predictor, prompts: Sequence[Tokens], profile: Profile) -> list[tuple[BlockSums, ...]]:

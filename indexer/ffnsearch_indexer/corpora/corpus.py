@@ -1,4 +1,4 @@
-"""What is a corpus: one text, read from a file, a folder of files, or a built-in source."""
+"""A corpus: one text, read from a file, a folder of files, or a built-in source."""
 
 import hashlib
 import os
@@ -34,27 +34,27 @@ class Corpus:
 
 
 def train_part(tokens: int) -> int:
-    """How many of so many tokens, from the start, belong to the training split."""
+    """How many of `tokens` tokens, from the start, belong to the training split."""
     return int(TRAIN_FRACTION * tokens)
 
 
 def read_corpus(source: str) -> Corpus:
     """Read the corpus named by `source`: a built-in name, a UTF-8 file, or a folder of `.txt` files.
 
-    The ending may be in any case. The files of a folder are joined in the order of their relative paths, a newline
-    added where one does not end in it; links to folders are not followed, but refused, as is what cannot be read: a
-    text is whole. What is not UTF-8 in the name of the corpus is replaced. Raises CorpusError, which names the file,
-    and the offset of undecodable bytes.
+    The ending `.txt` may be in any case. The files of a folder are joined in the order of their relative paths; one
+    that does not end in a newline gets one. A text is always whole: links to folders and files that cannot be read
+    are refused. What is not UTF-8 in the name of the corpus is replaced. Raises CorpusError, which names the file, and
+    the offset of undecodable bytes.
     """
     if source in BUILT_IN:
         return Corpus(source, BUILT_IN[source]())
     path = Path(source)
     try:
-        text = _read(path) if source else None  # Path("") is the folder that one is in
+        text = _read(path) if source else None  # Path("") is the current folder
     except OSError as error:
         where = error.filename or source
         raise CorpusError(
-            f"cannot read {where}: {error.strerror}; check its name, and who may read it",
+            f"cannot read {where}: {error.strerror}; check the name and the permissions",
             reason="CORPUS_UNREADABLE",
             file=where,
         ) from None
@@ -90,18 +90,18 @@ def _read_folder(folder: Path) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a file of this name, in a folder, belongs to the corpus that the folder is."""
+    """Whether a file of this name belongs to the corpus of its folder."""
     return name.lower().endswith(".txt")
 
 
 def _texts_in(folder: Path) -> Iterator[Path]:
-    """The .txt files of a folder and of those in it. Raises OSError and CorpusError rather than leave one out."""
+    """The .txt files of a folder and its subfolders. Raises OSError and CorpusError rather than leave one out."""
     for parent, folders, files in os.walk(folder, onerror=_raise):
         texts = [Path(parent, name) for name in files if is_text(name)]
         links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
         if refused := links + [path for path in texts if not path.is_file()]:
             raise CorpusError(
-                f"{refused[0]} is a link to a folder, or no file: put the texts themselves there, or take it away",
+                f"{refused[0]} is a link to a folder, or not a file: put the texts themselves there, or remove it",
                 reason="CORPUS_UNREADABLE",
                 file=refused[0],
             )

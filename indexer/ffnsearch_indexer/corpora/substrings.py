@@ -1,7 +1,7 @@
-"""What a corpus holds: its unique windows, in order of first occurrence, and what follows each.
+"""The unique windows of a corpus, in order of first occurrence, and what follows each.
 
-Exact: windows are compared token by token (packed into 64-bit words), never by hash. What sorting them takes is
-bounded: they are taken in parts, spread by a hash so that equal ones meet, and each part is sorted by itself.
+Exact: windows are compared token by token (packed into 64-bit words), never by hash. The memory for sorting is bounded:
+a hash spreads the windows over parts, so that equal ones meet in one, and each part is sorted by itself.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ BYTES_PER_WINDOW = 72
 """Measured peak of `find_substrings` for each window that is sorted at once."""
 
 PARTS_MAX = 1024
-"""Most parts that the windows are taken in: each reads the whole corpus once."""
+"""Most parts that the windows are spread over: each part reads the whole corpus once."""
 
 
 def entries_of_rows(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places of all entries of some rows, which begin at `firsts` and have `sizes` entries each, [n] both."""
+    """The places of all entries of rows that begin at `firsts` [n] and have `sizes` [n] entries."""
     ends: NDArray[np.int64] = np.cumsum(sizes)
     return np.repeat(firsts + sizes - ends, sizes) + np.arange(sizes.sum())
 
@@ -48,6 +48,12 @@ class NextTokenCounts(NamedTuple):
         firsts = self.offsets[:-1][ids]
         sizes = self.offsets[1:][ids] - firsts
         return entries_of_rows(firsts, sizes), sizes
+
+    def reordered(self, order: NDArray[np.integer]) -> "NextTokenCounts":
+        """The same rows in another order: row i is that of the substring `order[i]`."""
+        entries, sizes = self.entries(order)
+        offsets = np.append(0, np.cumsum(sizes))
+        return NextTokenCounts(offsets, self.tokens[entries], self.counts[entries], self.vocabulary_size)
 
     def total(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sum the rows of some substrings, [V] int64."""
@@ -86,7 +92,7 @@ class Substrings:
 
     def tokens_of(self, corpus: Tokens) -> NDArray[np.uint16]:
         """Token ids of all substrings, [N, L] uint16."""
-        return np.lib.stride_tricks.sliding_window_view(corpus, self.window_tokens)[self.first_positions]
+        return windows_of(corpus, self.window_tokens)[self.first_positions]
 
 
 def find_substrings(
@@ -99,8 +105,8 @@ def find_substrings(
 ) -> Substrings:
     """Find the unique windows of a corpus [T], their places, and the counts of the tokens that follow.
 
-    memory_bytes_max: what sorting may take, down to what PARTS_MAX parts need. What comes after it is not bounded: 82
-    bytes a token of corpus at most, up to 38 of them the result (both measured).
+    memory_bytes_max: what sorting may take, but no less than PARTS_MAX parts need. What comes after it is not bounded:
+    it takes at most 82 bytes a token of the corpus, of which the result is up to 38 (both measured).
     Raises CorpusError for a corpus shorter than one window.
     """
     windows = len(corpus) - window_tokens + 1
@@ -116,13 +122,20 @@ def find_substrings(
     first_of_window = np.empty(windows, dtype=np.int64)
     for part in range(parts):
         _mark_first_occurrences(corpus, window_tokens, vocabulary_size, part, parts, first_of_window)
-        progress("substrings", part + 1, parts, "")
+        progress("substrings", part + 1, parts)
     is_first = first_of_window == np.arange(windows)
     first_positions = np.flatnonzero(is_first)
     ids = (np.cumsum(is_first) - 1)[first_of_window]
     place_offsets, places = _group_by_id(ids, len(first_positions))
     counts = _count_successors(corpus[window_tokens:], ids, len(first_positions), vocabulary_size)
     return Substrings(window_tokens, first_positions, place_offsets, places, counts)
+
+
+def windows_of(tokens: Tokens, window_tokens: int) -> NDArray[np.uint16]:
+    """All windows [T-L+1, L] of a text [T] as a view, equal ones included; none where it is too short."""
+    if len(tokens) < window_tokens:
+        return np.empty((0, window_tokens), dtype=np.uint16)
+    return np.lib.stride_tricks.sliding_window_view(tokens, window_tokens)
 
 
 def pack_windows(windows: NDArray[np.uint16], vocabulary_size: int) -> NDArray[np.uint64]:
@@ -167,7 +180,7 @@ def _mark_first_occurrences(
     corpus: Tokens, window_tokens: int, vocabulary_size: int, part: int, parts: int, first_of_window: NDArray[np.int64]
 ) -> None:
     """Write, for each window of one part, the position where the same window occurs first."""
-    all_windows = np.lib.stride_tricks.sliding_window_view(corpus, window_tokens)
+    all_windows = windows_of(corpus, window_tokens)
     positions = np.flatnonzero(_part_of_window(all_windows, parts) == part)
     words = pack_windows(all_windows[positions], vocabulary_size)
     order = sort_windows(words)

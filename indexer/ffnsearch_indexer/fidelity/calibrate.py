@@ -24,7 +24,7 @@ from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.expectation import expectation
 from ffnsearch_indexer.fidelity.metrics import confidence_interval, measure, normalised
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
-from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_windows, prompts_at
+from ffnsearch_indexer.fidelity.selection import calibration_ids
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
@@ -119,7 +119,7 @@ def calibrate(
     protocol = Protocol.PARITY if datastore.manifest.split == "all" else Protocol.LEAVE_ONE_OUT
     folder = work_folder(datastore.path)
     positions = datastore.first_positions[ids]
-    chosen = prompts_at(datastore, positions)
+    chosen = datastore.windows[positions]
     exclude_self = protocol is Protocol.LEAVE_ONE_OUT
     identity = {
         **identity_of_search(predictor, chosen, exclude_self=exclude_self),
@@ -130,7 +130,7 @@ def calibrate(
         bands = collect(predictor, chosen, folder, exclude_self=exclude_self, progress=progress)
         run = _Run(bands, positions, seed, progress)
         kept = _keep(run.ladder())
-        endings = Endings(indexed_windows(datastore), datastore.counts)
+        endings = Endings(datastore.substrings, datastore.counts)
         of_endings = ngram_bands(endings, chosen, ids, bands, exclude_self=exclude_self)
         thresholds = [of_endings.thresholds]
         ngram = _Run(of_endings, positions, seed, progress).attempt("n-gram", fitting.fit_product, thresholds)
@@ -198,7 +198,7 @@ class _Run:
         """Fit one profile and judge it."""
 
         def show(iteration: int) -> None:
-            self._progress(f"fit {name}", iteration, fitting.ITERATIONS, "")
+            self._progress(f"fit {name}", iteration, fitting.ITERATIONS)
 
         profile = fit(self.fitted, thresholds, seed=self._seed, progress=show, **options)
         distances = _distances(profile, self.judged)

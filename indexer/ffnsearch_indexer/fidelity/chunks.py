@@ -80,7 +80,7 @@ def map_chunks(
 
     To be used within `work_in`, and with the same `chunk_items` each time: let it be part of the identity.
     """
-    progress(stage, 0, items, "")
+    progress(stage, 0, items)
     for first in range(0, items, chunk_items):
         rows = range(first, min(first + chunk_items, items))
         path = folder / f"chunk-{first // chunk_items:05}.npz"
@@ -88,7 +88,7 @@ def map_chunks(
         if arrays is None:
             arrays = compute(rows)
             _save(path, arrays)
-        progress(stage, rows.stop, items, "")
+        progress(stage, rows.stop, items)
         yield arrays
 
 

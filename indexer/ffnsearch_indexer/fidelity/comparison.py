@@ -20,7 +20,6 @@ from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, identity_of
 from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.evaluation import AnswerKey
 from ffnsearch_indexer.fidelity.metrics import measure, normalised
-from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.fidelity.sisters import Sister
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.work import Identity
@@ -77,7 +76,7 @@ class Comparison:
 
     @cached_property
     def _endings(self) -> Endings:
-        return Endings(indexed_windows(self.predictor.datastore), self.predictor.datastore.counts)
+        return Endings(self.predictor.datastore.substrings, self.predictor.datastore.counts)
 
     def compute(self, rows: range) -> Arrays:
         """Compare the answers to a chunk of prompts.

@@ -32,10 +32,8 @@ class Endings:
     def __init__(self, windows: NDArray[np.uint16], counts: NextTokenCounts) -> None:
         self._counts = counts
         self._suffixes = SortedWindows(windows[:, ::-1], counts.vocabulary_size)
-        entries, self._offsets = _permuted(counts.offsets, self._suffixes.order)
-        self._tokens = counts.tokens[entries]
-        self._frequencies = counts.counts[entries]
-        self.totals = self._sum(0, len(entries))  # asked for often, and long
+        self._by_suffix = counts.reordered(self._suffixes.order)
+        self.totals = self._sum(0, len(counts.tokens))  # asked for often, and long
 
     def followers(
         self, prompts: NDArray[np.uint16], own_ids: Int64, *, exclude_self: bool, longest: int | None = None
@@ -54,7 +52,7 @@ class Endings:
             if substrings[row, length + 1] == substrings[row, length]:
                 freq[row, length + 1] = freq[row, length]  # none too: long endings are new, or of one place
             else:
-                begin, end = self._offsets[first[row, length + 1]], self._offsets[last[row, length + 1]]
+                begin, end = self._by_suffix.offsets[[first[row, length + 1], last[row, length + 1]]]
                 freq[row, length + 1] = self._sum(begin, end)
         if exclude_self:
             for row in np.flatnonzero(own_ids >= 0):
@@ -65,13 +63,6 @@ class Endings:
 
     def _sum(self, first: int, last: int) -> Int64:
         """The sum [V] of a range of entries in the order of suffixes."""
-        part = slice(first, last)
+        part, ordered = slice(first, last), self._by_suffix
         # Weights are float64, which holds these sums exactly.
-        return np.bincount(self._tokens[part], self._frequencies[part], self._counts.vocabulary_size).astype(np.int64)
-
-
-def _permuted(offsets: Int64, order: Int64) -> tuple[Int64, Int64]:
-    """Compressed rows in another order: where each entry [M] was, and the new offsets [N+1]."""
-    sizes = np.diff(offsets)[order]
-    moved = np.concatenate([[0], np.cumsum(sizes)])
-    return np.repeat(offsets[order] - moved[:-1], sizes) + np.arange(moved[-1]), moved
+        return np.bincount(ordered.tokens[part], ordered.counts[part], ordered.vocabulary_size).astype(np.int64)

@@ -20,7 +20,7 @@ from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.metrics import Measures
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol, require_allowed
-from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, in_training, prompts_at, training_tokens
+from ffnsearch_indexer.fidelity.selection import SEED, choose_positions, in_training, training_tokens
 from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
@@ -62,7 +62,7 @@ def prepare(
         predictor=predictor,
         profiles=profiles,
         default=next((profile for profile in profiles if profile.name == manifest.default_profile), profiles[0]),
-        prompts=prompts_at(datastore, positions),
+        prompts=datastore.windows[positions],
         exclude_self=protocol is Protocol.LEAVE_ONE_OUT,
         sisters=load_sisters(sisters, datastore.tokenizer, datastore.window_tokens, manifest.model_sha256),
         ngram=_fitted_ngram(manifest),

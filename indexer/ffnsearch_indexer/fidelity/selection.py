@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.corpus import Corpus, train_part
+from ffnsearch_indexer.corpora.substrings import windows_of
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol
-from ffnsearch_indexer.fidelity.windows import SortedWindows, windows_of
+from ffnsearch_indexer.fidelity.windows import SortedWindows
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.store.datastore import Datastore
 
@@ -53,11 +54,6 @@ def choose_positions(
             protocol=protocol,
         )
     return positions
-
-
-def prompts_at(datastore: Datastore, positions: Int64) -> NDArray[np.uint16]:
-    """The prompts [M, L] of a snapshot's corpus that begin at positions [M]."""
-    return windows_of(datastore.corpus, datastore.window_tokens)[positions]
 
 
 def evaluation_ids(substrings: int, count: int, seed: int | None = None) -> Int64:
@@ -117,11 +113,6 @@ def training_tokens(datastore: Datastore, trained_on: Corpus | None = None) -> T
         return _training_part(datastore) if datastore.manifest.is_of_training_text else None
     text = trained_on.text[: trained_on.train_tokens()]
     return datastore.tokenizer.encode(text, where=f"the corpus {trained_on.name}")
-
-
-def indexed_windows(datastore: Datastore) -> NDArray[np.uint16]:
-    """The tokens of all substrings by id, [N, L] uint16."""
-    return prompts_at(datastore, datastore.first_positions)
 
 
 def _training_part(datastore: Datastore) -> Tokens:

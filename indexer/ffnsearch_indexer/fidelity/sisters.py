@@ -1,6 +1,5 @@
 """Other models of the same kind: how far they are from the snapshot's model is the noise floor of its answers."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import ModelError
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
-from ffnsearch_indexer.models.training import RECORD_FILE
+from ffnsearch_indexer.models.record import UNREADABLE, read_runs
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 
 
@@ -56,16 +55,16 @@ def _load(folder: Path, tokenizer: Tokenizer, window_tokens: int) -> Sister:
             f"{window_tokens}: give a model with a longer context",
             folder=folder,
         )
-    return Sister(pack_model(model), {"model_sha256": model.sha256(), **_recorded(folder / RECORD_FILE)})
+    return Sister(pack_model(model), {"model_sha256": model.sha256(), **_recorded(folder)})
 
 
-def _recorded(path: Path) -> dict[str, Any]:
-    """The losses and the seed of a training record, None for what is not there."""
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The losses and the seed of a model's last training run, None for what its record does not say."""
     try:
-        record = json.loads(path.read_text())
-        seed = record["settings"]["seed"]
-        losses = float(record["final_train_loss"]), float(record["final_validation_loss"])
-    except (OSError, ValueError, KeyError, TypeError):
+        run = read_runs(folder)[-1]
+        seed = run["settings"]["seed"]
+        losses = float(run["final_train_loss"]), float(run["final_validation_loss"])
+    except UNREADABLE:
         return {"train_loss": None, "validation_loss": None, "seed": None}
     train_loss, validation_loss = (loss if math.isfinite(loss) else None for loss in losses)
     return {"train_loss": train_loss, "validation_loss": validation_loss, "seed": seed}

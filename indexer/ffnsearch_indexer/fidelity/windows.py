@@ -41,13 +41,6 @@ class SortedWindows:
         return Ranges(first, last)
 
 
-def windows_of(tokens: Tokens, window_tokens: int) -> NDArray[np.uint16]:
-    """All windows [M, L] of a text [T] as a view, equal ones included; none where it is too short."""
-    if len(tokens) < window_tokens:
-        return np.empty((0, window_tokens), dtype=np.uint16)
-    return np.lib.stride_tricks.sliding_window_view(tokens, window_tokens)
-
-
 def _bisect(column: Tokens, tokens: Int64, first: Int64, last: Int64) -> Int64:
     """Where in its range, in which the column ascends, each token [B] would stand before those not below it."""
     low, high = first, last

@@ -10,7 +10,7 @@ and decides the rest with `decide`, which recomputes a score too close to a thre
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numba
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.parts import parts_of
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
@@ -25,7 +26,7 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 Checkpoint = Callable[[], None]
-"""Called between tiles of work; raises CancelledError when the caller no longer wants the answer."""
+"""Called between tiles of work. It raises CancelledError once the caller no longer wants the answer."""
 
 EXACT_VALUES = 1 << 16
 """Values of each side that `exact_scores` gathers at once: they stay in a core's cache."""
@@ -62,10 +63,9 @@ class Index(ABC):
     whatever the batch and the thresholds.
     """
 
-    name: ClassVar[str]
     approximate: ClassVar[bool] = False
     recall: float = 1.0
-    """The share of its neighbors that a query was measured to find, in the mean."""
+    """The share of its neighbors that a query finds on average, as measured."""
 
     def __init__(self, keys: Float16, counts: NextTokenCounts) -> None:
         assert keys.dtype == np.float16, "keys are float16"
@@ -82,7 +82,7 @@ class Index(ABC):
         checkpoint()
 
     def require_ids(self, ids: range | None) -> range:
-        """The ids that are meant, all by default; asserts that the index has them."""
+        """The given ids, or all where none are given; asserts that the index has them."""
         meant = range(len(self.keys)) if ids is None else ids
         assert meant == range(len(self.keys))[meant.start : meant.stop], f"no such ids: {ids}"
         return meant
@@ -105,11 +105,6 @@ class Index(ABC):
         `ids` has step 1 and lies within 0 to N. The result takes 16 bytes a neighbor, and up to four times
         that while it is put together; a caller that must bound it walks over ranges of ids.
         """
-
-
-def parts_of(items: int, step: int) -> Iterator[slice]:
-    """So many items in parts of at most `step`."""
-    return (slice(first, min(items, first + step)) for first in range(0, items, step))
 
 
 def exact_scores(queries: Float16, keys: Float16, rows: Int64, ids: Int64) -> Float64:
@@ -145,7 +140,7 @@ def levels_above(scores: Float64, thresholds: Float64) -> Int64:
 
 @numba.njit(nogil=True, cache=True)
 def level_of(score: float | np.floating[Any], thresholds: Float64) -> int:
-    """The same for one score, in compiled code."""
+    """As `levels_above`, for one score, in compiled code."""
     level = 0
     while level < len(thresholds) and thresholds[level] < score:
         level += 1

@@ -1,4 +1,4 @@
-"""What the backends that search on a GPU share: queries that are there, how far its scores are off, what room it has.
+"""What the backends on a GPU share: queries that are already there, the error of its scores, its free memory.
 
 Shapes: B queries, D d_model.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
@@ -24,25 +25,24 @@ from ffnsearch_indexer.index.base import (
     RangeSums,
     nobody_waits,
 )
-from ffnsearch_indexer.index.gpu import choose_device, device_errors
 
 PRODUCTS_MAX = 32
 """Most products that a tensor core adds in one step: 4 on Volta, 16 on Hopper and Blackwell."""
 
 
 class QueuedSums(NamedTuple):
-    """A search that a device was told to do.
+    """A search that is queued on a device.
 
-    result: int64 [n], what it leaves on the device. finish: makes the sums of that, once it is in this machine's
-    memory; None where the search must be done again, in the usual way.
+    result: int64 [n], what it leaves on the device. finish: turns the result, once it is in this machine's memory, into
+    sums, or None where the search must be done again in the usual way.
     """
 
     result: Tensor
     finish: Callable[[Int64], RangeSums | None]
 
 
-class OnDeviceIndex(Index):
-    """An index that searches on a device of torch's. What a device fails with is a DeviceError.
+class DeviceIndex(Index):
+    """An index that searches on one of torch's devices. A device that fails raises DeviceError.
 
     device: `cpu` is for tests. Raises BackendError for `cuda` where it cannot be used.
     """
@@ -74,14 +74,14 @@ class OnDeviceIndex(Index):
             return self._range_search(vectors, np.array([threshold], np.float64), self.require_ids(ids), checkpoint)
 
     def _begun(self, queries: Float16 | Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> Tensor:
-        """Begin a search; the queries, which are on the device then."""
-        vectors = queries if isinstance(queries, Tensor) else on_device(queries, self.device)
+        """Begin a search, and return its queries on the device."""
+        vectors = queries if isinstance(queries, Tensor) else to_device(queries, self.device)
         assert vectors.device.type == self.device.type, "queries are on the device of the index, or on none"
         self.begin(vectors, thresholds, checkpoint)
         return vectors
 
     def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> QueuedSums | None:
-        """Begin a search of queries that are on the device, without waiting for it; None where that is not possible."""
+        """Queue a search of queries that are on the device, without waiting for it; None where that is not possible."""
         return None
 
     @abstractmethod
@@ -90,18 +90,18 @@ class OnDeviceIndex(Index):
 
     @abstractmethod
     def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
-        """List the neighbors of queries [B, D] on the device above a limit [1], of those with some ids."""
+        """List the neighbors of queries [B, D] on the device above a limit [1], among those with some ids."""
 
 
 def range_sums_together(
-    indexes: Sequence[OnDeviceIndex],
+    indexes: Sequence[DeviceIndex],
     queries: Tensor,
     thresholds: Sequence[Sequence[float]],
     checkpoint: Checkpoint = nobody_waits,
 ) -> list[RangeSums]:
     """Sum in K blocks, each for its own queries, of [K, B, D] float16 on the device, and its own thresholds.
 
-    The device is told of all blocks that can be queued, and waited for once.
+    All blocks that can be queued are queued first, and the device is waited for once.
     """
     checkpoint()
     with device_errors():
@@ -113,7 +113,7 @@ def range_sums_together(
         done = [search.finish(next(here)) if search else None for search in queued]
     checkpoint()
     return [
-        sums or index.range_sum(of_block, levels, checkpoint=checkpoint)
+        sums if sums is not None else index.range_sum(of_block, levels, checkpoint=checkpoint)
         for sums, (index, of_block, levels) in zip(done, asked, strict=True)
     ]
 
@@ -128,13 +128,13 @@ def device_score_error(d_model: int) -> float:
     keep one or two bits more, and k = 8 or 16). As the largest number is not cut off, a step is off by at most k + 1
     times 2u T, u = 2^-24, which is 2.5 k u T from k = 4 on, and there are less than (D + k - 1) / k steps. T is the
     product of the lengths, by Cauchy-Schwarz, each within 2^-10 of 1. A library may sum parts and add them up, which
-    rounds once for each part. All of this, and that T grows by what is lost, is within 3 instead of 2.5.
+    rounds once for each part. A factor of 3 instead of 2.5 covers all of this, and that T grows by what is lost.
     """
     return 3 * (d_model + PRODUCTS_MAX) * 2.0**-24 * (1 + 2.0**-10) ** 2
 
 
 def limits_around(thresholds: Float64, error: float) -> Float32:
-    """Where a score may be above thresholds [S], and where it is for sure, whatever it is off by: [2, S] float32."""
+    """From which computed score on a score may exceed thresholds [S], and from which it must: [2, S] float32."""
     below = np.nextafter((thresholds - error).astype(np.float32), np.float32(-np.inf))
     above = np.nextafter((thresholds + error).astype(np.float32), np.float32(np.inf))
     limits: Float32 = np.stack([below, above])
@@ -142,13 +142,13 @@ def limits_around(thresholds: Float64, error: float) -> Float32:
 
 
 def free_bytes(device: torch.device) -> int:
-    """How much may still be allocated on a device; of a CPU, where tests search, 128 MB."""
+    """How much may still be allocated on a device; on a CPU, where tests search, 128 MB."""
     if device.type != "cuda":
         return 1 << 27
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array, which may be a read-only map, on a device, without waiting for it; on a CPU a copy."""
+def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Copy an array, which may be a read-only map, to a device, without waiting for the copy."""
     return torch.from_numpy(np.array(array)).to(device, non_blocking=True)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
-from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+from ffnsearch_indexer.parts import parts_of
 
 STRETCH = 32
 """Scores whose maximum is looked at first: a few vector registers."""
@@ -23,7 +24,6 @@ class ExactIndex(ScanIndex):
     36 bytes for each score above the cut.
     """
 
-    name: ClassVar[str] = "exact"
     tile_values: ClassVar[int] = 1 << 20
     """Values in a tile of keys, and at most in its scores: near the cache."""
 
@@ -38,10 +38,10 @@ class ExactIndex(ScanIndex):
         for first in range(ids.start, ids.stop, tile_keys):
             part = source[first : min(first + tile_keys, ids.stop)]
             keys = tile[: len(part)].copy_(part)
-            for row in range(0, len(vectors), tile_queries):
-                scores = torch.mm(vectors[row : row + tile_queries], keys.T)
+            for some in parts_of(len(vectors), tile_queries):
+                scores = torch.mm(vectors[some], keys.T)
                 rows, columns, above = _above(scores.numpy(), cut_score)
-                yield Pairs(rows + row, columns + first, above)
+                yield Pairs(rows + some.start, columns + first, above)
 
 
 def _above(scores: Float32, cut_score: np.float32) -> tuple[Int64, Int64, Float32]:

@@ -1,4 +1,4 @@
-"""The reference backend's search on a device: float16 products with float32 sums, and everything after them there, too.
+"""The reference backend on a device: float16 products with float32 sums, and everything after them, run there.
 
 Shapes: B queries, b of them at a time, N keys, n of them in a tile, D d_model, S thresholds, M pairs, V vocabulary.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffnsearch_indexer.errors import BackendError
+from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float64,
@@ -20,16 +21,15 @@ from ffnsearch_indexer.index.base import (
     Neighbors,
     RangeSums,
     join_neighbors,
-    parts_of,
 )
 from ffnsearch_indexer.index.device import (
-    OnDeviceIndex,
+    DeviceIndex,
     free_bytes,
     limits_around,
-    on_device,
+    to_device,
 )
-from ffnsearch_indexer.index.precision import require_full_precision
 from ffnsearch_indexer.index.sums import SumAccumulator
+from ffnsearch_indexer.parts import parts_of
 
 BYTES_PER_SCORE = 64
 """What a tile takes for each of its scores at most: where all of them are pairs, their rows, ids and levels."""
@@ -45,7 +45,7 @@ class _Pairs(NamedTuple):
     scores: Tensor
 
 
-class DeviceIndex(OnDeviceIndex):
+class ExactDeviceIndex(DeviceIndex):
     """Scores by matrix products of tiles, decided, and their counts summed, on a device.
 
     The keys stay there from the first search on, 2 N D bytes, where they take at most half of what is free; else each
@@ -53,7 +53,6 @@ class DeviceIndex(OnDeviceIndex):
     device is missing, and DeviceError where it fails, or has too little memory even for small tiles.
     """
 
-    name: ClassVar[str] = "exact"
     queries_max: ClassVar[int] = 4096
     scores_max: ClassVar[int] = 1 << 28
     scores_min: ClassVar[int] = 1 << 16
@@ -84,7 +83,7 @@ class DeviceIndex(OnDeviceIndex):
         return join_neighbors(found, len(queries))
 
     def _in_smaller_tiles(self, attempt: Callable[[int], Result]) -> Result:
-        """Attempt with tiles of so many scores that memory holds them: all again with half, where it does not."""
+        """Attempt the work with tiles of as many scores as memory should hold; where it does not, again with half."""
         scores = max(self.scores_min, min(self.scores_max, free_bytes(self.device) // 4 // BYTES_PER_SCORE))
         while True:
             try:
@@ -97,7 +96,7 @@ class DeviceIndex(OnDeviceIndex):
 
     def _summed(self, vectors: Tensor, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
         """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""
-        limits = on_device(thresholds, self.device)
+        limits = to_device(thresholds, self.device)
         shape = len(vectors), len(thresholds), self.counts.vocabulary_size + 1
         sums = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for pairs, first, keys in self._pairs(vectors, thresholds, range(len(self.keys)), scores, checkpoint):
@@ -153,7 +152,7 @@ class DeviceIndex(OnDeviceIndex):
         return levels
 
     def _add(self, sums: Tensor, rows: Tensor, ids: Tensor, levels: Tensor) -> None:
-        """Add the counts of pairs at their levels to sums [b, S, V + 1], so many entries at a time."""
+        """Add the counts of pairs at their levels to sums [b, S, V + 1], `values_max` entries at a time."""
         offsets, tokens, counts = self._counts
         is_above = levels > 0
         rows, ids, levels = rows[is_above], ids[is_above], levels[is_above]
@@ -192,14 +191,14 @@ class DeviceIndex(OnDeviceIndex):
             return None
         resident = torch.empty(self.keys.shape, dtype=torch.float16, device=self.device)
         for part in parts_of(len(self.keys), max(1, self.values_max // self.keys.shape[1])):
-            resident[part] = on_device(self.keys[part], self.device)
+            resident[part] = to_device(self.keys[part], self.device)
         return resident
 
     @cached_property
     def _counts(self) -> tuple[Tensor, ...]:
         """Offsets, tokens and counts of the next-token counts, all as int64."""
         tokens, counts = (array.astype(np.int64) for array in (self.counts.tokens, self.counts.counts))
-        return tuple(on_device(array, self.device) for array in (self.counts.offsets, tokens, counts))
+        return tuple(to_device(array, self.device) for array in (self.counts.offsets, tokens, counts))
 
 
 def _require_precision() -> None:

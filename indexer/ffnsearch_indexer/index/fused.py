@@ -1,4 +1,4 @@
-"""The fast exact backend of GPUs: tiles of queries against tiles of keys in tensor cores, and no score leaves the chip.
+"""The fast exact backend for GPUs: tensor cores multiply tiles of queries with tiles of keys; scores stay on the chip.
 
 Shapes: B queries, N keys, D d_model, S thresholds, V vocabulary, P programs on the device.
 
@@ -8,8 +8,8 @@ Shapes: B queries, N keys, D d_model, S thresholds, V vocabulary, P programs on 
    registers and listed as two numbers a pair, each program in a list of its own (`scan_tiles`).
 3. Pairs of the lists add their rows of counts; those too close to a threshold are decided in float64 (`add_pairs`).
 
-A list that was too short is counted to its end all the same: then all of that piece is done again, with longer lists
-or in halves. Everything is integers, so any split of the work adds up to the same.
+A program whose list is too short still counts all of its pairs: then that whole piece of work is done again, with
+longer lists or in halves. All sums are of integers, so any split of the work adds up to the same.
 """
 
 import math
@@ -33,19 +33,19 @@ from ffnsearch_indexer.index.base import (
     Neighbors,
     RangeSums,
     nobody_waits,
-    parts_of,
 )
 from ffnsearch_indexer.index.device import (
-    OnDeviceIndex,
+    DeviceIndex,
     QueuedSums,
     free_bytes,
     limits_around,
-    on_device,
+    to_device,
 )
 from ffnsearch_indexer.index.fused_layout import GROUP, Layout, lay_out
-from ffnsearch_indexer.index.fused_tilings import Device, Tiling, tiling_of
+from ffnsearch_indexer.index.fused_tilings import SearchSettings, Tiling, tiling_of
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tiles import Tiles
+from ffnsearch_indexer.parts import parts_of
 
 SLACK = 64 * 2.0**-24
 """What float32 adds to bounds: few operations on numbers below 2, as in `tiles`."""
@@ -74,7 +74,7 @@ Result = TypeVar("Result")
 
 
 class _ListTooShortError(Exception):
-    """A program found more pairs than its list holds: so many."""
+    """A program found more pairs than its list holds; the argument is how many."""
 
 
 class Limits(NamedTuple):
@@ -124,7 +124,7 @@ class Counted(NamedTuple):
         return sums.reshape(self.shape)
 
 
-class FusedIndex(OnDeviceIndex):
+class FusedIndex(DeviceIndex):
     """Range sums in Triton kernels, with the keys resident.
 
     They take 2 N D bytes of the device, their counts 12 each, ids and offsets 12 of each key, and of groups of keys the
@@ -135,12 +135,11 @@ class FusedIndex(OnDeviceIndex):
     DeviceError where it has too little memory, or fails.
     """
 
-    name: ClassVar[str] = "fused"
     queries_max: ClassVar[int] = 4096
     sums_bytes_max: ClassVar[int] = 1 << 30
     queued_bytes_max: ClassVar[int] = 1 << 26
     columns_max: ClassVar[int] = COLUMNS_MAX
-    settings: ClassVar[Device] = Device(
+    settings: ClassVar[SearchSettings] = SearchSettings(
         centres=64,
         programs=1056,
         room=1 << 12,
@@ -169,7 +168,7 @@ class FusedIndex(OnDeviceIndex):
         self._last_limits: tuple[Float64, Limits] | None = None
 
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
-        """Sum so many queries with so many keys at a time as there is room for."""
+        """Sum as many queries with as many keys at a time as there is room for."""
         if len(thresholds) > LEVELS_MAX:
             parts = (thresholds[part] for part in parts_of(len(thresholds), LEVELS_MAX))
             found = [self._range_sum(queries, part, checkpoint) for part in parts]
@@ -230,7 +229,7 @@ class FusedIndex(OnDeviceIndex):
         attempt: Callable[[range, range], Result],
         checkpoint: Checkpoint,
     ) -> Iterator[tuple[range, Result]]:
-        """Attempt all queries with all ids, so many at a time, in order; what does not fit, in halves."""
+        """Attempt all queries with all ids, `rows_max` queries at a time, in order; what does not fit is halved."""
         starts = range(0, queries, rows_max)
         waiting = [(range(first, min(queries, first + rows_max)), ids) for first in reversed(starts)]
         while waiting:
@@ -252,7 +251,7 @@ class FusedIndex(OnDeviceIndex):
                 checkpoint()
 
     def _lengthen(self, pairs: int) -> bool:
-        """Make lists that hold so many pairs each, from now on; False where memory does not allow it."""
+        """Make lists that hold `pairs` pairs each from now on; False where memory does not allow it."""
         room = 1 << (pairs - 1).bit_length()
         programs = self.settings.programs + self.queries_max // self._tiling(self.queries_max).queries
         if room * programs * 8 > self._lists_bytes_max:
@@ -270,7 +269,7 @@ class FusedIndex(OnDeviceIndex):
         return counted.read(counted.result.cpu().numpy())
 
     def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> Counted:
-        """Tell the device to sum; it is not waited for."""
+        """Queue a sum on the device, without waiting for it."""
         vectors, order = self._prepared(queries)
         limits = self._limits(thresholds)
         lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
@@ -334,7 +333,7 @@ class FusedIndex(OnDeviceIndex):
         if self._last_limits is None or not np.array_equal(self._last_limits[0], thresholds):
             clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond; the slack covers what is rounded
             rounded = np.vstack([limits_around(thresholds, self._error), clipped])
-            limits = Limits(*(on_device(array, self.device) for array in (thresholds, rounded)))
+            limits = Limits(*(to_device(array, self.device) for array in (thresholds, rounded)))
             self._last_limits = thresholds.copy(), limits
         return self._last_limits[1]
 
@@ -400,7 +399,7 @@ class FusedIndex(OnDeviceIndex):
         """What a tiling may take of a multiprocessor's memory; the interpreter has no limit."""
         if self.device.type == "cpu":
             return sys.maxsize
-        properties: Any = torch.cuda.get_device_properties(self.device)  # torch's types do not tell all of them
+        properties: Any = torch.cuda.get_device_properties(self.device)  # torch's types lack some of them
         return int(properties.shared_memory_per_block_optin) - SHARED_BYTES_BESIDES
 
     @property
@@ -436,13 +435,13 @@ class FusedIndex(OnDeviceIndex):
             raise BackendError(
                 "the backend fused needs Triton: pip install triton, or choose the backend exact",
                 reason="BACKEND_NOT_INSTALLED",
-                backend=self.name,
+                backend="fused",
             ) from None
         return fused_kernels
 
 
 def _require_room(most: int, room: int) -> None:
-    """Refuse (_ListTooShortError) lists of so many pairs where a program found more."""
+    """Raise _ListTooShortError where a program found more pairs than its list holds."""
     if most > room:
         raise _ListTooShortError(most)
 

@@ -1,13 +1,13 @@
-"""What of a block the `fused` backend keeps on the device, and how it is made.
+"""What the `fused` backend keeps of a block on the device, and how it is made.
 
 Shapes: N keys, N' in whole tiles, D d_model, D' in whole steps, C' centres, one for GROUP places, V vocabulary.
 
 Keys lie in the order of the tiles, near ones together; a key's place is its number there. Where no order is known, it
-is that of the ids, and nothing is skipped. What bounds are and why they hold is told in `tiles`, "a whole tile": here
+is that of the ids, and nothing is skipped. The bounds, and why they hold, are in `tiles`, "a whole tile": here
 centres are float16 in the keys' own basis, so that their products with queries are off by no more than a score is.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16
-from ffnsearch_indexer.index.device import on_device
+from ffnsearch_indexer.index.device import to_device
 from ffnsearch_indexer.index.tiles import centre_of, cone_of
+from ffnsearch_indexer.parts import parts_of
 
 GROUP = 32
 """Keys of a centre: the tiles of the snapshot."""
@@ -64,35 +65,26 @@ def lay_out(
     N, D = keys.shape
     members = np.arange(N) if order is None else order.astype(np.int64)
     laid = torch.zeros((_whole(N, whole_keys), _whole(D, depth)), dtype=torch.float16, device=device)
-    for first in range(0, N, STEP_KEYS):
-        part = slice(first, min(N, first + STEP_KEYS))
-        laid[part, :D] = on_device(keys[members[part]], device)
+    for part in parts_of(N, STEP_KEYS):
+        laid[part, :D] = to_device(keys[members[part]], device)
     ids = np.full(len(laid), -1, np.int32)
     ids[:N] = members
-    offsets, tokens, of_entries = _rows_in_order(counts, members)
+    in_order = counts.reordered(members)
     centres, bounds = _measured(laid, N if order is not None else 0)
     has_sums = order is not None and counts.vocabulary_size < columns_max
-    sums = _group_sums(offsets, tokens, of_entries, len(laid) // GROUP if has_sums else 0, counts)
-    on_host = (ids, offsets, tokens, of_entries, sums)
-    ids_, offsets_, tokens_, counts_, sums_ = (on_device(array, device) for array in on_host)
+    sums = _group_sums(in_order, len(laid) // GROUP if has_sums else 0)
+    on_host = (ids, in_order.offsets, in_order.tokens.astype(np.int32), in_order.counts.astype(np.int64), sums)
+    ids_, offsets_, tokens_, counts_, sums_ = (to_device(array, device) for array in on_host)
     return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
 
 
-def _rows_in_order(counts: NextTokenCounts, members: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """Next-token counts [N] in compressed rows of another order, as the kernels take them."""
-    entries, lengths = counts.entries(members)
-    offsets = np.append(0, np.cumsum(lengths))
-    return offsets, counts.tokens[entries].astype(np.int32), counts.counts[entries].astype(np.int64)
-
-
-def _group_sums(
-    offsets: NDArray[Any], tokens: NDArray[Any], of_entries: NDArray[Any], groups: int, counts: NextTokenCounts
-) -> NDArray[np.int64]:
-    """The counts of each group, summed, and how many keys it has: [groups, V + 1] int64."""
+def _group_sums(counts: NextTokenCounts, groups: int) -> NDArray[np.int64]:
+    """The counts of each group of places, summed, and how many keys it has: [groups, V + 1] int64."""
     sums = np.zeros((groups, counts.vocabulary_size + 1), np.int64)
     if groups:
-        places = np.arange(len(offsets) - 1)
-        np.add.at(sums, (np.repeat(places, np.diff(offsets)) // GROUP, tokens), of_entries)
+        places = np.arange(len(counts.offsets) - 1)
+        group = np.repeat(places, np.diff(counts.offsets)) // GROUP
+        np.add.at(sums, (group, counts.tokens), counts.counts)
         sums[:, -1] = np.bincount(places // GROUP, minlength=groups)
     return sums
 
@@ -102,11 +94,11 @@ def _measured(laid: Tensor, N: int) -> tuple[Tensor, Tensor]:
     groups = len(laid) // GROUP if N else 0
     centres = torch.zeros((groups, laid.shape[1]), dtype=torch.float16, device=laid.device)
     bounds = torch.zeros((5, groups), dtype=torch.float32, device=laid.device)
-    for first in range(0, N, STEP_KEYS):
-        places = torch.arange(first, min(_whole(N, GROUP), first + STEP_KEYS), device=laid.device)
+    for of_step in parts_of(_whole(N, GROUP), STEP_KEYS):
+        places = torch.arange(of_step.start, of_step.stop, device=laid.device)
         x = laid[places.clamp(max=N - 1)].double().unflatten(0, (-1, GROUP))  # the last group has its last key again
         c = centre_of(x).half().double()
-        part = slice(first // GROUP, first // GROUP + len(x))
+        part = slice(of_step.start // GROUP, of_step.stop // GROUP)
         centres[part], bounds[:, part] = c[:, 0].half(), torch.stack(cone_of(x, c)).float()
     return centres, bounds
 

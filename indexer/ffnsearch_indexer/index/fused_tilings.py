@@ -25,7 +25,7 @@ class Tiling(NamedTuple):
     sharers: int = 1
 
 
-class Device(NamedTuple):
+class SearchSettings(NamedTuple):
     """What a search takes on this device, and which tilings there are, of the fewest queries first.
 
     centres: that are multiplied at once, of whole tiles of keys. programs: that the device is kept busy with. room:
@@ -39,13 +39,13 @@ class Device(NamedTuple):
     tilings: tuple[Tiling, ...]
 
 
-def tiling_of(device: Device, queries: int, d_model: int, shared_bytes: int) -> Tiling:
-    """The tiling of the fewest queries that holds so many, or the largest, of those that fit.
+def tiling_of(settings: SearchSettings, queries: int, d_model: int, shared_bytes: int) -> Tiling:
+    """Of the tilings that fit, the smallest that holds `queries` queries, or the largest.
 
     shared_bytes: what the queries, where they are resident, and the keys on their way may take. Where that is too
     little for vectors so long, the queries are not resident.
     """
-    fitting = [fit for tiling in device.tilings if (fit := _fitted(tiling, d_model, shared_bytes))]
+    fitting = [fit for tiling in settings.tilings if (fit := _fitted(tiling, d_model, shared_bytes))]
     return next((tiling for tiling in fitting if tiling.queries >= queries), fitting[-1])
 
 

@@ -1,4 +1,4 @@
-"""In which order keys are cut into tiles: substrings with the same ending together, and near keys next to each other.
+"""The order in which keys are cut into tiles: substrings with the same ending together, near keys side by side.
 
 Shapes: N substrings, M dimensions that are looked at.
 

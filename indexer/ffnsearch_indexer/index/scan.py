@@ -21,9 +21,9 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
     levels_above,
     nobody_waits,
-    parts_of,
 )
 from ffnsearch_indexer.index.sums import SumAccumulator
+from ffnsearch_indexer.parts import parts_of
 
 PAIRS_MAX = 1 << 17
 """Most pairs that are decided at once, between two checkpoints."""

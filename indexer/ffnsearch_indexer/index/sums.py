@@ -13,9 +13,9 @@ from ffnsearch_indexer.index.base import Int64, RangeSums
 class SumAccumulator:
     """The running sums of B queries at S thresholds; `sums` ends it.
 
-    thresholds: [S] float64, ascending, what levels refer to: a pair of level l exceeds the first l. order: [S] int64,
-    the caller's place of each. freq: [B, S, V] and neighbors: [B, S] int64, in the caller's order: a pair is added at
-    the highest threshold that it exceeds alone, `order[level - 1]`.
+    thresholds: [S] float64, ascending; a pair of level l exceeds the first l of them. order: [S] int64, the place of
+    each in the caller's order. freq: [B, S, V] and neighbors: [B, S] int64, in the caller's order: a pair is added only
+    at the highest threshold that it exceeds, `order[level - 1]`.
     """
 
     def __init__(self, queries: int, thresholds: Sequence[float], counts: NextTokenCounts) -> None:
@@ -27,7 +27,7 @@ class SumAccumulator:
         self.thresholds = wanted[self.order]
 
     def rows_within(self, size_bytes: int) -> int:
-        """How many queries' sums fit in so many bytes; at least one."""
+        """How many queries have sums that fit in `size_bytes` together; at least one."""
         levels, vocabulary_size = self.freq.shape[1:]
         return max(1, size_bytes // max(1, levels * (vocabulary_size + 1) * self.freq.itemsize))
 

@@ -1,9 +1,11 @@
-"""The compiled half of the `tiles` backend: what is decided of queries in tiles, step after step.
+"""The compiled half of the `tiles` backend: it decides pairs of queries and keys, tile by tile, in steps.
 
 Shapes: B queries, n tiles of 32 keys, T of them at a time, D d_model, E = D rounded up to a multiple of 32, S
-thresholds, V vocabulary. What the bounds are and why they hold is told in `tiles`.
+thresholds, V vocabulary. The bounds, and why they hold, are in `tiles`.
 
-Compiled code is kept beside this file, and made again when it changes; not when `machine` does: touch this file then.
+numba caches compiled code by this file's timestamp only: after a change in a module that it calls or takes constants
+from (`hardware`, `base`, `tiles`), run `make clean`. Do not rename `Queries`, `Room` or `Tiles`: caches name the types
+of arguments, and one with an unknown name ends in an AttributeError instead of being made again.
 """
 
 from typing import Any, NamedTuple
@@ -12,28 +14,24 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.index import machine
-from ffnsearch_indexer.index.base import Float32, Float64, Int64, level_of
-from ffnsearch_indexer.index.machine import (
+from ffnsearch_indexer.hardware import matrix
+from ffnsearch_indexer.hardware.matrix import MATRICES, ROWS, dot, multiply, multiply_row
+from ffnsearch_indexer.hardware.vectors import (
     COLUMNS,
     LINE_BYTES,
-    MATRICES,
-    ROWS,
     above,
     as_bits,
     as_float32,
     bits_set,
     copy_row,
-    dot,
     lowest_bit,
-    multiply,
-    multiply_row,
     prefetch,
     sum_above,
     take,
     use_widest_vectors,
     widened,
 )
+from ffnsearch_indexer.index.base import Float32, Float64, Int64, level_of
 from ffnsearch_indexer.index.tiles import GROUP_TILES, PREFIX, ROTATED_TOGETHER, TILE_KEYS, Tiles
 
 STEP_TILES_MAX = 512
@@ -46,7 +44,7 @@ AHEAD = 4
 """How many tiles before they are looked at their keys' prefixes are fetched."""
 
 FEW = (16, 8, 2)
-"""Queries for which widening a tile's centre, or its keys, takes longer than it saves, by the way to `multiply`."""
+"""Up to how many queries widening a tile's centre, or its keys, takes longer than it saves, for each of WAYS."""
 
 WHOLE_MAX = 2**15 - 1
 """The largest of the whole numbers that queries are rounded to."""
@@ -254,7 +252,7 @@ def sum_tiles(
     near_tiles, near_rows, reaches, estimates = room.near_tiles, room.near_rows, room.reaches, room.estimates
     sure = np.empty(len(limits) + 1, np.uint32)
     pair_rows, pair_places = np.empty(PAIRS, np.int32), np.empty(PAIRS, np.int64)
-    machine.begin(MATRICES, way)
+    matrix.begin(MATRICES, way)
     taken, first = 0, 0
     while taken < tiles_max:
         first = take(next_tile, step)
@@ -305,7 +303,7 @@ def sum_tiles(
                         for entry in range(key_offsets[place], key_offsets[place + 1]):
                             freq[row, order[level - 1], key_tokens[entry]] += key_counts[entry]
                 pairs = 0
-    machine.end(way)
+    matrix.end(way)
     return taken
 
 
@@ -320,7 +318,7 @@ def candidates(
     room = _room(step, len(queries.vectors), queries.panels.shape[1] * 2, queries.few)
     rows_found, keys_found = np.empty(0, np.int64), np.empty(0, np.int64)
     count = 0
-    machine.begin(MATRICES, way)
+    matrix.begin(MATRICES, way)
     for first in range(first_tile, last_tile, step):
         last = min(first + step, last_tile)
         _open_tiles(first, last, queries, tiles, limits, False, order, no_freq, nothing, room, way)
@@ -336,19 +334,19 @@ def candidates(
                 rows_found[count], keys_found[count] = room.near_rows[number], members[first_key + lowest_bit(maybe)]
                 count += 1
                 maybe &= maybe - np.uint32(1)
-    machine.end(way)
+    matrix.end(way)
     return rows_found[:count], keys_found[:count]
 
 
 @numba.njit(nogil=True, cache=True)
 def _step_tiles(queries: Integer) -> int:
-    """How many tiles are looked at together: so many that what is known of them stays in the cache."""
+    """How many tiles are looked at together: as many as have what is known of them in the cache."""
     return min(STEP_TILES_MAX, STEP_PAIRS // queries // GROUP_TILES * GROUP_TILES)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _lanes(keys: Integer) -> np.uint32:
-    """The first so many of 32 bits, or all."""
+    """32 bits, of which the first are set, or all."""
     return _ALL if keys >= TILE_KEYS else np.uint32((1 << keys) - 1)
 
 

@@ -1,4 +1,4 @@
-"""The fast exact backend of CPUs: most keys are decided by bounds, whole tiles at a time, and few are looked at.
+"""The fast exact backend for CPUs: bounds decide most keys, whole tiles at a time, and few keys are read.
 
 Shapes: B queries, n tiles of 32 keys, D d_model, E = D rounded up to a multiple of 32, S thresholds, V vocabulary.
 
@@ -10,7 +10,7 @@ Shapes: B queries, n tiles of 32 keys, D d_model, E = D rounded up to a multiple
    exact one.
 
 The products of the first three are of bfloat16 numbers, in instructions made for them where the processor has some
-(`machine`); where a tile has few queries, of whole numbers. What the bounds are and why they hold is told in `tiles`.
+(`hardware.matrix`); where a tile has few queries, of whole numbers. The bounds, and why they hold, are in `tiles`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.matrix import WAYS
+from ffnsearch_indexer.hardware.vectors import COLUMNS, aligned, aligned_zeros
 from ffnsearch_indexer.index.base import (
     Checkpoint,
     Float16,
@@ -36,13 +38,12 @@ from ffnsearch_indexer.index.base import (
     join_neighbors,
     levels_above,
     nobody_waits,
-    parts_of,
     score_error,
 )
-from ffnsearch_indexer.index.machine import COLUMNS, WAYS, aligned, aligned_zeros
 from ffnsearch_indexer.index.sums import SumAccumulator
 from ffnsearch_indexer.index.tile_search import FEW, WHOLE_ROUNDINGS, Queries, candidates, rounded, sum_tiles
 from ffnsearch_indexer.index.tiles import GROUP_TILES, NORM_MAX, TILE_KEYS, Tiles, padded, slack, tiles_of
+from ffnsearch_indexer.parts import parts_of
 
 QUERIES_MAX = 512
 """Queries that are searched together: what is read of a tile serves all, and they stay in a core's cache."""
@@ -73,7 +74,6 @@ class TiledIndex(Index):
     threads.
     """
 
-    name: ClassVar[str] = "tiles"
     queries_max: ClassVar[int] = QUERIES_MAX
     pairs_max: ClassVar[int] = PAIRS_MAX
     candidates_max: ClassVar[int] = CANDIDATES_MAX
@@ -138,7 +138,7 @@ class TiledIndex(Index):
         return join_neighbors(found, len(queries))
 
     def _add(self, parts: Iterable[_Part], result: SumAccumulator, *, checkpoint: Checkpoint) -> None:
-        """Add to a result what parts of the queries find in tiles, as long as there are some that nobody took."""
+        """Add to a result what parts of the queries find in tiles, until other threads have taken all that is left."""
         limits = _comparable(result.thresholds)
         for part in parts:
             freq, neighbors = result.rows(part.rows)

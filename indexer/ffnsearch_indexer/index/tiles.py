@@ -1,4 +1,4 @@
-"""What the `tiles` backend knows of a block's keys beforehand: which are near each other, and how near.
+"""What the `tiles` backend knows of a block's keys before any search: which are near each other, and how near.
 
 Shapes: N keys, D d_model, E = D rounded up to a multiple of PREFIX, n tiles of TILE_KEYS keys, V vocabulary.
 
@@ -28,15 +28,16 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
-from ffnsearch_indexer.index.base import Float16, Float32, Int64, parts_of
+from ffnsearch_indexer.hardware.precision import require_full_precision
+from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.ordering import closest_order
-from ffnsearch_indexer.index.precision import require_full_precision
+from ffnsearch_indexer.parts import parts_of
 
 TILE_KEYS = 32
 """Keys of a tile: a few vector registers of float32."""
 
 ENDING_TOKENS = 3
-"""Last tokens of a substring that its class may be made of: behind these, classes are smaller than tiles."""
+"""Most last tokens by which substrings are put into classes: with more, classes are smaller than tiles."""
 
 PREFIX = 32
 """Dimensions of a residual that bound all keys of a tile at once."""
@@ -60,13 +61,13 @@ ROTATED_TOGETHER = 32
 """Products of a query's rotation that are added in float32, before float64 goes on. Divides a padded length."""
 
 CENTRE_NORM_MIN = 2.0**-5
-"""A shorter centre is no direction."""
+"""A shorter centre gives no direction."""
 
 STEP_TILES = {"cpu": 32, "cuda": 1024}
 """Tiles that are measured at once: what a core's cache holds, and what occupies a GPU in 400 MB."""
 
 KEPT_BYTES = 1 << 26
-"""What malloc keeps, at most, of what was given back to it."""
+"""The most that malloc keeps of memory that was freed."""
 
 
 def tiles_bytes(substrings: int, d_model: int, counts: NextTokenCounts) -> int:
@@ -125,8 +126,8 @@ def tiles_of(
 ) -> Tiles:
     """Put keys [N, D] into tiles.
 
-    endings: [N, M], the last tokens of each substring, by which keys may be kept together; how many of them is
-    measured: whichever make the closest tiles. device: cpu or cuda, where they are measured once they are in order.
+    endings: [N, M], the last tokens of each substring, by which keys may be kept together; as many of
+    them count as make the closest tiles. device: cpu or cuda, where tiles are measured once their keys are in order.
     Takes about 17 s a million keys of 384 dimensions on one core, of which a GPU saves 10, and `tiles_memory_bytes`.
     """
     require_full_precision("tiles")
@@ -162,7 +163,7 @@ def slack(basis: Float32) -> float:
     """How far q.x may be from the product of the rotated vectors, and from what float32 makes of the bounds above.
 
     For vectors no longer than NORM_MAX, u = 2^-24; that float32 sums of products of n numbers are off by n u times the
-    product of the lengths is told in Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+    product of the lengths is shown in Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
     - The basis W is not quite orthogonal: |q.x - (qW).(xW)| is at most the norm of W W^T - 1, which is computed here.
     - xW is computed in float64, and qW from float32 sums of ROTATED_TOGETHER products: each element is off by as many u
@@ -231,14 +232,12 @@ def _residual(d: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def _counted(counts: NextTokenCounts, order: Int64) -> tuple[NDArray[Any], ...]:
     """The next-token counts of each tile of an order, summed, and those of each key, in compressed rows."""
-    entries, lengths = counts.entries(order)
-    key_offsets = np.append(0, np.cumsum(lengths))
-    key_tokens, key_counts = counts.tokens[entries], counts.counts[entries]
-    tile = np.repeat(np.arange(len(order)) // TILE_KEYS, lengths)
-    places, place_of_entry = np.unique(tile * counts.vocabulary_size + key_tokens, return_inverse=True)
+    of_keys = counts.reordered(order)
+    tile = np.repeat(np.arange(len(order)) // TILE_KEYS, np.diff(of_keys.offsets))
+    places, place_of_entry = np.unique(tile * counts.vocabulary_size + of_keys.tokens, return_inverse=True)
     sums = np.zeros(len(places), np.int64)
-    np.add.at(sums, place_of_entry, key_counts)
+    np.add.at(sums, place_of_entry, of_keys.counts)
     tiles = -(-len(order) // TILE_KEYS)
     offsets = np.searchsorted(places, np.arange(tiles + 1) * counts.vocabulary_size)
     tokens = (places % counts.vocabulary_size).astype(np.uint16)
-    return offsets, tokens, sums, key_offsets, key_tokens, key_counts
+    return offsets, tokens, sums, of_keys.offsets, of_keys.tokens, of_keys.counts

@@ -1,18 +1,16 @@
-"""How a training run looks: its losses over the iterations, as a picture."""
+"""The picture of a training run: its losses over the iterations."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
-"""A training record in its JSON form."""
+from ffnsearch_indexer.models.record import Record, runs_in
 
 
 def draw_curve(record: Record, path: Path) -> None:
     """Draw the losses of a training record, and of the earlier runs that it goes on from, as PNG."""
     from matplotlib.figure import Figure  # heavy, and only needed once, at the end
 
-    points = whole_curve([*record["earlier"], record])
+    points = whole_curve(runs_in(record))
     iteration, train_loss, validation_loss = ([point[column] for point in points] for column in range(3))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -35,7 +33,7 @@ def draw_curve(record: Record, path: Path) -> None:
 def whole_curve(runs: Sequence[Record]) -> list[tuple[int, float, float]]:
     """Iteration and both losses at each point of runs that go on from each other, in their order.
 
-    Raises LookupError, TypeError, ValueError or OverflowError for what are no records of runs.
+    Raises one of UNREADABLE where they are not records of runs.
     """
     points: list[tuple[int, float, float]] = []
     done = 0

@@ -1,7 +1,10 @@
-"""The forward pass over a tree of prefixes, compiled: each distinct prefix is run once, and none depends on another.
+"""The compiled forward pass over a tree of prefixes: each distinct prefix is run once, whatever else is in the tree.
 
 A block computes attention keys and values for all nodes, then each node attends to itself and its ancestors, found
 through parent links, which may lead into a cache of prefixes. The last block goes on for the wanted nodes alone.
+
+numba caches compiled code by this file's timestamp only: after a change in a module that it calls (`products`,
+`hardware`), run `make clean`.
 
 Shapes: m nodes, n wanted nodes, K block, D d_model, H hidden layer, V vocabulary.
 """
@@ -12,16 +15,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.index.machine import use_widest_vectors
+from ffnsearch_indexer.hardware.vectors import use_widest_vectors
 from ffnsearch_indexer.models.packed import PackedModel
-from ffnsearch_indexer.models.products import ROWS, add_scaled, dot, multiply, padded
+from ffnsearch_indexer.models.products import ROWS_TOGETHER, add_scaled, dot_float32, multiply_packed, padded
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _OfBoth = tuple[NDArray[_Scalar], NDArray[_Scalar]]
 """Something of the nodes, and of what is in the cache: the prefix p is there at -1 - p where it is negative."""
 
 _TILE = 240
-"""Nodes that go through a block together, a multiple of ROWS: their hidden layer stays in the second-level cache."""
+"""Nodes that go through a block together: their hidden layer stays in the second-level cache. Whole ROWS_TOGETHER."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -39,7 +42,7 @@ def run(
 ) -> None:
     """Run a tree of prefixes (see `PrefixTree`), on this thread. wanted: [n], nodes in ascending order, each once.
 
-    Writes the wanted nodes' FFN outputs, ffn [K, n, D], and logits [n, V]; logits of other length are not wanted.
+    Writes the wanted nodes' FFN outputs, ffn [K, n, D], and logits [n, V]; an array of another length gets no logits.
     cached: [K, P, 2D], cached_parents: [P], those of a `PrefixCache`; attention keys and values of nodes that have a
     place there are written to it.
     """
@@ -85,7 +88,7 @@ def _project(
         _normalise(x[first : first + here], norm, epsilon, normalised)
         target = out[first : first + _rows(here)]
         target[:] = 0
-        multiply(normalised[: len(target)], packed, target)
+        multiply_packed(normalised[: len(target)], packed, target)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -134,7 +137,7 @@ def _multiply_with(
     for row in range(len(out)):
         out[row, : len(bias)] = bias
         out[row, len(bias) :] = 0
-    multiply(rows, packed, out)
+    multiply_packed(rows, packed, out)
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract", "arcp"}, error_model="numpy", cache=True)
@@ -183,7 +186,7 @@ def _attend(
     for first in range(0, 4 * D, 4 * head_size):
         highest = np.float32(-np.inf)
         for step in range(length):
-            weights[step] = dot(query.ctypes.data + first, keys[step] + first, head_size) * scale
+            weights[step] = dot_float32(query.ctypes.data + first, keys[step] + first, head_size) * scale
             highest = max(highest, weights[step])
         total = np.float32(0)
         for step in range(length):
@@ -208,4 +211,4 @@ def _address(key_values: _OfBoth[np.float32], prefix: int) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def _rows(count: int) -> int:
-    return -(-count // ROWS) * ROWS
+    return -(-count // ROWS_TOGETHER) * ROWS_TOGETHER

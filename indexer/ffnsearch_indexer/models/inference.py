@@ -1,7 +1,7 @@
-"""How windows are run: sorted ones in groups, a tree of prefixes each, on all threads.
+"""How sorted windows are run: in groups, each as a tree of prefixes, on all threads.
 
-A thread runs a group from the first block to the last and waits for nobody. A window's result is its own, to the last
-bit: neither the other windows nor the groups nor the number of threads matter.
+A thread runs a group from the first block to the last without waiting for another. Each window's result is the same to
+the last bit, whatever the other windows, the groups and the number of threads.
 
 Shapes: n windows, L window, K block, D d_model, V vocabulary.
 """
@@ -71,10 +71,16 @@ def unit_float16(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     """
     norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise FfnSearchError(
-            "the model gave an FFN output that is not finite: its weights are damaged", reason="NOT_FINITE"
-        )
+        raise not_finite()
     return (vectors / np.where(norms > 0, norms, 1)[..., None]).astype(np.float16)
+
+
+def not_finite(precision: str = "float32") -> FfnSearchError:
+    """The error where an FFN output or a logit of a model that runs in a precision is not finite."""
+    advice = "run `ffnsearch verify`, or train the model again at a lower rate"
+    if precision != "float32":
+        advice += ", or choose --precision float32"
+    return FfnSearchError(f"the model gave a value that is not finite: {advice}", reason="NOT_FINITE")
 
 
 def _groups(windows: int, threads: int) -> list[slice]:

@@ -2,11 +2,11 @@
 
 The compiled forward pass (`forward.py`) is the CPU's; this one is torch's, which runs anywhere. Between the two, as
 between any two machines, a vector differs by a step of float16 here and there: a substring's key is its own query to
-the bit only where both come from the same forward pass on the same kind of device, which `describe` names. Answers
+the bit only where both come from the same forward pass on the same kind of device, which `description` names. Answers
 from mixed ones are exact for the queries at hand all the same.
 
-Every batch has the same shape, whatever is asked, so a prompt's company cannot choose other kernels for it. That
-leaves a library that treats the rows of one product differently; `rows_agree` tells whether this one does.
+Every batch has the same shape, whatever is asked, so a prompt's company cannot choose other kernels for it. Only a
+library that treats the rows of one product differently could still do so; `rows_agree` says whether this one does.
 
 Shapes: n windows, R rows of a batch, L window, K block, D d_model, V vocabulary.
 """
@@ -23,13 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ffnsearch_indexer.errors import FfnSearchError, ModelError
-from ffnsearch_indexer.index.precision import require_full_precision
+from ffnsearch_indexer.errors import ModelError
+from ffnsearch_indexer.hardware.precision import require_full_precision
+from ffnsearch_indexer.models.inference import not_finite
 from ffnsearch_indexer.models.queries import Queries, pad
 from ffnsearch_indexer.models.transformer import Block, Transformer
+from ffnsearch_indexer.parts import parts_of
 
 ROWS = 64
-"""Windows in a batch: enough to occupy a GPU, few enough that one prompt does not wait for many that are none."""
+"""Windows in a batch: enough to occupy a GPU, and few enough that one prompt does not wait long for padding."""
+
+MEASURED_BATCHES = 3
+"""Batches whose time is taken for an estimate."""
 
 WARM_UPS = 3
 """Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
@@ -42,15 +47,15 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def require_precision(precision: str) -> None:
-    """Refuse (ModelError) what is none of PRECISIONS."""
+    """Raise ModelError for anything but one of PRECISIONS."""
     if precision not in PRECISIONS:
         raise ModelError(
-            f"{precision[:40]!r} is no precision of a model: choose one of {', '.join(PRECISIONS)}",
+            f"{precision[:40]!r} is not a precision of a model: choose one of {', '.join(PRECISIONS)}",
             reason="UNKNOWN_PRECISION",
         )
 
 
-class OnDevice(NamedTuple):
+class DeviceQueries(NamedTuple):
     """What the model says of n windows, left on its device: an index there takes the vectors as they are.
 
     vectors: [K, n, D] float16, unit. logits: [n, V] float32.
@@ -103,12 +108,12 @@ class DeviceModel:
         return len(self._tokens)
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         """What decides the last bits of a result: the same words, the same vectors."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"torch {self.precision} on {name}, {self.rows} rows"
 
-    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> OnDevice:
+    def run_prompts(self, prompts: Sequence[NDArray[np.uint16]]) -> DeviceQueries:
         """Run the last L tokens of each prompt; raises PromptError for an empty one, as `queries.run_prompts` does."""
         return self.run(*pad(prompts, self.window_tokens))
 
@@ -118,7 +123,7 @@ class DeviceModel:
         return self.run(windows, lengths).fetch().vectors
 
     @torch.inference_mode()
-    def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> OnDevice:
+    def run(self, windows: NDArray[np.uint16], lengths: NDArray[np.int64]) -> DeviceQueries:
         """Run the first `lengths` [n] tokens, 1 to L, of windows [n, L]; what stands behind them does not matter.
 
         Raises FfnSearchError for FFN outputs and logits that are not finite.
@@ -129,20 +134,15 @@ class DeviceModel:
         vectors = torch.empty((config.blocks, n, config.d_model), dtype=torch.float16, device=self.device)
         logits = torch.empty((n, config.vocabulary_size), device=self.device)
         is_finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for first in range(0, n, self.rows):
-            part = slice(first, min(n, first + self.rows))
-            here = part.stop - first
+        for part in parts_of(n, self.rows):
+            here = part.stop - part.start
             self._tokens[:here], self._last[:here] = tokens[part], last[part]
             batch = self._run_batch()
             vectors[:, part], logits[part] = batch.vectors[:, :here], batch.logits[:here]
             is_finite &= batch.is_finite
         if not is_finite:
-            raise FfnSearchError(
-                f"the model gave a value that is not finite: its weights are damaged, or too large for "
-                f"{self.precision}",
-                reason="NOT_FINITE",
-            )
-        return OnDevice(vectors, logits)
+            raise not_finite(self.precision)
+        return DeviceQueries(vectors, logits)
 
     def rows_agree(self, window: NDArray[np.uint16]) -> bool:
         """Whether one window [L] gives the same bits in every row of a batch."""
@@ -151,9 +151,9 @@ class DeviceModel:
             bool((each == each.narrow(axis, 0, 1)).all()) for each, axis in ((found.vectors, 1), (found.logits, 0))
         )
 
-    def seconds_per_window(self, batches: int = 3) -> float:
+    def seconds_per_window(self) -> float:
         """Measure this device for a moment: what a window of a full batch takes."""
-        windows = np.zeros((batches * self.rows, self.window_tokens), dtype=np.uint16)
+        windows = np.zeros((MEASURED_BATCHES * self.rows, self.window_tokens), dtype=np.uint16)
         self.extract_keys(windows[: self.rows])  # records the graph
         started = time.perf_counter()
         self.extract_keys(windows)

@@ -60,7 +60,8 @@ def pack_model(model: Transformer) -> PackedModel:
     """Copy a model's weights into the order in which they are read: as much memory again, and a tenth of a second."""
     blocks, D = cast(list[Block], list(model.blocks)), model.config.d_model
     projections = _stack([block.attention.qkv.weight for block in blocks])
-    outs, ups, downs = ([pick(block) for block in blocks] for pick in (_out, _up, _down))
+    outs = [block.attention.out for block in blocks]
+    ups, downs = [block.ffn.up for block in blocks], [block.ffn.down for block in blocks]
     return PackedModel(
         token_embedding=_array(model.token_embedding.weight),
         position_embedding=_array(model.position_embedding.weight),
@@ -80,18 +81,6 @@ def pack_model(model: Transformer) -> PackedModel:
         norm_epsilon=model.final_norm.eps,
         heads=model.config.heads,
     )
-
-
-def _out(block: Block) -> nn.Linear:
-    return block.attention.out
-
-
-def _up(block: Block) -> nn.Linear:
-    return block.ffn.up
-
-
-def _down(block: Block) -> nn.Linear:
-    return block.ffn.down
 
 
 def _norm(norm: nn.LayerNorm) -> Weights:

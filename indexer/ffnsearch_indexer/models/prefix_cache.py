@@ -1,4 +1,4 @@
-"""Which prefixes have been run before, and what does attention need of them?
+"""The prefixes that were run before, and what attention needs of them.
 
 With causal attention the keys and values at a position depend on the prefix alone. A cache has room for the most
 common prefixes of the indexed windows; what a batch computes of these is kept for the next ones, which then run only
@@ -37,7 +37,7 @@ class PrefixCache:
 
     A parent is the prefix without its last token, as `PrefixTree` refers to what is in a cache: -1 - place; prefixes of
     one token are their own. Several threads may run windows with one cache at once: they write equal bytes to a place,
-    and nobody reads it before `keep` was told. Memory is taken as the cache fills: 8 K D bytes a prefix.
+    and none reads it before `keep` was called for it. Memory is taken as the cache fills: 8 K D bytes a prefix.
     """
 
     def __init__(self, blocks: int, d_model: int, prefixes: Sequence[NDArray[np.int64]], token_bits: int) -> None:
@@ -58,7 +58,7 @@ class PrefixCache:
 
     @classmethod
     def of_common_prefixes(cls, model: PackedModel, windows: NDArray[np.uint16], bytes_max: int) -> Self:
-        """Room for the most common prefixes of windows [n, L], which may be a sample, in at most so many bytes."""
+        """Room for the most common prefixes of windows [n, L], which may be a sample, within `bytes_max`."""
         token_bits = max(1, int(model.vocabulary_size - 1).bit_length())
         depths = min(PREFIX_TOKENS_MAX, windows.shape[1] - 1, _CODE_BITS // token_bits)
         counted = [np.unique(codes, return_counts=True) for codes in _codes(windows, depths, token_bits)]
@@ -87,7 +87,7 @@ class PrefixCache:
         return CachedPrefixes(rows, np.minimum(tokens, lengths - 1))
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Say that what belongs to these places, [n] with -1 for none, has been written."""
+        """Declare these places [n], -1 for none, as written."""
         self._is_there[rows[rows >= 0]] = True
 
 

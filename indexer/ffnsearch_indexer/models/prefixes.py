@@ -1,4 +1,4 @@
-"""Which prefixes sorted windows share: the tree whose nodes are the distinct prefixes.
+"""The prefixes that sorted windows share: a tree whose nodes are the distinct prefixes.
 
 With causal attention the state at a position depends on the prefix alone, so each node is run once.
 Nodes are numbered in the order of a walk through the tree (a window's new nodes follow one another),

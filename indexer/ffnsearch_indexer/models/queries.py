@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.errors import FfnSearchError, PromptError
-from ffnsearch_indexer.models.inference import run_sorted, unit_float16
+from ffnsearch_indexer.errors import PromptError
+from ffnsearch_indexer.models.inference import not_finite, run_sorted, unit_float16
 from ffnsearch_indexer.models.packed import PackedModel
 from ffnsearch_indexer.models.prefix_cache import PrefixCache
 
@@ -42,9 +42,7 @@ def run_prompts(
 
     def write(rows: slice, ffn: NDArray[np.float32], of_rows: NDArray[np.float32]) -> None:
         if not np.isfinite(of_rows).all():
-            raise FfnSearchError(
-                "the model gave a logit that is not finite: its weights are damaged", reason="NOT_FINITE"
-            )
+            raise not_finite()
         vectors[:, rows], logits[rows] = unit_float16(ffn), of_rows
 
     run_sorted(model, different[:, :-1], different[:, -1].astype(np.int64), write, with_logits=True, cache=cache)

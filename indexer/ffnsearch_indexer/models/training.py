@@ -1,4 +1,4 @@
-"""How a model is trained: seeded, resumable after a kill, with a record of what happened.
+"""Training a model: seeded, resumable after a kill, with a record of what happened.
 
 Iteration i draws its windows and its dropout from a generator seeded with (seed, i), so a run that
 resumes from a checkpoint goes through the same numbers as one that was never stopped.
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +25,14 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
-from ffnsearch_indexer.index.gpu import device_errors
+from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
+from ffnsearch_indexer.models.record import RECORD_FILE, UNREADABLE, Record, read_runs
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+from ffnsearch_indexer.parts import parts_of
 from ffnsearch_indexer.progress import Progress, silent
 
-RECORD_FILE, CURVE_FILE, CHECKPOINT_FILE = "training.json", "curve.png", "checkpoint.pt"
+CURVE_FILE, CHECKPOINT_FILE = "curve.png", "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         numbers = (self.iterations, self.batch_windows, self.checkpoint_iterations, self.evaluation_iterations)
         if min(*numbers, self.evaluation_windows) < 1:
-            raise ModelError("training needs numbers of iterations and windows of at least 1")
+            raise ModelError(f"every number of iterations and of windows must be at least 1: {self}")
         if not 0 < self.rate_final <= self.rate_peak < math.inf:
             raise ModelError(
                 f"the learning rate cannot go from rate_peak {self.rate_peak:g} to rate_final {self.rate_final:g}: "
@@ -83,7 +84,7 @@ class TrainingRecord:
     seconds: float = 0.0
     machine: str = ""
     started_from: str = ""  # SHA-256 of the model that this run trained further, if any
-    earlier: list[dict[str, Any]] = field(default_factory=list)  # the records of the runs that made that model
+    earlier: list[Record] = field(default_factory=list)  # the records of the runs that made that model
 
     def save(self, path: Path) -> None:
         """Write the record as JSON."""
@@ -108,8 +109,8 @@ def train(
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written, or in which another process trains. Raises CorpusError
     for a text shorter than one window in either part, ModelError for a device that is not there, for a `start` that
-    cannot be gone on from, for more than memory holds, and where the loss is no number any more; DeviceError for a
-    GPU that fails.
+    cannot be continued, where memory is too small, and where the loss stops being a number; DeviceError for a GPU that
+    fails.
     """
     with (
         disk_errors("make room or choose another folder; the same command goes on from the last checkpoint"),
@@ -222,7 +223,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "record": asdict(self.record),
         }
-        buffer = io.BytesIO()  # torch writes files by itself, and tells a full disk in words of its own
+        buffer = io.BytesIO()  # torch would write the file itself, and report a full disk in its own words
         torch.save(state, buffer)
         write_whole(self.out / CHECKPOINT_FILE, lambda path: path.write_bytes(buffer.getbuffer()))
 
@@ -247,11 +248,11 @@ class _Run:
         """Take over the weights and the records of a trained model."""
         model = Transformer.load(folder)
         if replace(model.config, dropout=self.record.config.dropout) != self.record.config:
-            raise ModelError(f"the model in {folder} has other sizes than the one to train: give the same")
+            raise ModelError(f"the model in {folder} has other sizes than the one to train: give those of its config")
         self.model.load_state_dict(model.state_dict())
         self.record.started_from = model.sha256()
         if (folder / RECORD_FILE).exists():
-            self.record.earlier = _runs(folder / RECORD_FILE)
+            self.record.earlier = _runs_of(folder)
 
     def _load_checkpoint(self, path: Path) -> None:
         try:
@@ -259,7 +260,7 @@ class _Run:
             saved, mine = state["record"], asdict(self.record)
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
             raise OutputError(
-                f"{path} is no checkpoint that can be continued: delete it, or choose another folder"
+                f"{path} is not a checkpoint that can be continued: delete it, or choose another folder"
             ) from None
         for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config", "started_from"):
             if saved.get(name) != mine[name]:
@@ -279,9 +280,8 @@ class _Run:
     def _mean_loss(self, part: Tensor, windows: int) -> float:
         starts = np.linspace(0, len(part) - self.model.config.context_tokens - 1, windows).astype(np.int64)
         self.model.eval()
-        losses = [
-            self._loss(part, batch).item() * len(batch) for batch in _batches(starts, self.settings.batch_windows)
-        ]
+        batches = (starts[batch] for batch in parts_of(windows, self.settings.batch_windows))
+        losses = [self._loss(part, batch).item() * len(batch) for batch in batches]
         self.model.train()
         return _finite(sum(losses) / windows)
 
@@ -296,28 +296,23 @@ class _Run:
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise ModelError(
-            f"the loss is {loss}: no model comes of this training; choose another folder and a lower rate_peak",
+            f"the loss is {loss}, so this training gives no model: train into another folder, with a lower rate_peak",
             reason="NOT_FINITE",
         )
     return loss
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
-    """The records of all runs that made a model, the last one's last."""
+def _runs_of(model_folder: Path) -> list[Record]:
+    """The records of all runs that made a model, which will be part of this run's curve."""
     try:
-        record = json.loads(path.read_text())
-        runs = [*record.pop("earlier", []), record]
-        whole_curve(runs)  # the one thing that is asked of them, in the end
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        runs = read_runs(model_folder)
+        whole_curve(runs)
+    except UNREADABLE:
+        path = model_folder / RECORD_FILE
         raise ModelError(
-            f"{path} is no training record: delete it, or give another model to train further", file=path
+            f"{path} cannot be read as a training record: delete it, or give another model to train further", file=path
         ) from None
     return runs
-
-
-def _batches(starts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(starts), batch):
-        yield starts[first : first + batch]
 
 
 @contextmanager
@@ -329,7 +324,7 @@ def _memory_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise ModelError(
-            "the training takes more memory than there is: choose fewer windows in a batch, or a smaller model",
+            "the training needs more memory than there is: choose fewer windows a batch, or a smaller model",
             reason="OUT_OF_MEMORY",
         ) from error
 

@@ -1,4 +1,4 @@
-"""The transformer: small, pre-norm, causal, and it returns its FFN outputs.
+"""The transformer: small, pre-norm, causal; it returns its FFN outputs beside its logits.
 
 Shapes: B batch, T position, D d_model, H heads, K block, V vocabulary.
 """
@@ -34,11 +34,13 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if min(self.vocabulary_size, self.blocks, self.heads, self.d_model, self.context_tokens, self.ffn_ratio) < 1:
-            raise ModelError(f"every size of a model is at least 1: {self}")
+            raise ModelError(f"every size of a model must be at least 1: {self}")
         if self.d_model % self.heads:
-            raise ModelError(f"d_model {self.d_model} is not divisible by {self.heads} heads")
+            raise ModelError(
+                f"d_model {self.d_model} is not divisible by {self.heads} heads: choose a multiple of them"
+            )
         if not 0 <= self.dropout < 1:
-            raise ModelError(f"dropout {self.dropout} is not in [0, 1)")
+            raise ModelError(f"dropout {self.dropout} is not in [0, 1): choose 0 or more, and less than 1")
 
 
 class TransformerOutput(NamedTuple):
@@ -167,7 +169,10 @@ class Transformer(nn.Module):
             model.load_state_dict(weights)
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             first_line = next(iter(str(error).splitlines()), repr(error))
-            raise ModelError(f"no model can be loaded from {folder}: {first_line}", folder=folder) from None
+            raise ModelError(
+                f"no model can be loaded from {folder} ({first_line}): give a folder that `ffnsearch train` wrote",
+                folder=folder,
+            ) from None
         _require_finite(weights, folder)
         return model.eval().requires_grad_(False)
 
@@ -184,12 +189,12 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _require_finite(weights: dict[str, Tensor], folder: Path) -> None:
-    """Refuse a model whose answers would be no numbers: it is damaged, or what trained it went astray."""
+    """Refuse a model whose answers would not be numbers: it is damaged, or its training diverged."""
     for name, value in weights.items():
         if not value.isfinite().all():
             raise ModelError(
                 f"{name} of the model in {folder} is not finite as {str(value.dtype).removeprefix('torch.')}: "
-                "the model is damaged, or was trained at too high a rate",
+                "it is damaged, or was trained at too high a rate; copy it again, or train it again at a lower one",
                 reason="NOT_FINITE",
                 folder=folder,
             )

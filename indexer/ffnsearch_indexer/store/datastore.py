@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.corpora.substrings import NextTokenCounts, SuffixOrder, sort_suffixes
+from ffnsearch_indexer.corpora.substrings import NextTokenCounts, SuffixOrder, sort_suffixes, windows_of
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import DamageError, MismatchError, ModelError
 from ffnsearch_indexer.files import load_array
@@ -105,6 +105,16 @@ class Datastore:
         """Close the record store; arrays that callers still hold stay valid."""
         self._records.close()
 
+    @property
+    def windows(self) -> NDArray[np.uint16]:
+        """The windows [T-L+1, L] of the corpus by position: a view."""
+        return windows_of(self.corpus, self.window_tokens)
+
+    @property
+    def substrings(self) -> NDArray[np.uint16]:
+        """The tokens of all substrings by id, [N, L]: a copy."""
+        return self.windows[self.first_positions]
+
     @cached_property
     def packed_model(self) -> PackedModel:
         """The model as prompts are run with it."""
@@ -114,8 +124,7 @@ class Datastore:
     def prefix_cache(self) -> PrefixCache:
         """What the model says of the most common prefixes of the substrings; it fills as prompts are run."""
         sample = self.first_positions[:: max(1, len(self.first_positions) // PREFIX_SAMPLE)]
-        windows = np.lib.stride_tricks.sliding_window_view(self.corpus, self.window_tokens)[sample]
-        return PrefixCache.of_common_prefixes(self.packed_model, windows, PREFIX_CACHE_BYTES_MAX)
+        return PrefixCache.of_common_prefixes(self.packed_model, self.windows[sample], PREFIX_CACHE_BYTES_MAX)
 
     @cached_property
     def unigram(self) -> NDArray[np.float64]:
@@ -131,8 +140,7 @@ class Datastore:
         Made when it is first asked for: it takes half a second and 36 bytes a substring for 860,000, and keeps
         10 of them. Threads that ask at once may each make it, and get equal arrays; nobody may write to them.
         """
-        windows = np.lib.stride_tricks.sliding_window_view(self.corpus, self.window_tokens)
-        return sort_suffixes(windows[self.first_positions], self.manifest.vocabulary_size)
+        return sort_suffixes(self.substrings, self.manifest.vocabulary_size)
 
     def find(self, tokens: Tokens) -> int | None:
         """The id of the substring with these L tokens; None for other lengths or where the index lacks it."""

@@ -104,13 +104,13 @@ def write_faiss(
     folder: the snapshot's. keys: [N, D] of each block. thresholds: of each block, the one that recall is measured at.
     """
     missing = missing_blocks(kind, folder, len(keys), *keys[0].shape)
-    progress(FOLDERS[kind], len(keys) - len(missing), len(keys), "")
+    progress(FOLDERS[kind], len(keys) - len(missing), len(keys))
     for done, block in enumerate(missing, len(keys) - len(missing) + 1):
         if kind == "flat":
             _write_index(folder / faiss_file(FAISS_FLAT_FOLDER, block), flat_of(keys[block]))
         else:
             _write_lists(folder, block, keys[block], counts, thresholds[block])
-        progress(FOLDERS[kind], done, len(keys), "")
+        progress(FOLDERS[kind], done, len(keys))
 
 
 def missing_blocks(kind: FaissKind, folder: Path, blocks: int, substrings: int, d_model: int) -> list[int]:

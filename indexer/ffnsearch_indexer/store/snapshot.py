@@ -291,7 +291,7 @@ def _counted(total_bytes: int, progress: Progress) -> Callable[[int], None]:
         nonlocal done_bytes
         with lock:
             done_bytes += read_bytes
-            progress("verify, MB", done_bytes // 10**6, total_bytes // 10**6, "")
+            progress("verify, MB", done_bytes // 10**6, total_bytes // 10**6)
 
     return was_read
 

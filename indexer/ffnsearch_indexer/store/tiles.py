@@ -1,18 +1,17 @@
 """How the tiles of blocks are made, kept and mapped."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.files import load_array, save_array
+from ffnsearch_indexer.hardware.threads import shared_out
 from ffnsearch_indexer.index.base import Float16
 from ffnsearch_indexer.index.tiles import GROUP_TILES, PREFIX, TILE_KEYS, Tiles, padded, tiles_of
 from ffnsearch_indexer.progress import Progress
@@ -33,16 +32,12 @@ def write_tiles(
     folder: the snapshot's. keys: [N, D] of each block. endings: [N, E], the last tokens of substrings. device: cpu or
     cuda, as `tiles_of` takes it.
     """
-    threads = torch.get_num_threads()
     missing = missing_tiles(folder, len(keys), *keys[0].shape)
-    progress("tiles", len(keys) - len(missing), len(keys), "")
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            work = partial(_write_block, folder, keys, counts, endings, device)
-            for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
-                progress("tiles", done, len(keys), "")
-    finally:
-        torch.set_num_threads(threads)
+    progress("tiles", len(keys) - len(missing), len(keys))
+    with shared_out() as pool:
+        work = partial(_write_block, folder, keys, counts, endings, device)
+        for done, _ in enumerate(pool.map(work, missing), len(keys) - len(missing) + 1):
+            progress("tiles", done, len(keys))
 
 
 def missing_tiles(folder: Path, blocks: int, substrings: int, d_model: int) -> list[int]:

@@ -87,7 +87,7 @@ class _Count:
         self._total = operator.length_hint(prompts)
         self._done, self._refused = 0, 0
         self._progress = progress
-        progress("predict", 0, self._total, "")
+        progress("predict", 0, self._total)
 
     def add(self, results: Sequence[PromptResult]) -> Sequence[PromptResult]:
         self._done += len(results)

@@ -141,7 +141,7 @@ async def load_service(
             finally:
                 ticking.cancel()
             yield found
-        progress("load", len(levels) * level_s, len(levels) * level_s, "")
+        progress("load", len(levels) * level_s, len(levels) * level_s)
 
 
 def _requests(prompts: Iterable[PromptLike], plan: LoadPlan) -> list[pb.PredictRequest]:

@@ -36,7 +36,7 @@ def print_many(
     A line of JSON has the prompt and the fields of its PromptResult. Where the lines do not go to a terminal, a bar on
     stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts before.
     """
-    total = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
+    there = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
     asked: deque[PromptLike] = deque()
     out = sys.stdout  # the bar, once there, takes the name for itself
     answered, refused, first = 0, 0, ""
@@ -47,7 +47,7 @@ def print_many(
             _remembering(read_prompts(prompts) if isinstance(prompts, Path) else prompts, asked),
             prompts_per_call=prompts_per_call,
             concurrency=concurrency,
-            progress=lambda stage, done, _, detail: display(stage, done, total, detail),
+            progress=lambda stage, done, total, detail="": display(stage, done, there, detail),
             **options,
         )
         for result in results:

@@ -91,7 +91,7 @@ def explain(predictor: Predictor, document: Document, profile: Profile, progress
                 evidence=_evidence(predictor, prompt, answer, block, threshold, exclude_self),
             )
         )
-        progress(f"examples ({document['protocol'].replace('_', '-')})", len(explained), len(prompts), "")
+        progress(f"examples ({document['protocol'].replace('_', '-')})", len(explained), len(prompts))
     return explained
 
 

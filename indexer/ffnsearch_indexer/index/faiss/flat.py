@@ -1,4 +1,4 @@
-"""The backend that people know: faiss' flat inner-product index on a CPU, made exact by the shared rule."""
+"""faiss' flat inner-product index on a CPU, made exact by the shared rule."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -10,6 +10,7 @@ from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+from ffnsearch_indexer.parts import parts_of
 
 BLAS_QUERIES = 3
 """From how many queries on faiss multiplies matrices; by default it waits for 128,000 / D, ten times slower at 64."""
@@ -42,7 +43,6 @@ class FaissFlatIndex(ScanIndex):
     OMP_NUM_THREADS where both must share few cores. The settings in `faiss.cvar` are the process'.
     """
 
-    name: ClassVar[str] = "faiss"
     tile_keys: ClassVar[int] = 16_384
     queries_max: ClassVar[int] = 128
 
@@ -56,9 +56,9 @@ class FaissFlatIndex(ScanIndex):
         vectors = queries.astype(np.float32)
         for tile in self._tiles(ids):
             inside = range(max(tile.start, ids.start), min(tile.stop, ids.stop))
-            for row in range(0, len(vectors), self.queries_max):
-                pairs = self._search_tile(inside, vectors[row : row + self.queries_max], cut_score)
-                yield Pairs(pairs.rows + row, pairs.ids, pairs.scores)
+            for part in parts_of(len(vectors), self.queries_max):
+                pairs = self._search_tile(inside, vectors[part], cut_score)
+                yield Pairs(pairs.rows + part.start, pairs.ids, pairs.scores)
 
     def _tiles(self, ids: range) -> list[range]:
         """The tiles that have some of `ids`, whole: the same whatever else is asked for."""

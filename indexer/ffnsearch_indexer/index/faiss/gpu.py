@@ -1,4 +1,4 @@
-"""faiss on GPUs, made exact: it lists the best of a query, at most so many, and has no range search.
+"""faiss on GPUs, made exact: it has no range search, but lists a limited number of a query's best keys.
 
 A query is answered by its best, as long as the last of these is not above the cut: then nothing above it is missing.
 One that has more is searched again, tile by tile, where fewer are; what has more still, in a tile, by the CPU.
@@ -20,6 +20,7 @@ from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_of
 from ffnsearch_indexer.index.faiss.library import count_gpus, library
 from ffnsearch_indexer.index.scan import Pairs
+from ffnsearch_indexer.parts import parts_of
 
 TEMPORARY_BYTES = 1 << 28
 """What each block's searches may use of each GPU beside the index; faiss would take 1.5 GiB."""
@@ -28,7 +29,7 @@ PINNED_BYTES = 1 << 25
 """Memory of the host that a block's queries and results are copied through; faiss would take 256 MiB."""
 
 
-class Device(Protocol):
+class IndexCopier(Protocol):
     """Where indexes are copied to, and how many of a query's best they then list at most."""
 
     best_max: int
@@ -85,7 +86,7 @@ class FaissGpuFlatIndex(FaissFlatIndex):
 
     queries_max: ClassVar[int] = 1024
 
-    def __init__(self, keys: Float16, counts: NextTokenCounts, flat: Any = None, *, device: Device) -> None:
+    def __init__(self, keys: Float16, counts: NextTokenCounts, flat: Any = None, *, device: IndexCopier) -> None:
         super().__init__(keys, counts, flat)
         self._device = device
         self._copies: dict[range, Any] = {}
@@ -93,21 +94,21 @@ class FaissGpuFlatIndex(FaissFlatIndex):
     def scan(self, queries: Float16, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Ask for the best of all keys, then of tiles for the queries that have more; the contract is the base's."""
         vectors, best_max = queries.astype(np.float32), self._device.best_max
-        for row in range(0, len(vectors), self.queries_max):
-            part = vectors[row : row + self.queries_max]
-            pairs, fuller = best_above(self._copy(range(len(self.keys))), part, cut_score, best_max)
-            yield within(ids, Pairs(pairs.rows + row, pairs.ids, pairs.scores))
+        for part in parts_of(len(vectors), self.queries_max):
+            some = vectors[part]
+            pairs, fuller = best_above(self._copy(range(len(self.keys))), some, cut_score, best_max)
+            yield within(ids, Pairs(pairs.rows + part.start, pairs.ids, pairs.scores))
             if len(fuller):
-                for pairs in self._scan_tiles(part[fuller], cut_score, ids):
-                    yield within(ids, Pairs(fuller[pairs.rows] + row, pairs.ids, pairs.scores))
+                for pairs in self._scan_tiles(some[fuller], cut_score, ids):
+                    yield within(ids, Pairs(fuller[pairs.rows] + part.start, pairs.ids, pairs.scores))
 
     def _scan_tiles(self, vectors: Float32, cut_score: np.float32, ids: range) -> Iterator[Pairs]:
         """Search the tiles that `ids` touches, other keys of theirs included."""
         for tile in self._tiles(ids):
             pairs, fuller = best_above(self._copy(tile), vectors, cut_score, self._device.best_max)
             yield Pairs(pairs.rows, pairs.ids + tile.start, pairs.scores)
-            for row in range(0, len(fuller), FaissFlatIndex.queries_max):
-                rows = fuller[row : row + FaissFlatIndex.queries_max]
+            for part in parts_of(len(fuller), FaissFlatIndex.queries_max):
+                rows = fuller[part]
                 pairs = self._search_tile(tile, vectors[rows], cut_score)
                 yield Pairs(rows[pairs.rows], pairs.ids, pairs.scores)
 

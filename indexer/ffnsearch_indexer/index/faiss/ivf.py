@@ -9,9 +9,10 @@ import numpy as np
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.index.base import Float16, Float32, Neighbors
 from ffnsearch_indexer.index.faiss.flat import HEADER_BYTES
-from ffnsearch_indexer.index.faiss.gpu import Device, best_above, within
+from ffnsearch_indexer.index.faiss.gpu import IndexCopier, best_above, within
 from ffnsearch_indexer.index.faiss.library import library
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex
+from ffnsearch_indexer.parts import parts_of
 
 SEED = 1
 """Of the sample of keys that the lists are found from, and of faiss' first guess of their centres."""
@@ -20,7 +21,7 @@ LIST_SAMPLE_KEYS = 64
 """Keys in that sample for each list."""
 
 RECALL_MIN = 0.95
-"""The share of its neighbors that a query finds, in the mean of a sample, in as few lists as that takes."""
+"""As many lists are searched as it takes for queries of a sample to find this share of their neighbors on average."""
 
 PROBES_MIN = 2
 """So that a key that is a query is found: its list is the nearest to it, or by rounding the second."""
@@ -45,7 +46,7 @@ class Recall(NamedTuple):
 
 
 def lists_of(substrings: int) -> int:
-    """How many lists so many keys get: as many as each has keys."""
+    """How many lists there are for so many substrings: as many as each list then has keys."""
     return max(1, round(math.sqrt(substrings)))
 
 
@@ -54,7 +55,7 @@ def ivf_bytes(substrings: int, d_model: int) -> int:
     return 4 * (substrings + lists_of(substrings)) * (d_model + 4) + HEADER_BYTES
 
 
-def ivf_of(keys: Float16, device: Device | None = None) -> Any:
+def ivf_of(keys: Float16, device: IndexCopier | None = None) -> Any:
     """Put keys [N, D] into an `IndexIVFFlat`. The same keys give the same bytes on the same machine.
 
     device: where the centres are found, the CPU by default; others round otherwise, and give other lists.
@@ -68,8 +69,8 @@ def ivf_of(keys: Float16, device: Device | None = None) -> Any:
     sample = np.random.default_rng(SEED).permutation(N)[: LIST_SAMPLE_KEYS * ivf.nlist]
     ivf.train(keys[np.sort(sample)].astype(np.float32))
     ivf.clustering_index = None
-    for first in range(0, N, ADDED_KEYS):
-        ivf.add(keys[first : first + ADDED_KEYS].astype(np.float32))
+    for part in parts_of(N, ADDED_KEYS):
+        ivf.add(keys[part].astype(np.float32))
     return ivf
 
 
@@ -106,12 +107,17 @@ class FaissIvfIndex(ScanIndex):
     ivf: `ivf_of` the keys, its `nprobe` set; it may be mapped. recall: as measured. device: where it is copied to.
     """
 
-    name: ClassVar[str] = "faiss-ivf"
     approximate: ClassVar[bool] = True
     pairs_max: ClassVar[int] = PAIRS_MAX
 
     def __init__(
-        self, keys: Float16, counts: NextTokenCounts, ivf: Any, *, recall: float = 0.0, device: Device | None = None
+        self,
+        keys: Float16,
+        counts: NextTokenCounts,
+        ivf: Any,
+        *,
+        recall: float = 0.0,
+        device: IndexCopier | None = None,
     ) -> None:
         super().__init__(keys, counts)
         assert (ivf.ntotal, ivf.d) == keys.shape, "the lists are those of the keys"
@@ -124,10 +130,9 @@ class FaissIvfIndex(ScanIndex):
         """Search the nearest lists, some queries at a time; the contract is the base's, but for what is missed."""
         vectors = queries.astype(np.float32)
         step = max(1, self.pairs_max // len(self.keys))
-        for row in range(0, len(vectors), step):
-            part = vectors[row : row + step]
-            for pairs in self._search(part, cut_score):
-                yield within(ids, Pairs(pairs.rows + row, pairs.ids, pairs.scores))
+        for part in parts_of(len(vectors), step):
+            for pairs in self._search(vectors[part], cut_score):
+                yield within(ids, Pairs(pairs.rows + part.start, pairs.ids, pairs.scores))
 
     def _search(self, vectors: Float32, cut_score: np.float32) -> Iterator[Pairs]:
         """Ask the device for the best, and the CPU for queries that have more."""

@@ -1,4 +1,4 @@
-"""Which faiss is there? It is imported when it is wanted, here alone."""
+"""The faiss that is installed. Only this module imports it, when it is first needed."""
 
 from types import ModuleType
 
@@ -20,7 +20,7 @@ def library() -> ModuleType:
 
 
 def gpu_problem() -> str | None:
-    """Why faiss can use no GPU, in words that end a sentence; None where it can. Raises as `library` does."""
+    """Why faiss can use no GPU, as the end of a sentence; None where it can. Raises as `library` does."""
     if not hasattr(library(), "StandardGpuResources"):
         return "this faiss was built for CPUs"
     return None if count_gpus() else "faiss sees no GPU"

@@ -7,7 +7,7 @@ import pytest
 
 from ffnsearch_indexer.corpora.corpus import read_corpus
 from ffnsearch_indexer.models import reference_folder
-from ffnsearch_indexer.models.training_text import training_text
+from ffnsearch_indexer.models.record import training_text
 
 PLAYS = {"corpus": "plays", "corpus_sha256": "12"}
 NOVEL = {"corpus": "novel", "corpus_sha256": "34"}

@@ -1,4 +1,4 @@
-"""How all substrings become keys, and what that takes.
+"""How all substrings become keys, and the memory and time that this takes.
 
 Shapes: n windows, L window, K block, D d_model.
 """

@@ -1,4 +1,4 @@
-"""Is there a GPU to work on, and what has happened when it fails?"""
+"""Whether there is a GPU to work on, and what its failures mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +28,9 @@ _OF_DEVICE = (
 
 
 def cuda_problem() -> str | None:
-    """Why no CUDA device can be used, in words that end a sentence; None where one can. Begins to use it.
+    """Why no CUDA device can be used, as the end of a sentence; None where one can.
 
-    The first call of a process may take a second: it makes the device's context.
+    It tries the device. The first call of a process may take a second, because it makes the device's context.
     """
     if not torch.cuda.is_available():
         return "no CUDA device" if torch.version.cuda else "no CUDA device, and a torch without CUDA"
@@ -42,7 +42,7 @@ def cuda_problem() -> str | None:
 
 
 def triton_problem() -> str | None:
-    """Why kernels cannot be compiled for a GPU, likewise; None where they can."""
+    """Why kernels cannot be compiled for a GPU, as the end of a sentence; None where they can."""
     return None if find_spec("triton") else "triton is not installed"
 
 
@@ -85,19 +85,19 @@ def device_errors() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str | None:
-    """What a device has said, in the words of its libraries: they have one class for some of it alone."""
+    """The reason of a device's error, None for other errors: mostly by the text, for few have a class of their own."""
     text = str(error)
-    is_told = isinstance(error, RuntimeError) and any(words in text for words in _OF_DEVICE)
-    is_of_device = isinstance(error, torch.AcceleratorError) or _is_of_triton(error) or is_told
+    is_worded = isinstance(error, RuntimeError) and any(words in text for words in _OF_DEVICE)
+    is_of_device = isinstance(error, torch.AcceleratorError) or _is_of_triton(error) or is_worded
     if isinstance(error, torch.OutOfMemoryError) or (is_of_device and any(words in text for words in _OF_MEMORY)):
         return DEVICE_MEMORY
     return DEVICE_FAILED if is_of_device else None
 
 
 def _is_of_triton(error: Exception) -> bool:
-    """Whether a kernel could not be made for the device, or not started there; a mistake in a kernel is our own.
+    """Whether a kernel could not be compiled for the device, or not started there; a mistake in a kernel is our own.
 
-    Triton compiles with programs and files of this machine, and passes on what these fail with.
+    Triton compiles with programs and files of this machine, and passes on their errors.
     """
     if type(error).__module__.startswith("triton."):
         return type(error).__name__ in ("OutOfResources", "PTXASError")

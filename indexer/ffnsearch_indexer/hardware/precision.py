@@ -1,4 +1,4 @@
-"""What all that multiplies with torch asks of it."""
+"""Whether torch multiplies float32 numbers in full precision."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ffnsearch_indexer.errors import BackendError
 
 
 def require_full_precision(user: str) -> None:
-    """Refuse (BackendError) to let TF32 or bfloat16 into float32 products: they would break bounds silently."""
+    """Raise BackendError where torch may use TF32 or bfloat16 in float32 products: bounds would silently not hold."""
     try:
         is_full = torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # torch's newer settings, one for each library, say something else

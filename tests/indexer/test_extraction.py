@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.models import inference
-from ffnsearch_indexer.models.activations import WINDOW_TOKENS_MAX, extract_keys
+from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX, extract_keys
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
