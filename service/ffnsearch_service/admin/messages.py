@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch_indexer.models.activations import WINDOW_TOKENS_MAX
 from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.answering.fidelity import PROTOCOLS, fidelity_messages
@@ -83,7 +84,7 @@ def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
         name=require_name(request.name, "name"),
         corpus=request.corpus,
         model=request.model,
-        window_tokens=_in_range(request.window_tokens, "window_tokens", 4096) or WINDOW_TOKENS_DEFAULT,
+        window_tokens=_in_range(request.window_tokens, "window_tokens", WINDOW_TOKENS_MAX) or WINDOW_TOKENS_DEFAULT,
         split=split,
         calibration_prompts=_in_range(prompts, "calibration_prompts", PROMPTS_MAX),
         load=request.load,
