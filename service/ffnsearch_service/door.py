@@ -42,4 +42,4 @@ class Door:
         """Why a call of a method, `/package.Service/Method`, is not taken; None where it is."""
         if self._is_open or method.startswith(_HEALTH):
             return None
-        return ShuttingDownError("the server is shutting down: call another one, or try again later")
+        return ShuttingDownError()

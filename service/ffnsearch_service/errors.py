@@ -4,7 +4,7 @@ FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more at a time than the server takes
 ├── UnreadError          a call of somebody who does not read what was answered
-├── ShuttingDownError    a call that comes when the server is about to end
+├── ShuttingDownError    something was asked of a server that is about to end
 ├── AdminError           what an administrator asked for cannot be done now
 │   ├── AbsentError               there is nothing of that name
 │   ├── PresentError              there is something of that name already
@@ -60,9 +60,12 @@ class UnreadError(FfnSearchError):
 
 
 class ShuttingDownError(FfnSearchError):
-    """A call that comes when the server is about to end: another server may take it."""
+    """Something was asked of a server that is about to end: another server may do it."""
 
     default_reason = "SHUTTING_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: call another one, or try again later")
 
 
 class AdminError(FfnSearchError):

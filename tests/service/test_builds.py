@@ -22,7 +22,14 @@ from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, RequestError, StateError
+from ffnsearch_service.errors import (
+    AbsentError,
+    ExhaustedError,
+    PresentError,
+    RequestError,
+    ShuttingDownError,
+    StateError,
+)
 
 
 @pytest.fixture
@@ -186,7 +193,7 @@ def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(sit
     def load(_):
         loads.set()
         assert ends.wait(WAIT_S)
-        raise StateError("the server is going away", reason="CATALOG_CLOSED")
+        raise ShuttingDownError
 
     site.let_go()
     with builds_of(site, open_built=load) as builds:
@@ -196,6 +203,12 @@ def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(sit
         ends.set()
     (record,) = read_records(site.state / "operations")
     assert (record.id, record.state) == (id, "RUNNING")
+
+
+def test_no_build_is_queued_once_the_end_has_begun(site):
+    with builds_of(site) as builds:
+        builds.stop()
+        assert reason_of(ShuttingDownError, builds.create, spec()) == "SHUTTING_DOWN"
 
 
 def test_a_cancel_that_was_answered_is_known_after_a_crash(site):

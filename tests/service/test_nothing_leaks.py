@@ -100,8 +100,9 @@ def test_what_is_not_the_callers_travels_as_an_id(kind, reason, caplog):
 def test_what_the_caller_can_mend_is_told(name):
     kind = next(kind for kind in tree() if kind.__name__ == name)
     options = {"retry_after_s": 1.5} if kind is service_errors.OverloadedError else {"reason": "SOME_REASON"}
-    status = status_of(kind("mend it", **options))
-    assert status.message == "mend it"
+    error = kind() if kind is service_errors.ShuttingDownError else kind("mend it", **options)
+    status = status_of(error)
+    assert status.message == error.message
     assert status.code == grpc.StatusCode[OF_THE_CALLER[name]].value[0]
     assert DOMAIN in str(status)
 

@@ -26,7 +26,7 @@ from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
+from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, ShuttingDownError, StateError
 
 _ID_TIME_DIGITS = 11
 """Hexadecimal digits with which an id begins: milliseconds since the epoch."""
@@ -103,12 +103,13 @@ class Builds:
         """Queue a build; a build of the same that has not ended is returned instead.
 
         Raises RequestError, AbsentError and StateError for folders and names, PresentError where there is a snapshot or
-        another build of this name, ExhaustedError where too many wait.
+        another build of this name, ExhaustedError where too many wait, ShuttingDownError.
         """
         self._command(spec, self._folders, resume=False)  # refuses what cannot be
         out = self._folders.snapshot(spec.name, field="name")
         with self._lock:
-            self._require_open()
+            if self._is_closing:
+                raise ShuttingDownError
             last = self._last_of(spec.name)
             if last and not last.record.is_done:
                 return self._joined(last, spec)
@@ -278,10 +279,6 @@ class Builds:
     def _last_of(self, name: str) -> _Build | None:
         """The last build of a name: the only one that may not have ended, and the one whose work is kept."""
         return next((build for build in reversed(self._builds.values()) if build.record.spec.name == name), None)
-
-    def _require_open(self) -> None:
-        if self._is_closing:
-            raise StateError("the server is going away: no build begins any more", reason="SERVER_CLOSING")
 
     def _require_room(self) -> None:
         unfinished = sum(not build.record.is_done for build in self._builds.values())

@@ -29,7 +29,14 @@ from ffnsearch_service.catalog.state import (
 )
 from ffnsearch_service.catalog.views import AliasView, SnapshotView
 from ffnsearch_service.config import DEFAULT_ALIAS, Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, LostUpdateError, PresentError, StateError
+from ffnsearch_service.errors import (
+    AbsentError,
+    ExhaustedError,
+    LostUpdateError,
+    PresentError,
+    ShuttingDownError,
+    StateError,
+)
 from ffnsearch_service.names import require_name
 
 Kept = TypeVar("Kept")
@@ -118,7 +125,7 @@ class Catalog(Generic[Open]):
         """Open the snapshot in a folder under a name; returns when it is open. Requests go on meanwhile.
 
         A snapshot that FAILED is replaced. Raises RequestError for a name that cannot be, PresentError for one in use,
-        ExhaustedError beyond the limits, and what the opener raises; then everything is as before.
+        ExhaustedError beyond the limits, ShuttingDownError, and what the opener raises; then everything is as before.
         """
         require_name(name, "name")
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))
@@ -246,9 +253,9 @@ class Catalog(Generic[Open]):
         self._is_ending = True
 
     def checkpoint(self) -> None:
-        """Raise StateError once loads are to end; an opener that takes long asks now and then."""
+        """Raise ShuttingDownError once loads are to end; an opener that takes long asks now and then."""
         if self._is_ending:
-            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+            raise ShuttingDownError
 
     def close(self) -> None:
         """Close every snapshot, those that are lent with their last lease. Call it once, after `restore` has returned.
