@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 from ffnsearch_indexer.errors import SnapshotError
@@ -124,15 +123,18 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         if operations.address:
             _log.info("measurements and probes: http://%s/metrics, /livez, /readyz", operations.address)
         closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
-        watch = CatalogWatch(operations.catalog)
+        watch = CatalogWatch(operations.see)
+
+        def open_snapshot(name: str, path: Path) -> OpenSnapshot:
+            return _open(config, name, path, on_move=lambda: watch.changed(catalog), checkpoint=catalog.checkpoint)
+
         catalog = Catalog(
-            partial(_open, config, watch),
+            open_snapshot,
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
             run_close=closing.submit,
             on_change=watch.changed,
         )
-        watch.catalog = catalog
         parts.callback(catalog.close)
         _restore(catalog, config)
         engine = parts.enter_context(Engine(catalog.lease, config.limits))
@@ -141,10 +143,13 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
         yield engine, administration, operations, watch
 
 
-def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> OpenSnapshot:
+def _open(
+    config: ServerConfig, name: str, path: Path, *, on_move: Callable[[], None], checkpoint: Callable[[], None]
+) -> OpenSnapshot:
     """Open a snapshot, and load the compiled code that it takes: no caller waits for that.
 
-    Its reading, which is what takes long, ends with the catalog's loads.
+    on_move: called when its search has gone from a GPU to the CPU. checkpoint: asked again and again while it is read,
+    which is what takes long; raises what is to end that.
     """
     snapshot = OpenSnapshot.open(
         path,
@@ -153,8 +158,8 @@ def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> O
         device=config.device,
         check=config.verify,
         limits=config.limits,
-        on_move=watch.changed,
-        progress=lambda *_: watch.catalog.checkpoint(),
+        on_move=on_move,
+        progress=lambda *_: checkpoint(),
     )
     snapshot.warm_up()
     return snapshot

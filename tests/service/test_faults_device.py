@@ -15,9 +15,7 @@ from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import BACKENDS, Backend
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import MetricsSettings, ServerConfig
-from ffnsearch_service.operations.observer import CatalogObserver
 from ffnsearch_service.servicer import SERVICE
 from tiny import model_on_cpu
 
@@ -100,29 +98,3 @@ def test_the_cpu_takes_over_and_everybody_is_told_its_name(tiny_snapshot):
             assert exact.predict(REQUEST).results == answered.results
         health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest(service=SERVICE)).status == SERVING
-
-
-def test_measurements_hear_of_the_new_backend():
-    heard = []
-
-    class Observer(CatalogObserver):
-        def opened(self, snapshot):
-            heard.append(snapshot.backend)
-
-    class Watched:
-        backend = "kernel"
-
-        def snapshots(self):
-            manifest = type("Manifest", (), {"snapshot_id": "id", "substrings": 1})
-            return [type("View", (), {"name": "a", "manifest": manifest, "backend": self.backend})]
-
-        def aliases(self):
-            return []
-
-    watch = CatalogWatch(Observer())
-    watch.catalog = Watched()
-    watch.changed()
-    watch.changed()
-    watch.catalog.backend = "tiles"
-    watch.changed()
-    assert heard == ["kernel", "tiles"]

@@ -65,7 +65,8 @@ def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_di
 
 
 def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot):
-    with _parts(config) as (_, administration, _, watch):
-        administration.stop_loads()
-        with pytest.raises(ShuttingDownError):
-            _open(replace(config, verify="all"), watch, "novel", tiny_snapshot)
+    def checkpoint():
+        raise ShuttingDownError
+
+    with pytest.raises(ShuttingDownError):
+        _open(replace(config, verify="all"), "novel", tiny_snapshot, on_move=lambda: None, checkpoint=checkpoint)

@@ -18,7 +18,7 @@ from ffnsearch_service.operations import endpoint
 from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.endpoint import REQUESTS_MAX, Endpoint, Page
 from ffnsearch_service.operations.metrics import STAGES, Metrics
-from ffnsearch_service.operations.observer import SnapshotSeen
+from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
 
 METHOD = "ffnsearch.v1.PredictionService/Predict"
 
@@ -110,9 +110,9 @@ def test_liveness_and_readiness(watched):
     operations, _ = watched
     assert get(operations.address, "/livez") == (200, "alive\n")
     assert get(operations.address, "/readyz?verbose") == (200, "ready\n")
-    operations.catalog.closed("tiny")
+    operations.see(CatalogSeen({}, {}))
     assert get(operations.address, "/readyz") == (503, "not ready\n")
-    operations.catalog.opened(SnapshotSeen("tiny", "id", 1, "tiles"))
+    operations.see(CatalogSeen({"tiny": SnapshotSeen("id", 1, "tiles")}, {}))
     assert get(operations.address, "/readyz")[0] == 200
     assert get(operations.address, "/elsewhere") == (404, "try /metrics, /livez, /readyz\n")
 
@@ -172,10 +172,8 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
     metrics.batched(2, 64, 640)
     metrics.found(0, [0, 1, 10, 11])
     metrics.found(0, [10**9])
-    metrics.opened(SnapshotSeen("a", "1234", 500, "tiles"))
-    metrics.opened(SnapshotSeen("b", "5678", 600, "exact"))
-    metrics.pointed("default", "b")
-    metrics.pointed("old", "a")
+    one, two = SnapshotSeen("1234", 500, "tiles"), SnapshotSeen("5678", 600, "exact")
+    metrics.see(CatalogSeen({"a": one, "b": two}, {"default": "b", "old": "a"}))
     found = scrape(metrics)
     assert found["ffnsearch_queue_calls",] == 3
     assert found["ffnsearch_queue_prompts",] == 70
@@ -190,8 +188,7 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
     assert found["ffnsearch_neighbors_sum", "0"] == 10**9 + 22
     assert found["ffnsearch_snapshot_substrings", "exact", "b", "5678"] == 600
     assert found["ffnsearch_build_info", "1.2.3"] == 1
-    metrics.closed("a")
-    metrics.pointed("old", None)
+    metrics.see(CatalogSeen({"b": two}, {"default": "b"}))
     assert ("ffnsearch_snapshot_substrings", "tiles", "a", "1234") not in scrape(metrics)
     assert ("ffnsearch_alias_info", "old", "a") not in scrape(metrics)
     assert scrape(metrics)["ffnsearch_snapshots_open",] == 1

@@ -60,7 +60,7 @@ class Catalog(Generic[Open]):
     opener: opens a folder under a name; raises FfnSearchError where it cannot. state_file: where to remember what is
     loaded, None to forget it with the process. size_of: size of a folder in bytes, asked before it is opened.
     run_close: how a snapshot is closed whose last lease ends; give an executor's `submit` where that thread must not
-    wait. on_change: called after each change, on the thread that made it, outside the locks.
+    wait. on_change: called with the catalog after each change, on the thread that made it, outside the locks.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Catalog(Generic[Open]):
         limits: Limits | None = None,
         size_of: Callable[[Path], int] = manifest_bytes,
         run_close: Callable[[Callable[[], None]], object] = at_once,
-        on_change: Callable[[], None] = lambda: None,
+        on_change: Callable[["Catalog[Open]"], None] = lambda catalog: None,
     ) -> None:
         self._opener = opener
         self._state_file = state_file
@@ -101,7 +101,7 @@ class Catalog(Generic[Open]):
                 self._entries = dict(entries)
         for name, entry in entries.items():
             self._reopen(name, entry)
-        self._on_change()
+        self._on_change(self)
         return [view for view in self.snapshots() if view.state == "FAILED"]
 
     @contextmanager
@@ -143,7 +143,7 @@ class Catalog(Generic[Open]):
         except BaseException:
             self._give_up(name, entry, before)
             raise
-        self._on_change()
+        self._on_change(self)
         return self.snapshot(name)
 
     def require_names(self, name: str, folder: Path, alias: str = "") -> None:
@@ -184,7 +184,7 @@ class Catalog(Generic[Open]):
                 is_over = entry.is_over
         if is_over:
             self._close(entry)
-        self._on_change()
+        self._on_change(self)
 
     def move_alias(
         self, alias: str, name: str, *, etag: str = "", allow_missing: bool = False, gate: FidelityGate | None = None
@@ -209,7 +209,7 @@ class Catalog(Generic[Open]):
                 gate.check(name, entry.opened.manifest)
             pointing = Pointing(name, _new_etag())
             self._commit(replace(self._state, aliases={**self._state.aliases, alias: pointing}))
-        self._on_change()
+        self._on_change(self)
         return AliasView(alias, pointing.snapshot, pointing.etag)
 
     def delete_alias(self, alias: str, etag: str = "") -> None:
@@ -217,7 +217,7 @@ class Catalog(Generic[Open]):
         with self._changing:
             _require_etag(etag, self.alias(alias).etag, f"alias {alias}")
             self._commit(replace(self._state, aliases=_without(self._state.aliases, alias)))
-        self._on_change()
+        self._on_change(self)
 
     def snapshot(self, name: str) -> SnapshotView:
         """Describe the snapshot of a name or an alias. Raises AbsentError."""

@@ -20,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
-from ffnsearch_service.operations.observer import CatalogObserver, SnapshotSeen
+from ffnsearch_service.operations.seen import CatalogSeen
 
 SNAPSHOT_PREFIX = "snapshot/"
 
@@ -42,7 +42,7 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
-class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
+class Health(health_pb2_grpc.HealthServicer):
     """Knows what is said of whom, and tells it. Lives in the event loop; any thread may read `is_ready`.
 
     A watcher that does not read holds up nobody but itself, and ends with the server.
@@ -53,8 +53,7 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
         self._prediction_service = prediction_service
         self._services = {"", prediction_service, *other_services}
         self._phase = Phase.STARTING
-        self._snapshots: set[str] = set()
-        self._aliases: dict[str, str] = {}
+        self._catalog = CatalogSeen({}, {})
         self._watchers: set[asyncio.Event] = set()
 
     @property
@@ -83,29 +82,21 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
     def status(self, service: str) -> Any:
         """What is said of a service now; None where there is no such one."""
         name = service.removeprefix(SNAPSHOT_PREFIX)
+        snapshots, aliases = self._catalog
         if service == self._prediction_service:
-            is_up = bool(self._snapshots)
+            is_up = bool(snapshots)
         elif service in self._services:
             is_up = True
-        elif name != service and (name in self._snapshots or name in self._aliases):
-            is_up = self._aliases.get(name, name) in self._snapshots
+        elif name != service and (name in snapshots or name in aliases):
+            is_up = aliases.get(name, name) in snapshots
         else:
             return None
         is_serving = is_up and self._phase is Phase.READY
         return pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
 
-    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
-        self._snapshots.add(snapshot.name)
-        self._wake()
-
-    def closed(self, name: str) -> None:  # noqa: D102
-        self._snapshots.discard(name)
-        self._wake()
-
-    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
-        self._aliases.pop(alias, None)
-        if name is not None:
-            self._aliases[alias] = name
+    def see(self, catalog: CatalogSeen) -> None:
+        """Speak of these snapshots and aliases from now on."""
+        self._catalog = catalog
         self._wake()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:

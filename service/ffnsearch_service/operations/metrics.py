@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.histograms import Histogram
-from ffnsearch_service.operations.observer import CatalogObserver, SnapshotSeen
+from ffnsearch_service.operations.seen import CatalogSeen
 
 STAGES = ("tokenize", "queue", "model", "search", "combine", "write")
 
@@ -24,7 +24,7 @@ BATCH_CALLS = tuple(2.0**power for power in range(7))  # to `calls_max`
 NEIGHBORS = (0, *(10**power for power in range(9)))
 
 
-class Metrics(CatalogObserver):
+class Metrics:
     """Counts what a server does; labels are looked up once, not at each event.
 
     Any thread may call any method, but `begun` and `ended`, which are the event loop's.
@@ -97,16 +97,9 @@ class Metrics(CatalogObserver):
         """Count the neighbors that each prompt of a batch has in a block, above the lowest threshold."""
         self._neighbors.series(str(block)).observe_all(neighbors)
 
-    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
-        self._catalog.snapshots = {**self._catalog.snapshots, snapshot.name: snapshot}
-
-    def closed(self, name: str) -> None:  # noqa: D102
-        self._catalog.snapshots = {known: one for known, one in self._catalog.snapshots.items() if known != name}
-
-    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
-        self._catalog.aliases = {known: to for known, to in self._catalog.aliases.items() if known != alias} | (
-            {alias: name} if name is not None else {}
-        )
+    def see(self, catalog: CatalogSeen) -> None:
+        """Show these snapshots and aliases from now on."""
+        self._catalog.seen = catalog
 
     def _gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
         Gauge(f"ffnsearch_{name}", what, registry=self.registry).set_function(value)
@@ -143,15 +136,14 @@ class _Children(dict[tuple[str, ...], Any]):
 
 
 class _CatalogInfo(Collector):
-    """What is open under which name. The mappings are replaced, not changed, so a reader sees a whole one."""
+    """What is open under which name. It is replaced as a whole, so a reader never sees half of a change."""
 
     def __init__(self) -> None:
-        self.snapshots: dict[str, SnapshotSeen] = {}
-        self.aliases: dict[str, str] = {}
+        self.seen = CatalogSeen({}, {})
 
     def collect(self) -> Iterator[Metric]:
         """The snapshots and aliases of this moment."""
-        snapshots, aliases = self.snapshots, self.aliases
+        snapshots, aliases = self.seen
         yield GaugeMetricFamily("ffnsearch_snapshots_open", "Open snapshots.", value=len(snapshots))
         substrings = GaugeMetricFamily(
             "ffnsearch_snapshot_substrings",

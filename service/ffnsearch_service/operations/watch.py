@@ -9,15 +9,15 @@ from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import log_call
 from ffnsearch_service.operations.metrics import Metrics
-from ffnsearch_service.operations.observer import CatalogObservers
+from ffnsearch_service.operations.seen import CatalogSeen
 from ffnsearch_service.operations.tracing import Tracer
 
 
 class Operations(Closing):
     """Everything that watches one server. Made before snapshots are read, closed after they are.
 
-    calls: what each call of the server passes. metrics: the engine's observer. catalog: the catalog's observer.
-    health: the servicer of grpc.health.v1. Where the settings name no port, nobody can read the metrics.
+    calls: what each call of the server passes. metrics: what counts the engine's batches. health: the servicer of
+    grpc.health.v1. Where the settings name no port, nobody can read the metrics.
     """
 
     def __init__(self, config: ServerConfig, health: Health, version: str) -> None:
@@ -27,7 +27,6 @@ class Operations(Closing):
         """
         self.health = health
         self.metrics = Metrics(version)
-        self.catalog = CatalogObservers(self.metrics, health)
         self.calls = CallWatch(self._begun, self._ended)
         self._tracer = Tracer.open(config.tracing, version)
         self._endpoint = self._listen(config)
@@ -36,6 +35,11 @@ class Operations(Closing):
     def address(self) -> str | None:
         """Where measurements and probes are read, `host:port`, or None."""
         return self._endpoint.address if self._endpoint else None
+
+    def see(self, catalog: CatalogSeen) -> None:
+        """Let measurements and health speak of these snapshots and aliases from now on."""
+        self.metrics.see(catalog)
+        self.health.see(catalog)
 
     def close(self) -> None:
         """Send the spans that wait, at most some seconds long, and stop listening."""
