@@ -1,6 +1,7 @@
 """Measurements are read over HTTP, and count what happens."""
 
 import socket
+import threading
 import time
 from contextlib import closing, suppress
 from http.client import RemoteDisconnected
@@ -145,6 +146,19 @@ def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
             break
         except OSError:
             assert time.monotonic() < deadline
+
+
+def test_connections_for_which_there_was_no_thread_keep_no_place(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with closing(Endpoint("127.0.0.1", 0, {"/livez": lambda: Page(200, "text/plain", b"alive\n")})) as served:
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", refuse)
+            for _ in range(REQUESTS_MAX):
+                with pytest.raises(OSError):  # noqa: PT011 - closed or reset, whichever is seen first
+                    get(served.address, "/livez")
+        assert get(served.address, "/livez") == (200, "alive\n")
 
 
 def test_connections_that_say_something_for_ever_are_cut(watched, monkeypatch):
