@@ -19,7 +19,6 @@ from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_indexer.files import disk_errors
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
-from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.admin.servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
@@ -28,6 +27,7 @@ from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.state import STATE_FILE, Configured
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to

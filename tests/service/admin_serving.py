@@ -12,13 +12,13 @@ from looping import WAIT_S, loop_thread, run_in
 
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.admin.administration import Administration, opener_of_built
-from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.admin.servicer import AdminServices
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.operations.calls import CallWatch

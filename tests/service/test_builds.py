@@ -16,12 +16,12 @@ from vitals import is_running
 
 import stopping
 from ffnsearch_indexer.store.work import work_folder
-from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import (
     AbsentError,
     ExhaustedError,
@@ -30,6 +30,7 @@ from ffnsearch_service.errors import (
     ShuttingDownError,
     StateError,
 )
+from ffnsearch_service.pathless import without_paths
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_build_whose_process_is_killed_has_failed_and_the_same_request_tries_a
         os.killpg(builds._builds[build].process._process.pid, signal.SIGKILL)
         record = ended(builds, build)
         assert (record.state, record.error.reason) == ("FAILED", "BUILD_CRASHED")
-        assert "SIGKILL" in record.error.message
+        assert "SIGKILL: its log in the server's state folder says more" in record.error.message
         site.let_go()
         assert ended(builds, builds.create(spec()).record.id).state == "SUCCEEDED"
 
@@ -277,7 +278,7 @@ def test_a_build_ends_with_a_service_that_is_killed_and_is_taken_up_once(site):
     assert starts(site) == 2
 
 
-def test_a_record_that_cannot_be_read_stops_no_other(site):
+def test_a_record_that_cannot_be_read_stops_no_other_and_its_path_is_not_logged(site, caplog):
     with builds_of(site) as builds:
         id = builds.create(spec()).record.id
         site.let_go()
@@ -285,8 +286,11 @@ def test_a_record_that_cannot_be_read_stops_no_other(site):
     (site.state / "operations" / "bad.json").write_text("{")
     for name, text in (("list", "[]"), ("text", '"abc"'), ("number", "1"), ("nothing", "null")):
         (site.state / "operations" / f"{name}.json").write_text(text)
+    (site.state / "operations" / "folder.json").mkdir()
     with builds_of(site) as builds:
         assert [view.record.id for view in builds.list()] == [id]
+    assert "folder.json cannot be read" in caplog.text
+    assert str(site.root) not in caplog.text
 
 
 def test_the_oldest_builds_are_forgotten(site):

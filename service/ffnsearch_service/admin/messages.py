@@ -9,14 +9,16 @@ from google.rpc import error_details_pb2, status_pb2
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.models.activations import WINDOW_TOKENS_MAX
 from ffnsearch_indexer.store.snapshot import Manifest
-from ffnsearch_service.admin.confined import Folders, without_paths
-from ffnsearch_service.answering.fidelity import PROTOCOLS, fidelity_messages
+from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
 from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
-from ffnsearch_service.errors import RequestError
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.errors import AbsentError, RequestError
 from ffnsearch_service.names import require_name
+from ffnsearch_service.pathless import without_paths
+from ffnsearch_service.protocols import PROTOCOLS
 from ffnsearch_service.status import DOMAIN
 
 OPERATIONS = "operations"
@@ -67,7 +69,9 @@ def gate_of(request: pb.MoveAliasRequest | pb.BuildSnapshotRequest) -> FidelityG
 def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
     """What a request wants to be built, defaults filled in. Raises RequestError, which names the field."""
     if request.split not in ("", "all", "train"):
-        raise RequestError("split: choose all or train", reason="UNKNOWN_SPLIT", field="split")
+        raise RequestError(
+            f"split: {request.split[:80]!r} is no split: choose all or train", reason="UNKNOWN_SPLIT", field="split"
+        )
     if request.alias and not request.load:
         raise RequestError(
             "alias: it can only point to a snapshot that is open: set load too",
@@ -141,9 +145,11 @@ def operation_name(id: str) -> str:
 
 
 def operation_id(name: str) -> str:
-    """The build of an operation's name; "" for a name that no operation has."""
+    """The build of an operation's name. Raises AbsentError for a name that no operation has."""
     collection, _, id = name.partition("/")
-    return id if collection == OPERATIONS else ""
+    if collection != OPERATIONS:
+        raise AbsentError(f"there is no operation {name[:80]!r}: list them", reason="OPERATION_NOT_FOUND", field="name")
+    return id
 
 
 def _content_message(manifest: Manifest) -> pb.Snapshot:

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-
-PROTOCOLS = {"parity": "all", "leave_one_out": "train", "held_out": "train"}
-"""The split of the corpus that a snapshot has indexed, by what can be measured with it."""
+from ffnsearch_service.protocols import PROTOCOLS
 
 
 def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySummary]:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.store.work import work_folder
-from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, ShuttingDownError, StateError
 
 _ID_TIME_DIGITS = 11
@@ -273,7 +273,9 @@ class Builds:
     def _find(self, id: str) -> _Build:
         build = self._builds.get(id)
         if build is None:
-            raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND", field="name")
+            raise AbsentError(
+                f"there is no operation {id[:80]!r}: list them", reason="OPERATION_NOT_FOUND", field="name"
+            )
         return build
 
     def _last_of(self, name: str) -> _Build | None:

@@ -2,8 +2,8 @@
 
 import sys
 
-from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.record import BuildSpec
+from ffnsearch_service.confined import Folders
 
 
 def build_command(spec: BuildSpec, folders: Folders, *, resume: bool) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from ffnsearch_service.admin.confined import without_paths
 from ffnsearch_service.builds.process import Ended
 from ffnsearch_service.builds.record import BuildError, BuildResult
+from ffnsearch_service.pathless import without_paths
 from ffnsearch_service.status import prompt_error
 
 _CODES = {
@@ -40,7 +40,7 @@ def failure_of(ended: Ended) -> BuildError:
     return BuildError(
         code_pb2.INTERNAL,
         "BUILD_CRASHED",
-        f"the build ended with {how}: the server's log says more; the same request continues it",
+        f"the build ended with {how}: its log in the server's state folder says more; the same request continues it",
     )
 
 

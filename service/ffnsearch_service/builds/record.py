@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ffnsearch_indexer.files import write_whole
 from ffnsearch_service.catalog import FidelityGate
+from ffnsearch_service.pathless import without_paths
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
@@ -96,7 +97,7 @@ def read_records(folder: Path) -> list[BuildRecord]:
         try:
             records.append(_record_of(json.loads(path.read_bytes())))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("%s cannot be read (%s): this build is not continued", path, error)
+            _log.error("%s cannot be read (%s): this build is not continued", path.name, without_paths(str(error)))
     return records
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ffnsearch_indexer.store.snapshot import Manifest
-from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.errors import RequestError, StateError
+from ffnsearch_service.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 STAGE_SECONDS = (0.0001, 0.0003, *CALL_SECONDS)
 # Batches double until another prompt gains nothing, at `prompts_max`.
 BATCH_PROMPTS = tuple(2.0**power for power in range(11))
-BATCH_CALLS = tuple(2.0**power for power in range(7))  # to `calls_max`
+BATCH_CALLS = tuple(2.0**power for power in range(9))  # a call has a prompt at least: to `batch_prompts_max`
 # Neighbors differ by powers of ten; 0 is no support in this block, and 10^8 more than any corpus has.
 NEIGHBORS = (0, *(10**power for power in range(9)))
 
