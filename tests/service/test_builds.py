@@ -352,6 +352,26 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
         assert not work.exists()
 
 
+def test_nobody_waits_for_the_work_of_a_deleted_build_to_be_cleared_away(site, monkeypatch):
+    work, found = work_folder(site.folders.snapshots / "novel"), []
+
+    def clear(folder, **_):
+        found.append((builds._lock.locked(), work.exists(), builds.list() if not builds._lock.locked() else None))
+        raise KeyboardInterrupt  # as if the service were killed meanwhile
+
+    with builds_of(site) as builds:
+        id = cancelled(builds, builds.create(spec()).record.id)
+        (work / "shards").mkdir(parents=True)
+        with monkeypatch.context() as killed:
+            killed.setattr("ffnsearch_service.builds.builds.shutil.rmtree", clear)
+            with pytest.raises(KeyboardInterrupt):
+                builds.delete(id)
+        assert found == [(False, False, [])]
+        assert list(site.folders.snapshots.iterdir())
+    with builds_of(site):
+        wait_for(lambda: not list(site.folders.snapshots.iterdir()))
+
+
 def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
     with builds_of(site) as builds:
         older, newer = (cancelled(builds, builds.create(spec()).record.id) for _ in range(2))

@@ -12,12 +12,13 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ffnsearch_indexer.files import PARTIAL, beside
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
@@ -30,6 +31,9 @@ from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, 
 
 _ID_TIME_DIGITS = 11
 """Hexadecimal digits with which an id begins: milliseconds since the epoch."""
+
+_DISCARDED = ".discarded"
+"""How the name of a folder ends that is to be deleted: work that nobody will continue."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +99,8 @@ class Builds:
                 if build.record.is_cancelled and not build.record.is_done:
                     self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
+        for discarded in self._discarded():
+            self._workers.submit(shutil.rmtree, discarded, ignore_errors=True)
         for build in unfinished:
             self._workers.submit(self._run, build)
         return [build.view() for build in unfinished]
@@ -162,9 +168,11 @@ class Builds:
             record = build.record
             if not record.is_done:
                 raise StateError("the build has not ended: cancel it first", reason="OPERATION_RUNNING")
-            if record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build:
-                shutil.rmtree(self._partial(record.spec), ignore_errors=True)
+            takes_work = record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build
+            discarded = self._set_aside(record) if takes_work else None
             self._forget(id)
+        if discarded:
+            shutil.rmtree(discarded, ignore_errors=True)  # it may take a while: without the lock
 
     def unfinished(self) -> frozenset[str]:
         """The ids of the builds that have not ended."""
@@ -303,8 +311,18 @@ class Builds:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _partial(self, spec: BuildSpec) -> Path:
-        return work_folder(self._folders.snapshot(spec.name, field="name"))
+    def _set_aside(self, record: BuildRecord) -> Path:
+        """Move what a build left undone, if anything, to where no build looks; returns where that is."""
+        work = work_folder(self._folders.snapshot(record.spec.name, field="name"))
+        aside = beside(work, f".{record.id}{_DISCARDED}")
+        with contextlib.suppress(OSError):
+            work.rename(aside)
+        return aside
+
+    def _discarded(self) -> Collection[Path]:
+        """What was set aside, and is still there because the service ended meanwhile."""
+        folder = self._folders.snapshots
+        return [*folder.glob(f"*{PARTIAL}.*{_DISCARDED}")] if folder else []
 
     def _file(self, record: BuildRecord, suffix: str) -> Path:
         return self._folder / f"{record.id}{suffix}"

@@ -73,8 +73,8 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         end = threading.Timer(CONNECTION_S_MAX, _cut, (request,))
         end.daemon = True
-        end.start()
         try:
+            end.start()
             super().process_request_thread(request, client_address)
         finally:
             end.cancel()
