@@ -31,7 +31,7 @@ from ffnsearch_service.hosting import stay_quick
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.server_options import server_options
 from ffnsearch_service.server import Server
@@ -120,7 +120,7 @@ async def _serve_rung(rung: str, engine: Engine, snapshot: OpenSnapshot) -> None
         await _serve_method(f"/{SERVICE}/Predict", _until(rung, engine, snapshot), options)
         return
     server = grpc.aio.server(options=options)
-    entrance = Entrance(Door(), CallWatch(lambda record: None, lambda record, is_unary: None))
+    entrance = Entrance(Door(), CallWatch(lambda: None, lambda record, is_unary: None))
     PredictionServicer(engine, lambda: None).add_to(entrance if rung == "entrance" else server)
     server.add_generic_rpc_handlers((entrance,))
     await _start(server)

@@ -31,7 +31,7 @@ from ffnsearch_service.confined import Folders
 from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import TlsFiles
 from ffnsearch_service.server import Server, serve

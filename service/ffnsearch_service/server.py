@@ -22,7 +22,7 @@ from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.ending import notify, until_signal
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.servicer import SERVICE, PredictionServicer
 

@@ -121,7 +121,7 @@ def serving_administration(administration, protection, limits=None):
     """Serve on a free loopback port, with health, from a thread of its own; yields the address."""
 
     async def start():
-        watch = CallWatch(lambda record: None, lambda record, is_unary: None)
+        watch = CallWatch(lambda: None, lambda record, is_unary: None)
         entrance = Entrance(Door(), watch, protection.guard)
         services, servicer = AdminServices(administration, limits or Limits()), health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, entrance)

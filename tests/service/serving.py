@@ -19,8 +19,8 @@ from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.operations.health import Health
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
-from ffnsearch_service.operations.watch import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
 from ffnsearch_service.servicer import SERVICE

@@ -16,9 +16,9 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.config import MetricsSettings, ServerConfig
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations import endpoint
-from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.endpoint import REQUESTS_MAX, Endpoint, Page
 from ffnsearch_service.operations.metrics import STAGES, Metrics
+from ffnsearch_service.operations.record import CallRecord
 from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
 
 METHOD = "ffnsearch.v1.PredictionService/Predict"

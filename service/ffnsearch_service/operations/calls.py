@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 
-from ffnsearch_service.operations.callers import REQUEST_ID_KEY, UNKNOWN_METHOD, CallRecord, current_call, request_id_of
+from ffnsearch_service.operations.record import REQUEST_ID_KEY, UNKNOWN_METHOD, CallRecord, current_call, request_id_of
 from ffnsearch_service.security.handlers import Behavior, behavior_of, with_behavior
 
 CLOCKS_S = 0.01
 """A client gives up by its own clock; so little before the deadline, that was the reason."""
 
-Begun = Callable[[CallRecord], None]
+Begun = Callable[[], None]
 Ended = Callable[[CallRecord, bool], None]
 
 
@@ -38,7 +38,7 @@ class CallWatch:
     def end_unknown(self, record: CallRecord) -> None:
         """Let a call end whose method is not there: gRPC answers it."""
         record.code = "UNIMPLEMENTED"
-        self._begun(record)
+        self._begun()
         self._ended(record, False)
 
     def watched(self, handler: Any) -> Any:
@@ -49,7 +49,7 @@ class CallWatch:
         async def watched(request: Any, context: Any) -> Any:
             record = current_call.get()
             assert record is not None, "a call has begun before it is answered"
-            self._begun(record)
+            self._begun()
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
                 response = await behavior(request, context)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from ffnsearch_service.config import LoggingSettings
-from ffnsearch_service.operations.callers import CallRecord, current_call
+from ffnsearch_service.operations.record import CallRecord, current_call
 
 FRAMES_MAX = 3
 _NEVER_TOLD = ("logThreads", "logProcesses", "logMultiprocessing")

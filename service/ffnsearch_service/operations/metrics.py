@@ -1,17 +1,18 @@
 """What is measured? (events and calls -> Prometheus metrics, in a registry of our own)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.histograms import Histogram
+from ffnsearch_service.operations.record import TIMED_STAGES, CallRecord
 from ffnsearch_service.operations.seen import CatalogSeen
 
-STAGES = ("tokenize", "queue", "model", "search", "combine", "write")
+STAGES = (*TIMED_STAGES, "write")
 
 # From what a call costs without any work, about 1 ms, to the client's own deadline of 30 s; 2 to 2.5 times a step.
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -37,17 +38,15 @@ class Metrics:
             version
         ).set(1)
         calls = Counter("ffnsearch_calls", "Calls that have ended.", ["method", "code"], registry=registry)
-        self._ended = _Children(calls.labels)
+        self._ended = cache(calls.labels)  # the children by their labels
         self._seconds = self._histogram("call_seconds", "Duration of unary calls.", CALL_SECONDS, "method")
         self._in_flight = 0
         self._gauge("calls_in_flight", "Calls that have begun and not ended.", lambda: self._in_flight)
-        wait = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
-        calls_together = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS)
-        prompts_together = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS)
+        waits = self._histogram("queue_wait_seconds", "How long a call waited for the engine.", STAGE_SECONDS)
+        self._waits = waits.series()
+        self._batch_calls = self._histogram("batch_calls", "Calls answered in one batch.", BATCH_CALLS).series()
+        self._batch_prompts = self._histogram("batch_prompts", "Prompts answered in one batch.", BATCH_PROMPTS).series()
         stages = self._histogram("stage_seconds", "Time of a prediction by stage.", STAGE_SECONDS, "stage")
-        self._waits, self._batch_calls, self._batch_prompts = (
-            one.series() for one in (wait, calls_together, prompts_together)
-        )
         self._stages = {stage: stages.series(stage) for stage in STAGES}
         self._tokens = Counter("ffnsearch_tokens", "Tokens of all batches.", registry=registry)
         self._neighbors = self._histogram(
@@ -67,7 +66,7 @@ class Metrics:
     def ended(self, record: CallRecord, *, is_unary: bool) -> None:
         """Count a call that has ended; one that streams lasts as long as its caller likes, and is not timed."""
         self._in_flight -= 1
-        self._ended[record.method, record.code].inc()
+        self._ended(record.method, record.code).inc()
         if is_unary:
             self._seconds.series(record.method).observe(record.duration_s)
         if record.timings is not None:
@@ -112,27 +111,9 @@ class Metrics:
 
 def stage_times(timings: Any) -> dict[str, int]:
     """Nanoseconds by stage, in their order, of a response's timings; writing is what is left of the whole."""
-    found = {
-        "tokenize": timings.tokenize_ns,
-        "queue": timings.queue_ns,
-        "model": timings.model_ns,
-        "search": timings.search_ns,
-        "combine": timings.combine_ns,
-    }
+    found = {stage: getattr(timings, f"{stage}_ns") for stage in TIMED_STAGES}
     found["write"] = max(0, timings.total_ns - sum(found.values()))
     return found
-
-
-class _Children(dict[tuple[str, ...], Any]):
-    """The children of a metric by their labels, made when first wanted."""
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, labels: tuple[str, ...]) -> Any:
-        self[labels] = child = self._make(*labels)
-        return child
 
 
 class _CatalogInfo(Collector):

@@ -3,12 +3,12 @@
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import ServerConfig
-from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import log_call
 from ffnsearch_service.operations.metrics import Metrics
+from ffnsearch_service.operations.record import CallRecord
 from ffnsearch_service.operations.seen import CatalogSeen
 from ffnsearch_service.operations.tracing import Tracer
 
@@ -27,7 +27,7 @@ class Operations(Closing):
         """
         self.health = health
         self.metrics = Metrics(version)
-        self.calls = CallWatch(self._begun, self._ended)
+        self.calls = CallWatch(self.metrics.begun, self._ended)
         self._tracer = Tracer.open(config.tracing, version)
         self._endpoint = self._listen(config)
 
@@ -47,9 +47,6 @@ class Operations(Closing):
             self._tracer.close()
         if self._endpoint:
             self._endpoint.close()
-
-    def _begun(self, record: CallRecord) -> None:
-        self.metrics.begun()
 
     def _ended(self, record: CallRecord, is_unary: bool) -> None:
         self.metrics.ended(record, is_unary=is_unary)
