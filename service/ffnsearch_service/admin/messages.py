@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 
 from google.longrunning import operations_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.models.activations import WINDOW_TOKENS_MAX
@@ -12,14 +10,14 @@ from ffnsearch_indexer.store.snapshot import Manifest
 from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
-from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, RequestError
 from ffnsearch_service.names import require_name
 from ffnsearch_service.pathless import without_paths
 from ffnsearch_service.protocols import PROTOCOLS
-from ffnsearch_service.status import DOMAIN
+from ffnsearch_service.status import status_with
 
 OPERATIONS = "operations"
 """The collection of all operations; the name of one is `operations/ID`."""
@@ -135,7 +133,8 @@ def operation_message(view: BuildView) -> operations_pb2.Operation:
             )
         )
     elif record.error:
-        operation.error.CopyFrom(_error_message(record.error))
+        error = record.error
+        operation.error.CopyFrom(status_with(error.code, error.reason, error.message, error.metadata))
     return operation
 
 
@@ -167,9 +166,9 @@ def _metadata_message(view: BuildView) -> pb.BuildSnapshotMetadata:
     rate, seconds_left = progress.rate, progress.seconds_left
     return pb.BuildSnapshotMetadata(
         request=_request_message(record),
-        create_time=_timestamp(record.created_s),
-        start_time=_timestamp(record.started_s),
-        end_time=_timestamp(record.ended_s),
+        create_time=_time(record.created_s),
+        start_time=_time(record.started_s),
+        end_time=_time(record.ended_s),
         attempts=record.attempts,
         stage=progress.stage,
         fraction=progress.fraction,
@@ -185,19 +184,8 @@ def _request_message(record: BuildRecord) -> pb.BuildSnapshotRequest:
     return pb.BuildSnapshotRequest(**vars(record.spec) | {"fidelity_gate": gate and pb.FidelityGate(**vars(gate))})
 
 
-def _error_message(error: BuildError) -> status_pb2.Status:
-    status = status_pb2.Status(code=error.code, message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    status.details.add().Pack(info)
-    return status
-
-
-def _timestamp(seconds: float | None) -> Timestamp | None:
-    if seconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return stamp
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _in_range(value: int, field: str, most: int) -> int:
