@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import threading
@@ -18,7 +17,7 @@ import stopping
 from ffnsearch_indexer.store.work import work_folder
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds
-from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
 from ffnsearch_service.confined import Folders
@@ -496,14 +495,8 @@ def test_a_line_without_paths_keeps_the_last_part(text, told):
     assert without_paths(text) == told
 
 
-def test_a_record_keeps_its_gate_and_one_of_an_earlier_release_has_none(tmp_path):
+def test_a_record_keeps_its_gate(tmp_path):
     gated = spec(evaluation_prompts=100, load=True, alias="next", fidelity_gate=FidelityGate("parity", 0.25))
     record = BuildRecord("1", gated, 5.0)
     write_record(tmp_path, record)
     assert read_records(tmp_path) == [record]
-    document = json.loads(record_file(tmp_path, "1").read_text())
-    for name in ("evaluation_prompts", "fidelity_gate"):
-        del document["spec"][name]
-    record_file(tmp_path, "1").write_text(json.dumps(document))
-    (read,) = read_records(tmp_path)
-    assert (read.spec.evaluation_prompts, read.spec.fidelity_gate) == (0, None)

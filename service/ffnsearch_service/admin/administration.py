@@ -171,10 +171,9 @@ def opener_of_built(catalog: Catalog[Any], folders: Folders) -> Callable[[BuildS
         if not spec.load:
             return
         folder = folders.snapshot(spec.name, field="name")
-        if folder not in [
-            view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")
-        ]:
-            _load(catalog, spec.name, folder)  # it may be open already: a restart does the last step again
+        opened = [view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")]
+        if folder not in opened:  # a restart does the last step again
+            _load(catalog, spec.name, folder)
         if spec.alias:
             catalog.move_alias(spec.alias, spec.name, allow_missing=True, gate=spec.fidelity_gate)
 

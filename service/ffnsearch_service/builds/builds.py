@@ -20,7 +20,7 @@ from typing import Any
 
 from ffnsearch_indexer.files import PARTIAL, beside
 from ffnsearch_indexer.store.work import work_folder
-from ffnsearch_service.builds.command import build_command
+from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
@@ -63,7 +63,7 @@ class Builds:
     """Runs builds, `builds_max` at a time, the others in the order in which they came. Any thread may call it.
 
     folder: where records, logs and locks are. open_built: opens what was built, where that was asked for; its errors
-    become those of the build. command: which command builds a specification, told whether it resumes a finished one.
+    become those of the build. command: makes the command of a build, as `build_command` does.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Builds:
         self._workers = ThreadPoolExecutor(builds_max, thread_name_prefix="ffnsearch-build")
         self._is_closing = False
 
-    def start(self) -> list[BuildView]:
-        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else.
+    def start(self) -> None:
+        """Read what is remembered, and go on with what had not ended. Call it once, before all else.
 
         What was cancelled, and ended with the service rather than before it, ends here.
         """
@@ -103,7 +103,6 @@ class Builds:
             self._workers.submit(shutil.rmtree, discarded, ignore_errors=True)
         for build in unfinished:
             self._workers.submit(self._run, build)
-        return [build.view() for build in unfinished]
 
     def create(self, spec: BuildSpec) -> BuildView:
         """Queue a build; a build of the same that has not ended is returned instead.
@@ -111,8 +110,7 @@ class Builds:
         Raises RequestError, AbsentError and StateError for folders and names, PresentError where there is a snapshot or
         another build of this name, ExhaustedError where too many wait, ShuttingDownError.
         """
-        self._command(spec, self._folders, resume=False)  # refuses what cannot be
-        out = self._folders.snapshot(spec.name, field="name")
+        out = paths_of(spec, self._folders).out
         with self._lock:
             if self._is_closing:
                 raise ShuttingDownError
@@ -211,9 +209,7 @@ class Builds:
     def _begin(self, build: _Build) -> BuildProcess | None:
         """Make a build a running one; None for one that was cancelled, or is left for the next start."""
         resume = build.record.resumes or build.record.attempts > 0
-        command = self._command(
-            build.record.spec, self._folders, resume=resume
-        )  # looks at every text: without the lock
+        command = self._command(build.record.spec, self._folders, resume=resume)  # reads folders: without the lock
         with self._lock:
             if self._is_closing or build.record.is_done:
                 return None
@@ -229,18 +225,22 @@ class Builds:
     def _finish(self, build: _Build, ended: Ended) -> None:
         with self._lock:
             build.process = None
-            if ended.status != 0 and build.record.is_cancelled:
-                return self._end(build, state="CANCELLED", error=cancelled())
-            if ended.status != 0 and self._is_closing:
-                return None  # stopped by us: the next start goes on with it
             if ended.status != 0:
-                _log.error("build %s failed, see its log in the state folder", build.record.id)
-                return self._end(build, state="FAILED", error=failure_of(ended))
+                self._end_undone(build, ended)
+                return
             build.progress = Progress("load")
         result = result_of(json.loads(ended.output))
         self._open_built(build.record.spec)
         with self._lock:
             self._end(build, state="SUCCEEDED", result=result)
+
+    def _end_undone(self, build: _Build, ended: Ended) -> None:
+        """Note that a process did not succeed; the caller has the lock."""
+        if build.record.is_cancelled:
+            self._end(build, state="CANCELLED", error=cancelled())
+        elif not self._is_closing:  # or else we have stopped it: the next start goes on with it
+            _log.error("build %s failed, see its log in the state folder", build.record.id)
+            self._end(build, state="FAILED", error=failure_of(ended))
 
     def _show(self, build: _Build, progress: Progress) -> None:
         with self._lock:
