@@ -9,11 +9,10 @@ import errno
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic
 
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.snapshot import read_manifest
@@ -38,8 +37,6 @@ from ffnsearch_service.errors import (
     StateError,
 )
 from ffnsearch_service.names import require_name
-
-Kept = TypeVar("Kept")
 
 _log = logging.getLogger(__name__)
 
@@ -130,19 +127,15 @@ class Catalog(Generic[Open]):
         require_name(name, "name")
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))
         before = self._reserve(name, entry)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._give_up, name, entry, before)
             opened = self._open(name, entry)
-            try:
-                with self._changing:
-                    self._require_free(name)  # an alias may have got the name meanwhile
-                    self._commit(replace(self._state, snapshots={**self._state.snapshots, name: entry.placed}))
-                    self._publish(entry, opened)
-            except BaseException:
-                opened.close()
-                raise
-        except BaseException:
-            self._give_up(name, entry, before)
-            raise
+            undo.callback(opened.close)
+            with self._changing:
+                self._require_free(name)  # an alias may have got the name meanwhile
+                self._commit(self._state.with_snapshot(name, entry.placed))
+                self._publish(entry, opened)
+                undo.pop_all()
         self._on_change(self)
         return self.snapshot(name)
 
@@ -177,7 +170,7 @@ class Catalog(Generic[Open]):
                     snapshot=name,
                     aliases=",".join(aliases),
                 )
-            self._commit(replace(self._state, snapshots=_without(self._state.snapshots, name)))
+            self._commit(self._state.without_snapshot(name))
             with self._lock:
                 del self._entries[name]
                 entry.is_named = False
@@ -208,7 +201,7 @@ class Catalog(Generic[Open]):
             if gate:
                 gate.check(name, entry.opened.manifest)
             pointing = Pointing(name, _new_etag())
-            self._commit(replace(self._state, aliases={**self._state.aliases, alias: pointing}))
+            self._commit(self._state.with_alias(alias, pointing))
         self._on_change(self)
         return AliasView(alias, pointing.snapshot, pointing.etag)
 
@@ -216,7 +209,7 @@ class Catalog(Generic[Open]):
         """Delete an alias. Raises AbsentError, LostUpdateError."""
         with self._changing:
             _require_etag(etag, self.alias(alias).etag, f"alias {alias}")
-            self._commit(replace(self._state, aliases=_without(self._state.aliases, alias)))
+            self._commit(self._state.without_alias(alias))
         self._on_change(self)
 
     def snapshot(self, name: str) -> SnapshotView:
@@ -429,10 +422,6 @@ def _no_snapshot(name: str, field: str) -> AbsentError:
     return AbsentError(
         f"there is no snapshot {name[:80]!r}: list what is loaded, or load it", reason="SNAPSHOT_NOT_FOUND", field=field
     )
-
-
-def _without(entries: Mapping[str, Kept], name: str) -> dict[str, Kept]:
-    return {key: entry for key, entry in entries.items() if key != name}
 
 
 def _new_etag() -> str:
