@@ -5,21 +5,17 @@ health first, then no new calls, those in flight, the builds, the engine, and th
 """
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_indexer.files import disk_errors
 from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
-from ffnsearch_service.admin.servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.builds.builds import Builds
@@ -29,45 +25,29 @@ from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.engine_watch import watch_engine
+from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTION_SERVICE
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import TlsFiles
 from ffnsearch_service.server import Server, serve
-from ffnsearch_service.servicer import SERVICE
+from ffnsearch_service.tuning import share_heaps, stay_quick
 from ffnsearch_service.version import software_version
 
 BUILDS_FOLDER = "builds"
 """Where the builds' records are in the state folder."""
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
-
-ARENAS_MAX, _M_ARENA_MAX = 2, -8
-"""Heaps that all threads share, and what glibc's mallopt calls their number."""
-
 _log = logging.getLogger(__name__)
 
 
-def share_heaps() -> None:
-    """Let the threads of this process share few heaps, where its C library is glibc: others have no such thing.
+class _Parts(NamedTuple):
+    """What is behind the socket of a server. administration: None where the settings allow none."""
 
-    With one for each thread what some have let go is lost to the others: memory grew by 37 MB in 40,000 calls.
-    """
-    with contextlib.suppress(AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
-
-
-def stay_quick() -> None:
-    """Let no call wait for what threads or the collector do: for a process that has opened what it serves.
-
-    A collection of everything walks through a quarter of a million objects of libraries, 150 ms during which nothing
-    else runs. They stay anyway; so does nothing of a snapshot, which has no circles.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
+    engine: Engine
+    administration: Administration | None
+    operations: Operations
+    watch: CatalogWatch
 
 
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
@@ -86,9 +66,9 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
         authenticated=protection.guard is not None,
     )
     with logging_to(config.logging):
-        with _parts(config) as (engine, administration, operations, watch):
+        with _parts(config) as parts:
             stay_quick()
-            asyncio.run(_serve(config, engine, administration, operations, watch, protection, on_ready))
+            asyncio.run(_serve(config, parts, protection, on_ready))
         _log.info("closed: no snapshot is open any more")
 
 
@@ -101,28 +81,22 @@ def protection_of(config: ServerConfig) -> Protection:
 
 
 async def _serve(
-    config: ServerConfig,
-    engine: Engine,
-    administration: Administration | None,
-    operations: Operations,
-    watch: CatalogWatch,
-    protection: Protection,
-    on_ready: Callable[[str, Engine], None],
+    config: ServerConfig, parts: _Parts, protection: Protection, on_ready: Callable[[str, Engine], None]
 ) -> None:
-    with watch.following(asyncio.get_running_loop()):
-        server = Server(engine, config, operations, protection, administration)
-        await serve(server, config, lambda address: on_ready(address, engine))
+    with parts.watch.following(asyncio.get_running_loop()):
+        server = Server(parts.engine, config, parts.operations, protection, parts.administration)
+        await serve(server, config, lambda address: on_ready(address, parts.engine))
 
 
 @contextmanager
-def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None, Operations, CatalogWatch]]:
+def _parts(config: ServerConfig) -> Iterator[_Parts]:
     """Everything behind the socket, in the order in which it depends on each other."""
-    with ExitStack() as parts:
+    with ExitStack() as closing:
         others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin else ()
-        operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
+        operations = closing.enter_context(Operations(config, Health(PREDICTION_SERVICE, others), software_version()))
         if operations.address:
             _log.info("measurements and probes: http://%s/metrics, /livez, /readyz", operations.address)
-        closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
+        closer = closing.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
         watch = CatalogWatch(operations.see)
 
         def open_snapshot(name: str, path: Path) -> OpenSnapshot:
@@ -132,15 +106,15 @@ def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None
             open_snapshot,
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
-            run_close=closing.submit,
+            run_close=closer.submit,
             on_change=watch.changed,
         )
-        parts.callback(catalog.close)
+        closing.callback(catalog.close)
         _restore(catalog, config)
-        engine = parts.enter_context(Engine(catalog.lease, config.limits))
+        engine = closing.enter_context(Engine(catalog.lease, config.limits))
         watch_engine(engine, operations.metrics)
-        administration = _administration(config, catalog, parts) if config.admin else None
-        yield engine, administration, operations, watch
+        administration = _administration(config, catalog, closing) if config.admin else None
+        yield _Parts(engine, administration, operations, watch)
 
 
 def _open(
@@ -180,7 +154,7 @@ def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
         _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)
 
 
-def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts: ExitStack) -> Administration:
+def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], closing: ExitStack) -> Administration:
     settings = config.administration
     folders = Folders(settings.snapshots_folder, settings.corpora_folder, settings.models_folder)
     builds = None
@@ -193,5 +167,5 @@ def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts:
             open_built=opener_of_built(catalog, folders),
         )
         builds.start()
-        parts.callback(builds.close)
+        closing.callback(builds.close)
     return Administration(catalog, folders, builds, config.limits)

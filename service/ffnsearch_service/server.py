@@ -21,10 +21,11 @@ from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.errors import AddressError
+from ffnsearch_service.names import PREDICTION_SERVICE
 from ffnsearch_service.operations.ending import notify, until_signal
 from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
-from ffnsearch_service.servicer import SERVICE, PredictionServicer
+from ffnsearch_service.servicer import PredictionServicer
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Server:
         return self._engine.batcher.calls + (self._admin.loads if self._admin else 0)
 
     def _add_services(self) -> None:
-        names = [SERVICE, health.SERVICE_NAME]
+        names = [PREDICTION_SERVICE, health.SERVICE_NAME]
         entrance: Any = self._entrance  # which is the server, to generated code
         self._servicer.add_to(entrance)
         health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, entrance)

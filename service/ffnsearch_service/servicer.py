@@ -11,13 +11,11 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import DEVICE_FAILED, DeviceError
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
-from ffnsearch_service.names import NAME
+from ffnsearch_service.names import NAME, PREDICTION_SERVICE
 from ffnsearch_service.operations.record import current_call
 from ffnsearch_service.outgoing import Outgoing
 
 _log = logging.getLogger(__name__)
-
-SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
 
 class PredictionServicer:
@@ -44,7 +42,7 @@ class PredictionServicer:
         handlers["GetInfo"] = grpc.unary_unary_rpc_method_handler(
             self._answering(self._get_info), request_deserializer=pb.GetInfoRequest.FromString
         )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION_SERVICE, handlers),))
 
     def _answering(self, answer: Callable[[Any, Call], Awaitable[bytes]]) -> Any:
         """What gRPC calls for a request: `answer`, unless too much is unread, and what is known of the call noted."""

@@ -28,8 +28,8 @@ def remember(config, **folders):
 
 def states(config):
     """Start what is behind the socket, and tell the state of each snapshot by its name."""
-    with _parts(config) as (_, administration, *_):
-        found = administration.list_snapshots(pb.ListSnapshotsRequest()).snapshots
+    with _parts(config) as parts:
+        found = parts.administration.list_snapshots(pb.ListSnapshotsRequest()).snapshots
         return {snapshot.name: pb.SnapshotState.Name(snapshot.state).rpartition("_")[2] for snapshot in found}
 
 
@@ -59,8 +59,8 @@ def test_a_state_folder_that_cannot_be_is_told_in_a_line(config, tmp_path):
 def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load(from_flags({}, ["server.admin=true", "admin.snapshots_folder=snapshots"])).config
-    with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
-        administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
+    with _parts(settings) as parts, pytest.raises(StateError) as caught:
+        parts.administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
     assert caught.value.message.startswith("june.partial is no snapshot")
 
 

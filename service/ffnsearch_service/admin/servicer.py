@@ -17,16 +17,13 @@ from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_service.admin.administration import Administration
 from ffnsearch_service.admin.waiting import Waits
 from ffnsearch_service.config import Limits
+from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE
 
 Result = TypeVar("Result")
 
 Call = Callable[[Any, Any], Awaitable[Any]]
 """Takes a request and its context; gives the response."""
 
-_ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"]
-_OPERATIONS = operations_pb2.Operation.DESCRIPTOR.file.services_by_name["Operations"]
-ADMIN_SERVICE: str = _ADMIN.full_name
-OPERATIONS_SERVICE: str = _OPERATIONS.full_name
 
 SHORT_CALLS_AT_A_TIME = 4
 LOADS_AT_A_TIME = 2
@@ -53,7 +50,7 @@ class AdminServices:
         admin, short = self._admin, self._short_call
         _register(
             server,
-            _ADMIN,
+            pb.DESCRIPTOR.services_by_name["AdminService"],
             {
                 "ListSnapshots": short(admin.list_snapshots),
                 "GetSnapshot": short(admin.get_snapshot),
@@ -68,7 +65,7 @@ class AdminServices:
         )
         _register(
             server,
-            _OPERATIONS,
+            operations_pb2.Operation.DESCRIPTOR.file.services_by_name["Operations"],
             {
                 "ListOperations": short(admin.list_operations),
                 "GetOperation": short(admin.get_operation),

@@ -18,6 +18,7 @@ from ffnsearch_service.client.channel import AccessOptions, Bearer, open_channel
 from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.errors import DeadlineExceededError, ResourceExhaustedError
+from ffnsearch_service.names import ADMIN_SERVICE
 
 LOAD_TIMEOUT_S = 600.0
 """A load reads every byte of a snapshot: seconds for each GB."""
@@ -44,8 +45,7 @@ class AdminClient(Closing):
 
     def wait_for_ready(self, timeout_s: float = TIMEOUT_S) -> None:
         """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
-        service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
-        wait_until_ready(self._caller, self._health, timeout_s, service=service)
+        wait_until_ready(self._caller, self._health, timeout_s, service=ADMIN_SERVICE)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """All snapshots by name, a call a page."""
