@@ -16,10 +16,8 @@ def listening_address(
     encrypted, authenticated: whether calls go through TLS and take a token. Raises AddressError for a port in use, a
     host that is not this machine's, or one that others can reach without both, while `insecure_public` is not set.
     """
-    if not 0 <= port <= 65535:
-        raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
-    missing = [what for what, is_there in (("TLS", encrypted), ("tokens", authenticated)) if not is_there]
-    if missing and not (insecure_public or is_loopback(host)):
+    missing = missing_protection(host, encrypted=encrypted, authenticated=authenticated)
+    if missing and not insecure_public:
         raise AddressError(
             f"{host or 'every address'} can be reached from other machines, and the server has no "
             f"{' and no '.join(missing)}: set {' and '.join(_SETTING[what] for what in missing)}, listen on 127.0.0.1, "
@@ -28,6 +26,13 @@ def listening_address(
             host=host,
         )
     return require_free(host, port)
+
+
+def missing_protection(host: str, *, encrypted: bool, authenticated: bool) -> list[str]:
+    """What a server lacks, of "TLS" and "tokens", to listen on a host; nothing where only this machine can reach it."""
+    if is_loopback(host):
+        return []
+    return [what for what, is_there in (("TLS", encrypted), ("tokens", authenticated)) if not is_there]
 
 
 def is_loopback(host: str) -> bool:
@@ -56,6 +61,8 @@ def require_free(host: str, port: int) -> str:
 
     Raises AddressError where nothing can listen there.
     """
+    if not 0 <= port <= 65535:
+        raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

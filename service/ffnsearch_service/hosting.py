@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_indexer.files import disk_errors
-from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
@@ -31,7 +30,7 @@ from ffnsearch_service.operations.logs import logging_to
 from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import TlsFiles
-from ffnsearch_service.server import Server, serve
+from ffnsearch_service.server import Server, address_of, serve
 from ffnsearch_service.tuning import share_heaps, stay_quick
 from ffnsearch_service.version import software_version
 
@@ -58,13 +57,7 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """
     share_heaps()
     protection = protection_of(config)
-    listening_address(  # before minutes of reading
-        config.host,
-        config.port,
-        insecure_public=config.insecure_public,
-        encrypted=protection.tls is not None,
-        authenticated=protection.guard is not None,
-    )
+    address_of(config, protection)  # before minutes of reading
     with logging_to(config.logging):
         with _parts(config) as parts:
             stay_quick()

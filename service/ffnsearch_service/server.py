@@ -58,22 +58,15 @@ class Server:
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
-        config, protection = self._config, self._protection
         self._add_services()
-        address = listening_address(
-            config.host,
-            config.port,
-            insecure_public=config.insecure_public,
-            encrypted=protection.tls is not None,
-            authenticated=protection.guard is not None,
-        )
+        address = address_of(self._config, self._protection)
         try:
-            port = protection.add_port(self._server, address)
+            port = self._protection.add_port(self._server, address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}", reason="ADDRESS_UNAVAILABLE") from None
         await self._server.start()
         self._operations.health.ready()
-        return join(config.host, port)
+        return join(self._config.host, port)
 
     async def stop(self) -> None:
         """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
@@ -106,6 +99,17 @@ class Server:
             servicer = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, entrance)  # type: ignore[no-untyped-call]
         self._server.add_generic_rpc_handlers((entrance,))
+
+
+def address_of(config: ServerConfig, protection: Protection) -> str:
+    """The address on which a server is to listen. Raises AddressError where it may not or cannot."""
+    return listening_address(
+        config.host,
+        config.port,
+        insecure_public=config.insecure_public,
+        encrypted=protection.tls is not None,
+        authenticated=protection.guard is not None,
+    )
 
 
 async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], None]) -> None:

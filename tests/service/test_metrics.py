@@ -224,5 +224,5 @@ def test_two_servers_count_apart(metrics):
 
 
 def test_measurements_are_for_this_machine_unless_asked_for(engine):
-    with pytest.raises(AddressError, match="other machines"):
+    with pytest.raises(AddressError, match=r"other machines, by anyone: set metrics\.host to 127\.0\.0\.1"):
         operations_for(engine, ServerConfig(metrics=MetricsSettings("0.0.0.0", 0)))

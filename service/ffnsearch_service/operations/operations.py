@@ -1,8 +1,9 @@
 """What watches a server from its start to its end? (settings -> metrics, log lines, spans and health, together)."""
 
-from ffnsearch_service.address import listening_address
+from ffnsearch_service.address import is_loopback, require_free
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
 from ffnsearch_service.operations.health import Health
@@ -58,7 +59,14 @@ class Operations(Closing):
         settings = config.metrics
         if settings.port is None:
             return None
-        listening_address(settings.host, settings.port, insecure_public=config.insecure_public)
+        if not (is_loopback(settings.host) or config.insecure_public):
+            raise AddressError(
+                f"metrics at {settings.host} could be read from other machines, by anyone: set metrics.host to "
+                "127.0.0.1, or accept it with --insecure-public",
+                reason="PUBLIC_ADDRESS",
+                host=settings.host,
+            )
+        require_free(settings.host, settings.port)
         pages = {
             "/metrics": lambda: Page(200, METRICS_TYPE, self.metrics.text()),
             "/livez": lambda: Page(200, "text/plain", b"alive\n"),
