@@ -1,4 +1,4 @@
-"""Which addresses a server may listen on: this machine's own, unless more is asked for in so many words."""
+"""Which addresses may a server listen on? Only this machine's own, unless the settings explicitly ask for more."""
 
 import ipaddress
 import socket
@@ -57,16 +57,18 @@ def join(host: str, port: int) -> str:
 
 
 def require_free(host: str, port: int) -> str:
-    """The address `host:port`, bound once and let go: the operating system says why not, gRPC only that it failed.
+    """Return the address `host:port` once nothing else listens there. Raises AddressError.
 
-    Raises AddressError where nothing can listen there.
+    It is bound and released here: the operating system says why an address cannot be had, gRPC only that it failed.
     """
     if not 0 <= port <= 65535:
         raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # gRPC sets it too: a closing socket is no use
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # gRPC sets it too: a closing socket is no obstacle
             probe.bind(place)
             probe.listen(1)
     except OSError as error:

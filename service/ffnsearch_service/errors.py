@@ -3,7 +3,7 @@
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more at a time than the server takes
-├── UnreadError          a call of somebody who does not read what was answered
+├── UnreadError          a call of a client that does not read its responses
 ├── ShuttingDownError    something was asked of a server that is about to end
 ├── AdminError           what an administrator asked for cannot be done now
 │   ├── AbsentError               there is nothing of that name
@@ -18,8 +18,8 @@ FfnSearchError
 ├── ScopeError           a call that its token does not allow
 └── ServiceError         a call that failed, as a client sees it
     ├── InvalidRequestError       INVALID_ARGUMENT
-    ├── UnauthenticatedError      UNAUTHENTICATED: who calls is not known
-    ├── PermissionDeniedError     PERMISSION_DENIED: who calls is known, and may not
+    ├── UnauthenticatedError      UNAUTHENTICATED: the caller is not known
+    ├── PermissionDeniedError     PERMISSION_DENIED: the caller is known, and may not
     ├── NotFoundError             NOT_FOUND
     ├── AlreadyExistsError        ALREADY_EXISTS
     ├── FailedPreconditionError   FAILED_PRECONDITION: not in the state that things are in
@@ -54,7 +54,7 @@ class OverloadedError(FfnSearchError):
 
 
 class UnreadError(FfnSearchError):
-    """A call that comes while too much of what was answered before is not read."""
+    """A call that comes while too many bytes of earlier responses are unread."""
 
     default_reason = "RESPONSES_UNREAD"
 
@@ -122,7 +122,7 @@ class CredentialsError(FfnSearchError):
 
 
 class AuthenticationError(FfnSearchError):
-    """A call without a token, or whose token is unknown, expired or revoked: which of these is not told."""
+    """A call without a token, or whose token is unknown, expired or revoked; the error does not say which."""
 
     default_reason = "TOKEN_INVALID"
 
@@ -163,11 +163,11 @@ class InvalidRequestError(ServiceError):
 
 
 class UnauthenticatedError(ServiceError):
-    """The server does not know who calls: there is no token, or not one that it accepts."""
+    """The server does not know the caller: there is no token, or none that it accepts."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The server knows who calls, and the token's scopes do not cover this call."""
+    """The server knows the caller, and the token's scopes do not cover this call."""
 
 
 class NotFoundError(ServiceError):

@@ -16,8 +16,8 @@ def require_name(name: str, field: str) -> str:
     """Return a name that may be given to a snapshot or an alias. Raises RequestError, which names the field."""
     if not NAME.fullmatch(name):
         raise RequestError(
-            f"{field}: {name[:80]!r} is no name: take a lower-case letter, then at most 62 lower-case letters, digits "
-            "and hyphens",
+            f"{field}: {name[:80]!r} is not a name: take a lower-case letter, then at most 62 lower-case letters, "
+            "digits and hyphens",
             reason="INVALID_NAME",
             field=field,
         )

@@ -69,9 +69,9 @@ class Server:
         return join(self._config.host, port)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
+        """Report NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
 
-        Builds stop at the begin, and who waits for one is answered; loads have the same grace as calls.
+        Builds stop at the start, and callers that wait for one get an answer; loads have the same grace as calls.
         """
         await self._operations.health.drain()
         loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], 
         on_ready(await server.start())
         notify("READY=1")
         await ended
-        _log.info("draining: nothing is healthy any more, no call is taken, those that run have %g s", config.grace_s)
+        _log.info("draining: nothing is healthy any more, no call is taken, running calls have %g s", config.grace_s)
         notify("STOPPING=1")
     finally:
         await server.stop()

@@ -2,7 +2,7 @@
 
 The codes follow AIP-193. What a caller can mend is INVALID_ARGUMENT, except a profile name that the snapshot does
 not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. A class that is not in the
-table is INTERNAL with an opaque id, whatever its message, which may name a path: the log tells the failure under that
+table is INTERNAL with an opaque id, whatever its message, which may name a path: the log has the failure under that
 id, at level `debug` with message and stack trace; the reply has neither.
 """
 

@@ -52,7 +52,7 @@ def snapshot_view_message(view: SnapshotView, folders: Folders) -> pb.Snapshot:
 
 
 def alias_message(view: AliasView) -> pb.Alias:
-    """Tell where an alias points."""
+    """Describe an alias."""
     return pb.Alias(name=view.name, snapshot_name=view.snapshot_name, etag=view.etag)
 
 
@@ -139,7 +139,7 @@ def operation_message(view: BuildView) -> operations_pb2.Operation:
 
 
 def operation_name(id: str) -> str:
-    """How the operation of a build is called."""
+    """The name of a build's operation."""
     return f"{OPERATIONS}/{id}"
 
 

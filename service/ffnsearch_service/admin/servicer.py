@@ -29,7 +29,7 @@ SHORT_CALLS_AT_A_TIME = 4
 LOADS_AT_A_TIME = 2
 """Each reads its files with several threads already; a third load waits for its turn."""
 WAIT_S_MAX = 3600.0
-"""Longest that WaitOperation waits; who wants more asks again."""
+"""Longest that WaitOperation waits; a caller that wants more asks again."""
 
 
 class AdminServices:
@@ -82,7 +82,7 @@ class AdminServices:
         return len(self._running)
 
     async def drain(self) -> None:
-        """Begin the end: who waits for an operation gets it as it is, and the builds are told to stop."""
+        """Begin the end: callers that wait for an operation get it as it is, and the builds stop."""
         self._waits.end()
         await _on(self._short, self._admin.stop_builds)
 

@@ -134,12 +134,12 @@ class Builds:
         return view
 
     def get(self, id: str) -> BuildView:
-        """Tell how a build is doing. Raises AbsentError."""
+        """Describe a build. Raises AbsentError."""
         with self._lock:
             return self._find(id).view()
 
     def list(self) -> list[BuildView]:
-        """Tell how all builds are doing, oldest first, which is by ascending id."""
+        """Describe all builds, oldest first, which is by ascending id."""
         with self._lock:
             return [build.view() for build in self._builds.values()]
 
@@ -157,7 +157,7 @@ class Builds:
                 build.process.stop()
 
     def delete(self, id: str) -> None:
-        """Forget a build that has ended, and the last one of its name with what it left undone.
+        """Forget a build that has ended, and delete what it left undone if it is the last one of its name.
 
         Raises AbsentError, StateError.
         """
@@ -178,7 +178,7 @@ class Builds:
             return frozenset(id for id, build in self._builds.items() if not build.record.is_done)
 
     def stop(self) -> None:
-        """Let what runs stop, so that the next start goes on with it; none begins any more."""
+        """Stop what runs, so that the next start goes on with it, and let no other build begin."""
         with self._lock:
             self._is_closing = True
             for build in self._builds.values():

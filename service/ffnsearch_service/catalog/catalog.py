@@ -155,8 +155,8 @@ class Catalog(Generic[Open]):
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
 
-        Raises AbsentError, LostUpdateError where the etag is given and another, StateError while an alias points to it
-        or it is being loaded.
+        Raises AbsentError, LostUpdateError for an etag that is not the current one, StateError while an alias points to
+        it or it is being loaded.
         """
         with self._changing:
             entry = self._named(name, "name")
@@ -227,7 +227,7 @@ class Catalog(Generic[Open]):
             return [entry.view(name, self._aliases_of(name)) for name, entry in sorted(self._entries.items())]
 
     def alias(self, name: str) -> AliasView:
-        """Tell where an alias points. Raises AbsentError."""
+        """Describe an alias. Raises AbsentError."""
         pointing = self._state.aliases.get(name)
         if pointing is None:
             raise AbsentError(
@@ -238,11 +238,11 @@ class Catalog(Generic[Open]):
         return AliasView(name, pointing.snapshot, pointing.etag)
 
     def aliases(self) -> list[AliasView]:
-        """Tell where all aliases point, by name."""
+        """Describe all aliases, by name."""
         return [AliasView(name, to.snapshot, to.etag) for name, to in sorted(self._state.aliases.items())]
 
     def stop_loads(self) -> None:
-        """Let no load begin any more, and those that run end at their next checkpoint; what is open stays open."""
+        """Let no load begin from now on, and running ones end at their next checkpoint; what is open stays open."""
         self._is_ending = True
 
     def checkpoint(self) -> None:
@@ -370,7 +370,7 @@ class Catalog(Generic[Open]):
         if alias in self._state.aliases:
             return _require_etag(etag, self._state.aliases[alias].etag, f"alias {alias}")
         if not allow_missing:
-            self.alias(alias)  # tells that it is not there
+            self.alias(alias)  # raises AbsentError
         _require_etag(etag, "", f"alias {alias}")
         if len(self._state.aliases) >= self._limits.aliases_max:
             raise ExhaustedError(

@@ -1,4 +1,4 @@
-"""What happens around every call? (a request id, a record, and everyone who wants it told how the call ended)."""
+"""What happens around every call? (it gets a request id and a record, and its start and end are reported)."""
 
 import asyncio
 import time
@@ -11,21 +11,21 @@ from ffnsearch_service.operations.record import REQUEST_ID_KEY, UNKNOWN_METHOD, 
 from ffnsearch_service.security.handlers import Behavior, behavior_of, with_behavior
 
 CLOCKS_S = 0.01
-"""A client gives up by its own clock; so little before the deadline, that was the reason."""
+"""A call cancelled this shortly before its deadline has met it: a client gives up by its own clock."""
 
 Begun = Callable[[], None]
 Ended = Callable[[CallRecord, bool], None]
 
 
 class CallWatch:
-    """Makes the record of each call, and passes it on once the call has begun, and once it has ended.
+    """Makes the record of each call, and reports when the call has begun and, with the record, when it has ended.
 
-    It sees those that are refused too. The request id goes back in the trailing metadata: initial ones would be a
-    message more for each call, and after them gRPC does not try again. Lives in one event loop.
+    Refused calls are reported too. The request id goes back in the trailing metadata: initial metadata would cost one
+    more message a call, and gRPC does not retry after them. Lives in one event loop.
     """
 
     def __init__(self, begun: Begun, ended: Ended) -> None:
-        """Take what is called at the begin, and at the end with the record and whether the call is unary."""
+        """Take what is called at the start, and at the end with the record and whether the call is unary."""
         self._begun = begun
         self._ended = ended
 
@@ -36,13 +36,13 @@ class CallWatch:
         return record
 
     def end_unknown(self, record: CallRecord) -> None:
-        """Let a call end whose method is not there: gRPC answers it."""
+        """Report a call of an unknown method, which gRPC answers itself."""
         record.code = "UNIMPLEMENTED"
         self._begun()
         self._ended(record, False)
 
     def watched(self, handler: Any) -> Any:
-        """A handler that does the same, for calls that have a record."""
+        """The same handler, with its calls reported; each must have a record."""
         return with_behavior(handler, self._answered(behavior_of(handler), is_unary=not handler.response_streaming))
 
     def _answered(self, behavior: Behavior, *, is_unary: bool) -> Behavior:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from ffnsearch_service.address import join
 
 REQUESTS_MAX = 8
-"""Answered at a time; scrapers and probes come one by one, and each of them costs a thread."""
+"""Requests answered at a time: scrapers and probes come one by one, and each costs a thread."""
 
 CONNECTION_S_MAX = 5.0
-"""How long a connection may take to say what it wants and to read it: byte by byte, too."""
+"""How long a connection may take for its request and its response together, even byte by byte."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -81,7 +81,7 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A peer that goes away is nothing to tell of; a page that cannot be made is."""
+        """Log a page that cannot be made, but not a peer that has gone."""
         if not isinstance(sys.exception(), OSError):
             _log.exception("a page could not be made")
 
@@ -107,6 +107,6 @@ def _handler(pages: Mapping[str, Callable[[], Page]]) -> type[BaseHTTPRequestHan
             self.wfile.write(page.content)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """A scrape every few seconds is nothing to tell of."""
+            """Log nothing: a scrape comes every few seconds."""
 
     return Handler

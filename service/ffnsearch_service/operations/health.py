@@ -1,4 +1,4 @@
-"""What is said of whose health, and when? (grpc.health.v1: Check and Watch).
+"""Which health does a server report, of what, and when? (grpc.health.v1: Check and Watch).
 
 | asked for | SERVING |
 |---|---|
@@ -8,7 +8,7 @@
 
 After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
 
-Everything else is not known: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol has it.
+Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ WATCHES_MAX = 256
 """Balancers and orchestrators watch, a few for each service; more is a client that has lost count."""
 
 TOLD_S_MAX = 0.5
-"""How long an end waits for watchers to have read that it has come: those that do not read miss it."""
+"""How long the end waits for watchers to read the last status; those that do not read miss it."""
 
 Status = pb.HealthCheckResponse.ServingStatus
 
@@ -43,7 +43,7 @@ class Phase(enum.Enum):
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Knows what is said of whom, and tells it. Lives in the event loop; any thread may read `is_ready`.
+    """Reports the health of a server. Lives in the event loop; any thread may read `is_ready`.
 
     A watcher that does not read holds up nobody but itself, and ends with the server.
     """
@@ -67,12 +67,12 @@ class Health(health_pb2_grpc.HealthServicer):
             self._enter(Phase.READY)
 
     def device_lost(self) -> None:
-        """The GPU that answers is gone: say NOT_SERVING of everything, for ever; calls are still taken."""
+        """The GPU is gone: report NOT_SERVING for everything from now on; calls are still taken."""
         if self._phase is Phase.READY:
             self._enter(Phase.LOST)
 
     async def drain(self) -> None:
-        """Say NOT_SERVING of everything, for ever, and return once the watchers know, or after `TOLD_S_MAX`."""
+        """Report NOT_SERVING for everything from now on; return once the watchers know, or after `TOLD_S_MAX`."""
         self._enter(Phase.DRAINING)
         loop = asyncio.get_running_loop()
         latest_s = loop.time() + TOLD_S_MAX
@@ -80,7 +80,7 @@ class Health(health_pb2_grpc.HealthServicer):
             await asyncio.sleep(0.005)
 
     def status(self, service: str) -> Any:
-        """What is said of a service now; None where there is no such one."""
+        """The current status of a service; None where there is no such service."""
         name = service.removeprefix(SNAPSHOT_PREFIX)
         snapshots, aliases = self._catalog
         if service == self._prediction_service:
@@ -95,19 +95,19 @@ class Health(health_pb2_grpc.HealthServicer):
         return pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
 
     def see(self, catalog: CatalogSeen) -> None:
-        """Speak of these snapshots and aliases from now on."""
+        """Report these snapshots and aliases from now on."""
         self._catalog = catalog
         self._wake()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
-        """The status of now."""
+        """The current status."""
         status = self.status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service or snapshot: list the services")
         return pb.HealthCheckResponse(status=status)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The status of now, and each other one that follows, until the server drains."""
+        """The current status, then each change, until the server drains."""
         if len(self._watchers) >= WATCHES_MAX:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watches run, the most that are taken: use Check"

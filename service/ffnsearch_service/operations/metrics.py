@@ -74,12 +74,12 @@ class Metrics:
                 self._stages[stage].observe(nanoseconds / 1e9)
 
     def watch_queue(self, calls: Callable[[], int], prompts: Callable[[], int]) -> None:
-        """Ask, whenever it is read, how many calls wait for the engine, and how many prompts they have. Once."""
+        """Ask these functions, whenever metrics are read, how many calls wait and how many prompts they have. Once."""
         self._gauge("queue_calls", "Calls that wait for the engine.", calls)
         self._gauge("queue_prompts", "Prompts of the calls that wait for the engine.", prompts)
 
     def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
-        """Ask, whenever it is read, how many bytes of responses have not left. Once."""
+        """Ask this function, whenever metrics are read, how many bytes of responses have not left. Once."""
         self._gauge("unread_bytes", "Bytes of responses whose callers have not read them yet.", unread_bytes)
 
     def taken(self, waits_s: Sequence[float]) -> None:
@@ -110,7 +110,7 @@ class Metrics:
 
 
 def stage_times(timings: Any) -> dict[str, int]:
-    """Nanoseconds by stage, in their order, of a response's timings; writing is what is left of the whole."""
+    """Nanoseconds of each of STAGES, from a response's timings; `write` is what is left of the total."""
     found = {stage: getattr(timings, f"{stage}_ns") for stage in TIMED_STAGES}
     found["write"] = max(0, timings.total_ns - sum(found.values()))
     return found

@@ -38,7 +38,7 @@ class Operations(Closing):
         return self._endpoint.address if self._endpoint else None
 
     def see(self, catalog: CatalogSeen) -> None:
-        """Let measurements and health speak of these snapshots and aliases from now on."""
+        """Let measurements and health report these snapshots and aliases from now on."""
         self.metrics.see(catalog)
         self.health.see(catalog)
 

@@ -11,10 +11,10 @@ REQUEST_ID_KEY = "x-request-id"
 """Metadata key of a request id, in a call and in its trailing metadata back."""
 
 UNKNOWN_METHOD = "unknown"
-"""The method of calls of something that is not there: their names are the caller's, without number or limit."""
+"""Stands for methods that do not exist: callers may invent any number of names, of any length."""
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
-"""Ids that are taken over: long enough to be told apart, short enough for every line, nothing that a log minds."""
+"""Ids that are accepted: long enough to be unique, short enough for every line, without what a log must escape."""
 
 TIMED_STAGES = ("tokenize", "queue", "model", "search", "combine")
 """The stages of an answer in their order; the timings of a response have the nanoseconds of each, `STAGE_ns`."""

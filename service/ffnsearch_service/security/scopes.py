@@ -1,4 +1,4 @@
-"""Method -> scope: what does a call take?"""
+"""Which scope does a method require? (method -> scope)."""
 
 from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTION_SERVICE
 from ffnsearch_service.security.tokens import ADMIN, READ
@@ -17,7 +17,7 @@ _SCOPE_OF_SERVICE = {
 
 
 def scope_of(method: str) -> str | None:
-    """The scope that `/package.Service/Method` takes, None for an open one; what is not listed takes `admin`."""
+    """The scope that `/package.Service/Method` requires, None for an open one; what is not listed requires `admin`."""
     if method in OPEN_METHODS:
         return None
     service, _, _ = method.removeprefix("/").rpartition("/")
