@@ -27,15 +27,16 @@ from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
 from ffnsearch_service.engine_watch import watch_engine
 from ffnsearch_service.entrance import Entrance
-from ffnsearch_service.hosting import stay_quick
+from ffnsearch_service.names import PREDICTION_SERVICE
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.server_options import server_options
 from ffnsearch_service.server import Server
-from ffnsearch_service.servicer import SERVICE, PredictionServicer
+from ffnsearch_service.servicer import PredictionServicer
+from ffnsearch_service.tuning import stay_quick
 
 ECHO_METHOD = "/echo.Echo/Echo"
 SIZE_BYTES = 4
@@ -107,7 +108,7 @@ def main() -> None:
 async def _serve(engine: Engine) -> None:
     """Serve as `ffnsearch serve` does: measured, a line of the log for each call, errors kept from callers."""
     config = ServerConfig(port=0, grace_s=1)
-    with logging_to(config.logging), Operations(config, Health(SERVICE), "benchmark") as operations:
+    with logging_to(config.logging), Operations(config, Health(PREDICTION_SERVICE), "benchmark") as operations:
         watch_engine(engine, operations.metrics)
         server = Server(engine, config, operations, Protection.open(config.limits))
         await _until_stdin_ends(await server.start(), server.stop)
@@ -117,10 +118,10 @@ async def _serve_rung(rung: str, engine: Engine, snapshot: OpenSnapshot) -> None
     """Serve predictions as far as a rung of the ladder goes."""
     options = server_options(snapshot.limits)
     if rung in ("options", "read", "check"):
-        await _serve_method(f"/{SERVICE}/Predict", _until(rung, engine, snapshot), options)
+        await _serve_method(f"/{PREDICTION_SERVICE}/Predict", _until(rung, engine, snapshot), options)
         return
     server = grpc.aio.server(options=options)
-    entrance = Entrance(Door(), CallWatch(lambda record: None, lambda record, is_unary: None))
+    entrance = Entrance(Door(), CallWatch(lambda: None, lambda record, is_unary: None))
     PredictionServicer(engine, lambda: None).add_to(entrance if rung == "entrance" else server)
     server.add_generic_rpc_handlers((entrance,))
     await _start(server)

@@ -1,4 +1,4 @@
-"""How does a handler end a call with an error? With its status, beside what was to be told at the end anyway."""
+"""How does a handler end a call with an error? With the error's status, beside the trailing metadata already set."""
 
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ class _Ending(NamedTuple):
 
 
 async def abort(context: Any, error: Exception) -> None:
-    """End a call with the status of an error, and the trailing metadata that are set; does not return.
+    """End a call with the status of an error and the trailing metadata already set; does not return.
 
-    The error lets go of its stack: gRPC keeps what was raised meanwhile, in a circle, and with it a snapshot would stay
-    in memory that has long been unloaded.
+    The error loses its traceback: gRPC keeps the exception in a reference cycle, and the traceback would keep a
+    snapshot in memory that has long been unloaded.
     """
     status = rpc_status.to_status(status_of(error))
     error.__traceback__ = None

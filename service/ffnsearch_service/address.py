@@ -1,4 +1,4 @@
-"""Which addresses a server may listen on: this machine's own, unless more is asked for in so many words."""
+"""Which addresses may a server listen on? Only this machine's own, unless the settings explicitly ask for more."""
 
 import ipaddress
 import socket
@@ -16,10 +16,8 @@ def listening_address(
     encrypted, authenticated: whether calls go through TLS and take a token. Raises AddressError for a port in use, a
     host that is not this machine's, or one that others can reach without both, while `insecure_public` is not set.
     """
-    if not 0 <= port <= 65535:
-        raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
-    missing = [what for what, is_there in (("TLS", encrypted), ("tokens", authenticated)) if not is_there]
-    if missing and not (insecure_public or is_loopback(host)):
+    missing = missing_protection(host, encrypted=encrypted, authenticated=authenticated)
+    if missing and not insecure_public:
         raise AddressError(
             f"{host or 'every address'} can be reached from other machines, and the server has no "
             f"{' and no '.join(missing)}: set {' and '.join(_SETTING[what] for what in missing)}, listen on 127.0.0.1, "
@@ -28,6 +26,13 @@ def listening_address(
             host=host,
         )
     return require_free(host, port)
+
+
+def missing_protection(host: str, *, encrypted: bool, authenticated: bool) -> list[str]:
+    """What a server lacks, of "TLS" and "tokens", to listen on a host; nothing where only this machine can reach it."""
+    if is_loopback(host):
+        return []
+    return [what for what, is_there in (("TLS", encrypted), ("tokens", authenticated)) if not is_there]
 
 
 def is_loopback(host: str) -> bool:
@@ -52,14 +57,18 @@ def join(host: str, port: int) -> str:
 
 
 def require_free(host: str, port: int) -> str:
-    """The address `host:port`, bound once and let go: the operating system says why not, gRPC only that it failed.
+    """Return the address `host:port` once nothing else listens there. Raises AddressError.
 
-    Raises AddressError where nothing can listen there.
+    It is bound and released here: the operating system says why an address cannot be had, gRPC only that it failed.
     """
+    if not 0 <= port <= 65535:
+        raise AddressError(f"port {port} does not exist: choose one of 1 to 65535, or 0 for a free one", port=port)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # gRPC sets it too: a closing socket is no use
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # gRPC sets it too: a closing socket is no obstacle
             probe.bind(place)
             probe.listen(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Is a new call taken? Until the end begins; from then on each is told so, in words that a client acts on."""
+"""Is a new call taken? Until the server begins to end; then each is refused with an error that clients act on."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from grpc_health.v1 import health
 from ffnsearch_service.errors import ShuttingDownError
 
 TOLD_S = 0.1
-"""How long callers are told once no call runs: who never pauses calls again in that time, and hears it."""
+"""How long calls are still refused once none runs: a caller that never pauses calls again, and learns it."""
 
 LOOK_S = 0.01
-"""How often it is looked whether calls still run."""
+"""Pause between two checks whether calls still run."""
 
 _HEALTH = f"/{health.SERVICE_NAME}/"
 
@@ -19,15 +19,15 @@ _HEALTH = f"/{health.SERVICE_NAME}/"
 class Door:
     """Lets calls in until it is closed. Lives in one event loop.
 
-    gRPC ends calls that come while it closes with CANCELLED, which no client tries again elsewhere. Refused here they
-    are UNAVAILABLE, without the initial metadata after which gRPC does not try again either. Health is told to the end.
+    Calls that arrive while gRPC closes end with CANCELLED, which no client retries elsewhere. Refused here they are
+    UNAVAILABLE and have no initial metadata, after which gRPC would not retry either. Health is answered to the end.
     """
 
     def __init__(self) -> None:
         self._is_open = True
 
     async def close(self, runs: Callable[[], int], grace_s: float) -> None:
-        """Take no more calls; returns once none of those that were taken runs, or the grace is over, and callers know.
+        """Refuse new calls; return `TOLD_S` after the last of those that were taken has ended, or the grace is over.
 
         runs: how many calls run now.
         """
@@ -42,4 +42,4 @@ class Door:
         """Why a call of a method, `/package.Service/Method`, is not taken; None where it is."""
         if self._is_open or method.startswith(_HEALTH):
             return None
-        return ShuttingDownError("the server is shutting down: call another one, or try again later")
+        return ShuttingDownError()

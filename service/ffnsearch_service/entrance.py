@@ -1,4 +1,4 @@
-"""What does a call pass on its way to its handler? The door, its record, its token: in one step, without waiting.
+"""What does a call pass on its way to its handler? The door, its record and the check of its token, without a pause.
 
 gRPC's interceptors are coroutines around every call, and wrap its handler anew each time. Here gRPC asks for a method's
 handler, which was wrapped when it was first asked for.
@@ -36,7 +36,7 @@ class Entrance(grpc.GenericRpcHandler):
         self._services.extend(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Do nothing: the same methods come as generic handlers. gRPC would wait for the calls of each one apart."""
+        """Do nothing: the same methods come as generic handlers. gRPC would wait for calls of each method apart."""
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call, or one that refuses it before its request is read; None for an unknown method."""

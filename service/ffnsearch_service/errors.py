@@ -3,8 +3,8 @@
 FfnSearchError
 ├── RequestError         a request with a field that cannot be honoured
 ├── OverloadedError      more at a time than the server takes
-├── UnreadError          a call of somebody who does not read what was answered
-├── ShuttingDownError    a call that comes when the server is about to end
+├── UnreadError          a call of a client that does not read its responses
+├── ShuttingDownError    something was asked of a server that is about to end
 ├── AdminError           what an administrator asked for cannot be done now
 │   ├── AbsentError               there is nothing of that name
 │   ├── PresentError              there is something of that name already
@@ -18,8 +18,8 @@ FfnSearchError
 ├── ScopeError           a call that its token does not allow
 └── ServiceError         a call that failed, as a client sees it
     ├── InvalidRequestError       INVALID_ARGUMENT
-    ├── UnauthenticatedError      UNAUTHENTICATED: who calls is not known
-    ├── PermissionDeniedError     PERMISSION_DENIED: who calls is known, and may not
+    ├── UnauthenticatedError      UNAUTHENTICATED: the caller is not known
+    ├── PermissionDeniedError     PERMISSION_DENIED: the caller is known, and may not
     ├── NotFoundError             NOT_FOUND
     ├── AlreadyExistsError        ALREADY_EXISTS
     ├── FailedPreconditionError   FAILED_PRECONDITION: not in the state that things are in
@@ -54,15 +54,18 @@ class OverloadedError(FfnSearchError):
 
 
 class UnreadError(FfnSearchError):
-    """A call that comes while too much of what was answered before is not read."""
+    """A call that comes while too many bytes of earlier responses are unread."""
 
     default_reason = "RESPONSES_UNREAD"
 
 
 class ShuttingDownError(FfnSearchError):
-    """A call that comes when the server is about to end: another server may take it."""
+    """Something was asked of a server that is about to end: another server may do it."""
 
     default_reason = "SHUTTING_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: call another one, or try again later")
 
 
 class AdminError(FfnSearchError):
@@ -119,7 +122,7 @@ class CredentialsError(FfnSearchError):
 
 
 class AuthenticationError(FfnSearchError):
-    """A call without a token, or whose token is unknown, expired or revoked: which of these is not told."""
+    """A call without a token, or whose token is unknown, expired or revoked; the error does not say which."""
 
     default_reason = "TOKEN_INVALID"
 
@@ -160,11 +163,11 @@ class InvalidRequestError(ServiceError):
 
 
 class UnauthenticatedError(ServiceError):
-    """The server does not know who calls: there is no token, or not one that it accepts."""
+    """The server does not know the caller: there is no token, or none that it accepts."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The server knows who calls, and the token's scopes do not cover this call."""
+    """The server knows the caller, and the token's scopes do not cover this call."""
 
 
 class NotFoundError(ServiceError):

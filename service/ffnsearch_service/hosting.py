@@ -5,23 +5,16 @@ health first, then no new calls, those in flight, the builds, the engine, and th
 """
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ffnsearch_indexer.errors import SnapshotError
 from ffnsearch_indexer.files import disk_errors
-from ffnsearch_service.address import listening_address
 from ffnsearch_service.admin.administration import Administration, opener_of_built
-from ffnsearch_service.admin.confined import Folders
-from ffnsearch_service.admin.servicer import ADMIN_SERVICE, OPERATIONS_SERVICE
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.builds.builds import Builds
@@ -29,46 +22,31 @@ from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.state import STATE_FILE, Configured
 from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import ServerConfig
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.engine_watch import watch_engine
+from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTION_SERVICE
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import logging_to
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import TlsFiles
-from ffnsearch_service.server import Server, serve
-from ffnsearch_service.servicer import SERVICE
+from ffnsearch_service.server import Server, address_of, serve
+from ffnsearch_service.tuning import share_heaps, stay_quick
 from ffnsearch_service.version import software_version
 
 BUILDS_FOLDER = "builds"
 """Where the builds' records are in the state folder."""
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter from the event loop: Python's own 5 ms would be the wire's latency."""
-
-ARENAS_MAX, _M_ARENA_MAX = 2, -8
-"""Heaps that all threads share, and what glibc's mallopt calls their number."""
-
 _log = logging.getLogger(__name__)
 
 
-def share_heaps() -> None:
-    """Let the threads of this process share few heaps, where its C library is glibc: others have no such thing.
+class _Parts(NamedTuple):
+    """What is behind the socket of a server. administration: None where the settings allow none."""
 
-    With one for each thread what some have let go is lost to the others: memory grew by 37 MB in 40,000 calls.
-    """
-    with contextlib.suppress(AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
-
-
-def stay_quick() -> None:
-    """Let no call wait for what threads or the collector do: for a process that has opened what it serves.
-
-    A collection of everything walks through a quarter of a million objects of libraries, 150 ms during which nothing
-    else runs. They stay anyway; so does nothing of a snapshot, which has no circles.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
+    engine: Engine
+    administration: Administration | None
+    operations: Operations
+    watch: CatalogWatch
 
 
 def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
@@ -79,17 +57,11 @@ def run(config: ServerConfig, on_ready: Callable[[str, Engine], None]) -> None:
     """
     share_heaps()
     protection = protection_of(config)
-    listening_address(  # before minutes of reading
-        config.host,
-        config.port,
-        insecure_public=config.insecure_public,
-        encrypted=protection.tls is not None,
-        authenticated=protection.guard is not None,
-    )
+    address_of(config, protection)  # before minutes of reading
     with logging_to(config.logging):
-        with _parts(config) as (engine, administration, operations, watch):
+        with _parts(config) as parts:
             stay_quick()
-            asyncio.run(_serve(config, engine, administration, operations, watch, protection, on_ready))
+            asyncio.run(_serve(config, parts, protection, on_ready))
         _log.info("closed: no snapshot is open any more")
 
 
@@ -102,49 +74,49 @@ def protection_of(config: ServerConfig) -> Protection:
 
 
 async def _serve(
-    config: ServerConfig,
-    engine: Engine,
-    administration: Administration | None,
-    operations: Operations,
-    watch: CatalogWatch,
-    protection: Protection,
-    on_ready: Callable[[str, Engine], None],
+    config: ServerConfig, parts: _Parts, protection: Protection, on_ready: Callable[[str, Engine], None]
 ) -> None:
-    with watch.following(asyncio.get_running_loop()):
-        server = Server(engine, config, operations, protection, administration)
-        await serve(server, config, lambda address: on_ready(address, engine))
+    with parts.watch.following(asyncio.get_running_loop()):
+        server = Server(parts.engine, config, parts.operations, protection, parts.administration)
+        await serve(server, config, lambda address: on_ready(address, parts.engine))
 
 
 @contextmanager
-def _parts(config: ServerConfig) -> Iterator[tuple[Engine, Administration | None, Operations, CatalogWatch]]:
+def _parts(config: ServerConfig) -> Iterator[_Parts]:
     """Everything behind the socket, in the order in which it depends on each other."""
-    with ExitStack() as parts:
+    with ExitStack() as closing:
         others = (ADMIN_SERVICE, OPERATIONS_SERVICE) if config.admin.enabled else ()
-        operations = parts.enter_context(Operations(config, Health(SERVICE, others), software_version()))
+        operations = closing.enter_context(Operations(config, Health(PREDICTION_SERVICE, others), software_version()))
         if operations.address:
             _log.info("measurements and probes: http://%s/metrics, /livez, /readyz", operations.address)
-        closing = parts.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
-        watch = CatalogWatch(operations.catalog)
+        closer = closing.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ffnsearch-close"))
+        watch = CatalogWatch(operations.see)
+
+        def open_snapshot(name: str, path: Path) -> OpenSnapshot:
+            return _open(config, name, path, on_move=lambda: watch.changed(catalog), checkpoint=catalog.checkpoint)
+
         catalog = Catalog(
-            partial(_open, config, watch),
+            open_snapshot,
             state_file=config.state_folder and config.state_folder / STATE_FILE,
             limits=config.limits,
-            run_close=closing.submit,
+            run_close=closer.submit,
             on_change=watch.changed,
         )
-        watch.catalog = catalog
-        parts.callback(catalog.close)
+        closing.callback(catalog.close)
         _restore(catalog, config)
-        engine = parts.enter_context(Engine(catalog.lease, config.limits))
+        engine = closing.enter_context(Engine(catalog.lease, config.limits))
         watch_engine(engine, operations.metrics)
-        administration = _administration(config, catalog, parts) if config.admin.enabled else None
-        yield engine, administration, operations, watch
+        administration = _administration(config, catalog, closing) if config.admin.enabled else None
+        yield _Parts(engine, administration, operations, watch)
 
 
-def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> OpenSnapshot:
+def _open(
+    config: ServerConfig, name: str, path: Path, *, on_move: Callable[[], None], checkpoint: Callable[[], None]
+) -> OpenSnapshot:
     """Open a snapshot, and load the compiled code that it takes: no caller waits for that.
 
-    Its reading, which is what takes long, ends with the catalog's loads.
+    on_move: called when its search has gone from a GPU to the CPU. checkpoint: asked again and again while it is read,
+    which is what takes long; raises what is to end that.
     """
     snapshot = OpenSnapshot.open(
         path,
@@ -153,8 +125,8 @@ def _open(config: ServerConfig, watch: CatalogWatch, name: str, path: Path) -> O
         device=config.device,
         check=config.verify,
         limits=config.limits,
-        on_move=watch.changed,
-        progress=lambda *_: watch.catalog.checkpoint(),
+        on_move=on_move,
+        progress=lambda *_: checkpoint(),
     )
     snapshot.warm_up()
     return snapshot
@@ -175,7 +147,7 @@ def _restore(catalog: Catalog[OpenSnapshot], config: ServerConfig) -> None:
         _log.error("the snapshot %s, which was loaded before, cannot be opened: load it again", failed.name)
 
 
-def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts: ExitStack) -> Administration:
+def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], closing: ExitStack) -> Administration:
     settings = config.admin
     folders = Folders(settings.snapshots_folder, settings.corpora_folder, settings.models_folder)
     builds = None
@@ -188,5 +160,5 @@ def _administration(config: ServerConfig, catalog: Catalog[OpenSnapshot], parts:
             open_built=opener_of_built(catalog, folders),
         )
         builds.start()
-        parts.callback(builds.close)
+        closing.callback(builds.close)
     return Administration(catalog, folders, builds, config.limits)

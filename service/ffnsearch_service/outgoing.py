@@ -1,7 +1,7 @@
-"""How much has been answered and not been read, and by whom? (a call -> refused, while its caller reads nothing).
+"""How much of the responses is unread, and by whom? (a caller that reads nothing -> refused).
 
 A response stays in memory until its caller's flow control lets it go, long after its handler has returned. A caller
-who answers pings and never reads would fill the memory with what the engine found for it.
+that answers pings and never reads would fill the memory with what the engine found for it.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import UnreadError
 
 SHARES = 4
-"""A connection may leave so small a part of it all unread: one alone takes no room from the others."""
+"""One connection may leave one part in so many unread, so that it takes no room from the others."""
 
 
 class Outgoing:

@@ -21,10 +21,11 @@ from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.errors import AddressError
+from ffnsearch_service.names import PREDICTION_SERVICE
 from ffnsearch_service.operations.ending import notify, until_signal
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
 from ffnsearch_service.security.protection import Protection
-from ffnsearch_service.servicer import SERVICE, PredictionServicer
+from ffnsearch_service.servicer import PredictionServicer
 
 _log = logging.getLogger(__name__)
 
@@ -57,27 +58,20 @@ class Server:
 
     async def start(self) -> str:
         """Listen, and return the address `host:port`. Raises AddressError."""
-        config, protection = self._config, self._protection
         self._add_services()
-        address = listening_address(
-            config.host,
-            config.port,
-            insecure_public=config.insecure_public,
-            encrypted=protection.tls is not None,
-            authenticated=protection.guard is not None,
-        )
+        address = address_of(self._config, self._protection)
         try:
-            port = protection.add_port(self._server, address)
+            port = self._protection.add_port(self._server, address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}", reason="ADDRESS_UNAVAILABLE") from None
         await self._server.start()
         self._operations.health.ready()
-        return join(config.host, port)
+        return join(self._config.host, port)
 
     async def stop(self) -> None:
-        """Say NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
+        """Report NOT_SERVING, refuse new calls, let the running ones finish for `grace_s`, then stop them.
 
-        Builds stop at the begin, and who waits for one is answered; loads have the same grace as calls.
+        Builds stop at the start, and callers that wait for one get an answer; loads have the same grace as calls.
         """
         await self._operations.health.drain()
         loop = asyncio.get_running_loop()
@@ -95,7 +89,7 @@ class Server:
         return self._engine.batcher.calls + (self._admin.loads if self._admin else 0)
 
     def _add_services(self) -> None:
-        names = [SERVICE, health.SERVICE_NAME]
+        names = [PREDICTION_SERVICE, health.SERVICE_NAME]
         entrance: Any = self._entrance  # which is the server, to generated code
         self._servicer.add_to(entrance)
         health_pb2_grpc.add_HealthServicer_to_server(self._operations.health, entrance)
@@ -107,6 +101,17 @@ class Server:
         self._server.add_generic_rpc_handlers((entrance,))
 
 
+def address_of(config: ServerConfig, protection: Protection) -> str:
+    """The address on which a server is to listen. Raises AddressError where it may not or cannot."""
+    return listening_address(
+        config.host,
+        config.port,
+        insecure_public=config.insecure_public,
+        encrypted=protection.tls is not None,
+        authenticated=protection.guard is not None,
+    )
+
+
 async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once calls are taken. Raises AddressError."""
     ended = asyncio.ensure_future(until_signal())
@@ -114,7 +119,7 @@ async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], 
         on_ready(await server.start())
         notify("READY=1")
         await ended
-        _log.info("draining: nothing is healthy any more, no call is taken, those that run have %g s", config.grace_s)
+        _log.info("draining: nothing is healthy any more, no call is taken, running calls have %g s", config.grace_s)
         notify("STOPPING=1")
     finally:
         await server.stop()

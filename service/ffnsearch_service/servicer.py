@@ -1,7 +1,8 @@
 """How does a call get from the wire to the engine? As bytes, with its deadline; and its error back as a status."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -10,13 +11,11 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.errors import DEVICE_FAILED, DeviceError
 from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.engine import METHODS, Engine
-from ffnsearch_service.names import NAME
-from ffnsearch_service.operations.callers import current_call
+from ffnsearch_service.names import NAME, PREDICTION_SERVICE
+from ffnsearch_service.operations.record import current_call
 from ffnsearch_service.outgoing import Outgoing
 
 _log = logging.getLogger(__name__)
-
-SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
 
 class PredictionServicer:
@@ -36,20 +35,24 @@ class PredictionServicer:
 
     def add_to(self, server: Any) -> None:
         """Register the calls with a grpc.aio server that has not started."""
-        handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(self._handler(name)) for name in METHODS}
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(self._answering(partial(self._engine.answer, name)))
+            for name in METHODS
+        }
         handlers["GetInfo"] = grpc.unary_unary_rpc_method_handler(
-            self._get_info, request_deserializer=pb.GetInfoRequest.FromString
+            self._answering(self._get_info), request_deserializer=pb.GetInfoRequest.FromString
         )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION_SERVICE, handlers),))
 
-    def _handler(self, method: str) -> Any:
-        answer, outgoing = self._engine.answer, self.outgoing
+    def _answering(self, answer: Callable[[Any, Call], Awaitable[bytes]]) -> Any:
+        """What gRPC calls for a request: `answer`, unless too much is unread, and what is known of the call noted."""
+        outgoing = self.outgoing
 
-        async def handle(data: bytes, context: Any) -> Any:
+        async def handle(request: Any, context: Any) -> bytes:
             call, peer = Call(context.time_remaining()), context.peer()
             try:
                 outgoing.check(peer)
-                response = await answer(method, data, call)
+                response = await answer(request, call)
                 context.add_done_callback(outgoing.hold(peer, response))
                 return response
             except Exception as error:
@@ -60,17 +63,14 @@ class PredictionServicer:
 
         return handle
 
+    async def _get_info(self, request: pb.GetInfoRequest, call: Call) -> bytes:
+        call.snapshot = request.snapshot
+        return self._engine.get_info(request).SerializeToString()
+
     def _notice(self, error: Exception) -> None:
         if isinstance(error, DeviceError) and error.reason == DEVICE_FAILED:
             _log.error("no prediction is answered any more: %s", error.message)
             self._on_device_lost()
-
-    async def _get_info(self, request: pb.GetInfoRequest, context: Any) -> Any:
-        peer = context.peer()
-        self.outgoing.check(peer)
-        response = self._engine.get_info(request).SerializeToString()
-        context.add_done_callback(self.outgoing.hold(peer, response))
-        return response
 
 
 def _note(call: Call) -> None:

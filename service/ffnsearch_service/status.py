@@ -2,16 +2,16 @@
 
 The codes follow AIP-193. What a caller can mend is INVALID_ARGUMENT, except a profile name that the snapshot does
 not have: the name is well formed and another snapshot may have it, so that is NOT_FOUND. A class that is not in the
-table is INTERNAL with an opaque id, whatever its message, which may name a path: the log tells the failure under that
+table is INTERNAL with an opaque id, whatever its message, which may name a path: the log has the failure under that
 id, at level `debug` with message and stack trace; the reply has neither.
 """
 
 import logging
 import math
 import secrets
-from typing import Any
+from collections.abc import Mapping
+from datetime import timedelta
 
-from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
@@ -63,7 +63,6 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
     (LostUpdateError, code_pb2.ABORTED),
     (ExhaustedError, code_pb2.RESOURCE_EXHAUSTED),
     (ShuttingDownError, code_pb2.UNAVAILABLE),
-    (DeviceError, code_pb2.UNAVAILABLE),
     (CancelledError, code_pb2.CANCELLED),
     (AuthenticationError, code_pb2.UNAUTHENTICATED),
     (ScopeError, code_pb2.PERMISSION_DENIED),
@@ -72,15 +71,15 @@ _CODE_OF_CLASS: tuple[tuple[type[FfnSearchError], int], ...] = (
 _log = logging.getLogger(__name__)
 
 
-def prompt_error(error: Exception) -> pb.PromptError:
-    """Turn an error into the message of a prompt that fails alone; logs what is no fault of the caller's."""
-    code = _code(error)
+def error_message(error: Exception) -> pb.PromptError:
+    """What a caller is told of an error, of a prompt, a call or a build; logs what is not the caller's fault."""
     if isinstance(error, DeviceError):
         _log.error("a GPU failed (%s)", error.reason, exc_info=error)  # what its libraries say has paths of theirs
         is_full = error.reason == DEVICE_MEMORY
         message = "the server's GPU had too little memory for this call" if is_full else "the server's GPU failed"
         reason = DEVICE_MEMORY if is_full else DEVICE_FAILED
         return pb.PromptError(code=code_pb2.UNAVAILABLE, reason=reason, message=f"{message}: ask again later")
+    code = _code(error)
     if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
         error_id = secrets.token_hex(8)
         _log.error("internal error %s", error_id, exc_info=error)
@@ -103,17 +102,22 @@ def status_of(error: Exception) -> status_pb2.Status:
 
     It carries ErrorInfo; where a field is at fault, BadRequest; and where there was no room, RetryInfo.
     """
-    shown = prompt_error(error)
-    info = error_details_pb2.ErrorInfo(reason=shown.reason, domain=DOMAIN, metadata=shown.metadata)
-    details: list[Any] = [info]
+    shown = error_message(error)
+    status = status_with(shown.code, shown.reason, shown.message, shown.metadata)
     if shown.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=shown.field, description=shown.message)
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, OverloadedError):
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(math.ceil(1000 * error.retry_after_s))
-        details.append(retry)
-    return status_pb2.Status(code=shown.code, message=shown.message, details=[_pack(detail) for detail in details])
+        delay = timedelta(milliseconds=math.ceil(1000 * error.retry_after_s))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def status_with(code: int, reason: str, message: str, metadata: Mapping[str, str]) -> status_pb2.Status:
+    """A status with an ErrorInfo."""
+    status = status_pb2.Status(code=code, message=message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    return status
 
 
 def _code(error: Exception) -> int:
@@ -121,12 +125,6 @@ def _code(error: Exception) -> int:
     if code == code_pb2.INTERNAL or not isinstance(error, FfnSearchError):
         return code
     return _CODE_OF_REASON.get(error.reason, code)
-
-
-def _pack(message: Any) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
 
 
 def _shorten(text: str) -> str:

@@ -12,13 +12,13 @@ from looping import WAIT_S, loop_thread, run_in
 
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_service.admin.administration import Administration, opener_of_built
-from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.admin.servicer import AdminServices
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.catalog import Catalog
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
 from ffnsearch_service.operations.calls import CallWatch
@@ -61,8 +61,7 @@ class Site:
         return self.root / "state"
 
     def fake_command(self, spec, folders, *, resume):
-        """The command of a fake build, once the real one has been found to be allowed."""
-        build_command(spec, folders, resume=resume)
+        """The command of a fake build."""
         out = folders.snapshot(spec.name, field="name")
         return [sys.executable, "-S", "-c", FAKE_BUILD, str(out), str(self.root)]
 
@@ -121,7 +120,7 @@ def serving_administration(administration, protection, limits=None):
     """Serve on a free loopback port, with health, from a thread of its own; yields the address."""
 
     async def start():
-        watch = CallWatch(lambda record: None, lambda record, is_unary: None)
+        watch = CallWatch(lambda: None, lambda record, is_unary: None)
         entrance = Entrance(Door(), watch, protection.guard)
         services, servicer = AdminServices(administration, limits or Limits()), health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, entrance)

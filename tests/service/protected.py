@@ -13,8 +13,8 @@ from looping import loop_thread, run_in
 
 from ffnsearch_service.door import Door
 from ffnsearch_service.entrance import Entrance
-from ffnsearch_service.operations.callers import current_call
 from ffnsearch_service.operations.calls import CallWatch
+from ffnsearch_service.operations.record import current_call
 from ffnsearch_service.security.protection import Protection
 
 SERVICE = "ffnsearch.v1.PredictionService"
@@ -112,7 +112,7 @@ def protected(protection: Protection, methods: Methods | None = None) -> Iterato
     methods = methods or Methods()
 
     async def start() -> tuple[grpc.aio.Server, int]:
-        watch = CallWatch(lambda record: None, lambda record, is_unary: None)
+        watch = CallWatch(lambda: None, lambda record, is_unary: None)
         entrance = Entrance(Door(), watch, protection.guard)
         for service in (SERVICE, ADMIN_SERVICE):
             entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods.handlers()),))

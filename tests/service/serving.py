@@ -18,12 +18,12 @@ from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import DEFAULT_ALIAS, ServerConfig
 from ffnsearch_service.engine_watch import watch_engine
+from ffnsearch_service.names import PREDICTION_SERVICE
 from ffnsearch_service.operations.health import Health
-from ffnsearch_service.operations.observer import SnapshotSeen
-from ffnsearch_service.operations.watch import Operations
+from ffnsearch_service.operations.operations import Operations
+from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.server import Server
-from ffnsearch_service.servicer import SERVICE
 
 
 def get(address: str, path: str) -> tuple[int, str]:
@@ -75,11 +75,11 @@ def opened(engine: Engine) -> OpenSnapshot:
 
 def operations_for(engine: Engine, config: ServerConfig) -> Operations:
     """What watches a server of the engine, whose snapshot is open under the name `tiny`."""
-    operations = Operations(config, Health(SERVICE), "0.0")
+    operations = Operations(config, Health(PREDICTION_SERVICE), "0.0")
     watch_engine(engine, operations.metrics)
     found = engine.get_info()
-    operations.catalog.opened(SnapshotSeen("tiny", found.snapshot.id, found.snapshot.substrings, found.backend))
-    operations.catalog.pointed(DEFAULT_ALIAS, "tiny")
+    seen = SnapshotSeen(found.snapshot.id, found.snapshot.substrings, found.backend)
+    operations.see(CatalogSeen({"tiny": seen}, {DEFAULT_ALIAS: "tiny"}))
     return operations
 
 

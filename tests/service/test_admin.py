@@ -17,6 +17,7 @@ from vitals import hurry
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
+from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX
 from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
 from ffnsearch_service.admin.administration import opener_of_built
 from ffnsearch_service.builds.record import BuildSpec
@@ -236,6 +237,7 @@ def test_what_a_build_must_not_be_is_refused(client):
         ("model", "../models/tiny"): ("INVALID_ARGUMENT", "PATH_NOT_ALLOWED"),
         ("split", "half"): ("INVALID_ARGUMENT", "UNKNOWN_SPLIT"),
         ("window_tokens", -1): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
+        ("window_tokens", WINDOW_TOKENS_MAX + 1): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
         ("calibration_prompts", 20_001): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
         ("evaluation_prompts", 20_001): ("INVALID_ARGUMENT", "BUILD_OPTION_OUT_OF_RANGE"),
         ("alias", "default"): ("INVALID_ARGUMENT", "ALIAS_WITHOUT_LOAD"),

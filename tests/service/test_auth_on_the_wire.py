@@ -17,8 +17,8 @@ from serving import serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
+from ffnsearch_service.client.credentials import token_metadata
 from ffnsearch_service.config import Limits
-from ffnsearch_service.security.calling import token_metadata
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.scopes import scope_of
 from ffnsearch_service.security.token_edits import add_token, revoke_token

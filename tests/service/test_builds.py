@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import threading
@@ -16,13 +15,21 @@ from vitals import is_running
 
 import stopping
 from ffnsearch_indexer.store.work import work_folder
-from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds
-from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, write_record
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, RequestError, StateError
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.errors import (
+    AbsentError,
+    ExhaustedError,
+    PresentError,
+    RequestError,
+    ShuttingDownError,
+    StateError,
+)
+from ffnsearch_service.pathless import without_paths
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def test_a_build_whose_process_is_killed_has_failed_and_the_same_request_tries_a
         os.killpg(builds._builds[build].process._process.pid, signal.SIGKILL)
         record = ended(builds, build)
         assert (record.state, record.error.reason) == ("FAILED", "BUILD_CRASHED")
-        assert "SIGKILL" in record.error.message
+        assert "SIGKILL: its log in the server's state folder says more" in record.error.message
         site.let_go()
         assert ended(builds, builds.create(spec()).record.id).state == "SUCCEEDED"
 
@@ -186,7 +193,7 @@ def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(sit
     def load(_):
         loads.set()
         assert ends.wait(WAIT_S)
-        raise StateError("the server is going away", reason="CATALOG_CLOSED")
+        raise ShuttingDownError
 
     site.let_go()
     with builds_of(site, open_built=load) as builds:
@@ -196,6 +203,12 @@ def test_a_build_whose_load_is_stopped_by_the_end_is_left_for_the_next_start(sit
         ends.set()
     (record,) = read_records(site.state / "operations")
     assert (record.id, record.state) == (id, "RUNNING")
+
+
+def test_no_build_is_queued_once_the_end_has_begun(site):
+    with builds_of(site) as builds:
+        builds.stop()
+        assert reason_of(ShuttingDownError, builds.create, spec()) == "SHUTTING_DOWN"
 
 
 def test_a_cancel_that_was_answered_is_known_after_a_crash(site):
@@ -264,7 +277,7 @@ def test_a_build_ends_with_a_service_that_is_killed_and_is_taken_up_once(site):
     assert starts(site) == 2
 
 
-def test_a_record_that_cannot_be_read_stops_no_other(site):
+def test_a_record_that_cannot_be_read_stops_no_other_and_its_path_is_not_logged(site, caplog):
     with builds_of(site) as builds:
         id = builds.create(spec()).record.id
         site.let_go()
@@ -272,8 +285,11 @@ def test_a_record_that_cannot_be_read_stops_no_other(site):
     (site.state / "operations" / "bad.json").write_text("{")
     for name, text in (("list", "[]"), ("text", '"abc"'), ("number", "1"), ("nothing", "null")):
         (site.state / "operations" / f"{name}.json").write_text(text)
+    (site.state / "operations" / "folder.json").mkdir()
     with builds_of(site) as builds:
         assert [view.record.id for view in builds.list()] == [id]
+    assert "folder.json cannot be read" in caplog.text
+    assert str(site.root) not in caplog.text
 
 
 def test_the_oldest_builds_are_forgotten(site):
@@ -333,6 +349,26 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
         (work / "shards").mkdir(parents=True)
         builds.delete(id)
         assert not work.exists()
+
+
+def test_nobody_waits_for_the_work_of_a_deleted_build_to_be_cleared_away(site, monkeypatch):
+    work, found = work_folder(site.folders.snapshots / "novel"), []
+
+    def clear(folder, **_):
+        found.append((builds._lock.locked(), work.exists(), builds.list() if not builds._lock.locked() else None))
+        raise KeyboardInterrupt  # as if the service were killed meanwhile
+
+    with builds_of(site) as builds:
+        id = cancelled(builds, builds.create(spec()).record.id)
+        (work / "shards").mkdir(parents=True)
+        with monkeypatch.context() as killed:
+            killed.setattr("ffnsearch_service.builds.builds.shutil.rmtree", clear)
+            with pytest.raises(KeyboardInterrupt):
+                builds.delete(id)
+        assert found == [(False, False, [])]
+        assert list(site.folders.snapshots.iterdir())
+    with builds_of(site):
+        wait_for(lambda: not list(site.folders.snapshots.iterdir()))
 
 
 def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
@@ -459,14 +495,8 @@ def test_a_line_without_paths_keeps_the_last_part(text, told):
     assert without_paths(text) == told
 
 
-def test_a_record_keeps_its_gate_and_one_of_an_earlier_release_has_none(tmp_path):
+def test_a_record_keeps_its_gate(tmp_path):
     gated = spec(evaluation_prompts=100, load=True, alias="next", fidelity_gate=FidelityGate("parity", 0.25))
     record = BuildRecord("1", gated, 5.0)
     write_record(tmp_path, record)
     assert read_records(tmp_path) == [record]
-    document = json.loads(record_file(tmp_path, "1").read_text())
-    for name in ("evaluation_prompts", "fidelity_gate"):
-        del document["spec"][name]
-    record_file(tmp_path, "1").write_text(json.dumps(document))
-    (read,) = read_records(tmp_path)
-    assert (read.spec.evaluation_prompts, read.spec.fidelity_gate) == (0, None)

@@ -26,6 +26,7 @@ from ffnsearch_service.errors import (
     LostUpdateError,
     PresentError,
     RequestError,
+    ShuttingDownError,
     StateError,
 )
 
@@ -201,7 +202,7 @@ def test_a_catalog_that_closes_during_a_load_leaks_nothing(opener):
     def load():
         try:
             catalog.load("next", Path("/s/slow"))
-        except AdminError as error:
+        except ShuttingDownError as error:
             errors.append(error.reason)
 
     thread = threading.Thread(target=load)
@@ -210,7 +211,7 @@ def test_a_catalog_that_closes_during_a_load_leaks_nothing(opener):
     catalog.close()
     opener.go_on.set()
     thread.join(20)
-    assert errors == ["CATALOG_CLOSED"]
+    assert errors == ["SHUTTING_DOWN"]
     assert [fake.closings for fake in opener.opened] == [1]
 
 

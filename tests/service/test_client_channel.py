@@ -8,8 +8,8 @@ from certificates import Authority, encrypted, write_key
 from scripted import Scripted, scripted_server
 
 from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.client.credentials import TOKEN_CHARACTERS_MAX
 from ffnsearch_service.errors import CredentialsError, UnavailableError
-from ffnsearch_service.security.calling import TOKEN_CHARACTERS_MAX
 
 AWAY = "search.example:443"
 

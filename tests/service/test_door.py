@@ -22,7 +22,7 @@ async def echo(data, context):
 async def asked(ask, *, is_closed):
     """What is found by asking a server, whose address is given, while its door is open or closed."""
     door = Door()
-    entrance = Entrance(door, CallWatch(lambda record: None, lambda record, is_unary: None))
+    entrance = Entrance(door, CallWatch(lambda: None, lambda record, is_unary: None))
     handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
     entrance.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", handlers),))
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), entrance)

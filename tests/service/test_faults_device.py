@@ -15,10 +15,8 @@ from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import BACKENDS, Backend
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import MetricsSettings, ServerConfig
-from ffnsearch_service.operations.observer import CatalogObserver
-from ffnsearch_service.servicer import SERVICE
+from ffnsearch_service.names import PREDICTION_SERVICE
 from tiny import model_on_cpu
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -74,12 +72,12 @@ def test_a_gpu_that_was_asked_for_fails_with_its_reason_and_health_says_when_it_
         assert answered.backend == "kernel"
         FaultyIndex.failure = FULL
         assert refusal(stub) == (grpc.StatusCode.UNAVAILABLE, "DEVICE_MEMORY")
-        assert [status(service) for service in ("", SERVICE, "snapshot/tiny")] == [SERVING] * 3
+        assert [status(service) for service in ("", PREDICTION_SERVICE, "snapshot/tiny")] == [SERVING] * 3
         FaultyIndex.failure = None
         assert stub.Predict(REQUEST).results == answered.results
         FaultyIndex.failure = GONE
         assert refusal(stub) == (grpc.StatusCode.UNAVAILABLE, "DEVICE_FAILED")
-        assert [status(service) for service in ("", SERVICE, "snapshot/tiny")] == [NOT_SERVING] * 3
+        assert [status(service) for service in ("", PREDICTION_SERVICE, "snapshot/tiny")] == [NOT_SERVING] * 3
         assert get(operations.address, "/readyz")[0] == 503
         assert get(operations.address, "/livez")[0] == 200
 
@@ -99,30 +97,4 @@ def test_the_cpu_takes_over_and_everybody_is_told_its_name(tiny_snapshot):
         with Engine.open(tiny_snapshot, backend="exact", device="cpu", check="sizes") as exact:
             assert exact.predict(REQUEST).results == answered.results
         health = health_pb2_grpc.HealthStub(channel)
-        assert health.Check(health_pb2.HealthCheckRequest(service=SERVICE)).status == SERVING
-
-
-def test_measurements_hear_of_the_new_backend():
-    heard = []
-
-    class Observer(CatalogObserver):
-        def opened(self, snapshot):
-            heard.append(snapshot.backend)
-
-    class Watched:
-        backend = "kernel"
-
-        def snapshots(self):
-            manifest = type("Manifest", (), {"snapshot_id": "id", "substrings": 1})
-            return [type("View", (), {"name": "a", "manifest": manifest, "backend": self.backend})]
-
-        def aliases(self):
-            return []
-
-    watch = CatalogWatch(Observer())
-    watch.catalog = Watched()
-    watch.changed()
-    watch.changed()
-    watch.catalog.backend = "tiles"
-    watch.changed()
-    assert heard == ["kernel", "tiles"]
+        assert health.Check(health_pb2.HealthCheckRequest(service=PREDICTION_SERVICE)).status == SERVING

@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ffnsearch_service.operations import health as module
 from ffnsearch_service.operations.health import Health
-from ffnsearch_service.operations.observer import SnapshotSeen
+from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
 
 UNKNOWN, SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
@@ -16,7 +16,11 @@ UNKNOWN, SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.NOT_SERVING,
 )
 PREDICTION, ADMIN = "a.Prediction", "a.Admin"
-A, B = (SnapshotSeen(name, "id", 1, "tiles") for name in "ab")
+
+
+def held(*names, **aliases):
+    """A catalog in which the snapshots of these names are open."""
+    return CatalogSeen({name: SnapshotSeen("id", 1, "tiles") for name in names}, aliases)
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def asked(service):
 
 
 def test_nothing_is_serving_before_it_is_ready(health):
-    health.opened(A)
+    health.see(held("a"))
     assert [health.status(service) for service in ("", PREDICTION, ADMIN, "snapshot/a")] == [NOT_SERVING] * 4
     assert not health.is_ready
     health.ready()
@@ -64,29 +68,28 @@ async def test_an_end_that_comes_while_a_watcher_is_being_told_is_told_next(heal
 def test_predictions_need_a_snapshot_and_the_rest_does_not(health):
     health.ready()
     assert (health.status(""), health.status(PREDICTION), health.status(ADMIN)) == (SERVING, NOT_SERVING, SERVING)
-    health.opened(A)
+    health.see(held("a"))
     assert health.status(PREDICTION) == SERVING
 
 
 def test_snapshots_and_aliases_have_a_health_of_their_own(health):
     health.ready()
-    health.opened(A)
-    health.pointed("default", "b")
+    health.see(held("a", default="b"))
     assert (health.status("snapshot/a"), health.status("snapshot/default")) == (SERVING, NOT_SERVING)
-    health.opened(B)
+    health.see(held("a", "b", default="b"))
     assert health.status("snapshot/default") == SERVING
-    health.closed("b")
+    health.see(held("a", default="b"))
     assert (health.status("snapshot/default"), health.status("snapshot/b")) == (NOT_SERVING, None)
-    health.pointed("default", None)
+    health.see(held("a"))
     assert [health.status(name) for name in ("snapshot/default", "a", "snapshot/", "elsewhere")] == [None] * 4
 
 
 async def test_the_end_is_the_end(health):
-    health.opened(A)
+    health.see(held("a"))
     health.ready()
     await health.drain()
     health.ready()
-    health.opened(B)
+    health.see(held("a", "b"))
     assert [health.status(service) for service in ("", PREDICTION, "snapshot/a", "snapshot/b")] == [NOT_SERVING] * 4
 
 
@@ -102,10 +105,16 @@ async def test_watch_tells_every_change_once_and_ends_with_the_server(health, st
     watch = stub.Watch(asked("snapshot/a"))
     messages = aiter(watch)
     told = [(await anext(messages)).status]
-    for change in (lambda: health.opened(A), health.ready, lambda: health.opened(B), lambda: health.closed("a")):
+    changes = (
+        lambda: health.see(held("a")),
+        health.ready,
+        lambda: health.see(held("a", "b")),
+        lambda: health.see(held("b")),
+    )
+    for change in changes:
         change()
         await asyncio.sleep(0.05)
-    health.opened(A)
+    health.see(held("a", "b"))
     told += [(await anext(messages)).status for _ in range(4)]
     await health.drain()
     told += [message.status async for message in messages]

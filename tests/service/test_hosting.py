@@ -8,7 +8,7 @@ from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import OutputError, SnapshotError
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
 from ffnsearch_service.config import AdminSettings, ServerConfig
-from ffnsearch_service.errors import StateError
+from ffnsearch_service.errors import ShuttingDownError, StateError
 from ffnsearch_service.hosting import _open, _parts
 from ffnsearch_service.settings.loading import load
 from ffnsearch_service.settings.sources import from_flags
@@ -30,8 +30,8 @@ def remember(config, **folders):
 
 def states(config):
     """Start what is behind the socket, and tell the state of each snapshot by its name."""
-    with _parts(config) as (_, administration, *_):
-        found = administration.list_snapshots(pb.ListSnapshotsRequest()).snapshots
+    with _parts(config) as parts:
+        found = parts.administration.list_snapshots(pb.ListSnapshotsRequest()).snapshots
         return {snapshot.name: pb.SnapshotState.Name(snapshot.state).rpartition("_")[2] for snapshot in found}
 
 
@@ -61,14 +61,14 @@ def test_a_state_folder_that_cannot_be_is_told_in_a_line(config, tmp_path):
 def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load(from_flags({}, ["admin.enabled=true", "admin.snapshots_folder=snapshots"])).config
-    with _parts(settings) as (_, administration, *_), pytest.raises(StateError) as caught:
-        administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
+    with _parts(settings) as parts, pytest.raises(StateError) as caught:
+        parts.administration.load_snapshot(pb.LoadSnapshotRequest(name="june", folder="june.partial"))
     assert caught.value.message.startswith("june.partial is no snapshot")
 
 
 def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot):
-    with _parts(config) as (_, administration, _, watch):
-        administration.stop_loads()
-        with pytest.raises(StateError) as caught:
-            _open(replace(config, verify="all"), watch, "novel", tiny_snapshot)
-    assert caught.value.reason == "CATALOG_CLOSED"
+    def checkpoint():
+        raise ShuttingDownError
+
+    with pytest.raises(ShuttingDownError):
+        _open(replace(config, verify="all"), "novel", tiny_snapshot, on_move=lambda: None, checkpoint=checkpoint)

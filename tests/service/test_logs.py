@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import threading
 
 import grpc
 import pytest
@@ -12,8 +11,8 @@ from serving import WAIT_S, serving
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.config import LoggingSettings
-from ffnsearch_service.operations.callers import CallRecord, carried, current_call, request_id_of
 from ffnsearch_service.operations.logs import log_call, logging_to
+from ffnsearch_service.operations.record import CallRecord, request_id_of
 
 METHOD = "ffnsearch.v1.PredictionService/Predict"
 
@@ -57,6 +56,16 @@ def test_a_call_leaves_one_line(engine, lines):
     }
 
 
+@pytest.mark.parametrize("method", ["Predict", "GetInfo"])
+def test_the_line_of_a_call_names_the_snapshot_that_was_asked(engine, lines, method):
+    asked = {"Predict": pb.PredictRequest, "GetInfo": pb.GetInfoRequest}[method](snapshot="plays")
+    with serving(engine) as address, grpc.insecure_channel(address) as channel:
+        call = getattr(pb_grpc.PredictionServiceStub(channel), method).future(asked, timeout=WAIT_S)
+        assert call.code() is grpc.StatusCode.NOT_FOUND
+    (line,) = [line for line in lines() if line["logger"] == "ffnsearch.call"]
+    assert (line["code"], line["snapshot"]) == ("NOT_FOUND", "plays")
+
+
 @pytest.mark.parametrize(("code", "told"), [("UNAUTHENTICATED", False), ("PERMISSION_DENIED", True), ("OK", True)])
 def test_guessing_tokens_fills_no_disk(code, told):
     record = CallRecord("id", METHOD, code=code)
@@ -94,20 +103,6 @@ def test_an_id_that_is_not_sane_is_replaced(given):
     made = request_id_of(given)
     assert made != given
     assert request_id_of(made) == made
-
-
-def test_the_current_call_survives_the_way_to_another_thread():
-    seen = []
-    token = current_call.set(CallRecord("the-request", METHOD))
-    try:
-        work = carried(lambda: seen.append(current_call.get().request_id))
-    finally:
-        current_call.reset(token)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(WAIT_S)
-    assert seen == ["the-request"]
-    assert current_call.get() is None
 
 
 def test_text_is_one_line_whatever_is_in_it():

@@ -1,6 +1,7 @@
 """Measurements are read over HTTP, and count what happens."""
 
 import socket
+import threading
 import time
 from contextlib import closing, suppress
 from http.client import RemoteDisconnected
@@ -15,10 +16,10 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.config import MetricsSettings, ServerConfig
 from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations import endpoint
-from ffnsearch_service.operations.callers import CallRecord
 from ffnsearch_service.operations.endpoint import REQUESTS_MAX, Endpoint, Page
 from ffnsearch_service.operations.metrics import STAGES, Metrics
-from ffnsearch_service.operations.observer import SnapshotSeen
+from ffnsearch_service.operations.record import CallRecord
+from ffnsearch_service.operations.seen import CatalogSeen, SnapshotSeen
 
 METHOD = "ffnsearch.v1.PredictionService/Predict"
 
@@ -110,9 +111,9 @@ def test_liveness_and_readiness(watched):
     operations, _ = watched
     assert get(operations.address, "/livez") == (200, "alive\n")
     assert get(operations.address, "/readyz?verbose") == (200, "ready\n")
-    operations.catalog.closed("tiny")
+    operations.see(CatalogSeen({}, {}))
     assert get(operations.address, "/readyz") == (503, "not ready\n")
-    operations.catalog.opened(SnapshotSeen("tiny", "id", 1, "tiles"))
+    operations.see(CatalogSeen({"tiny": SnapshotSeen("id", 1, "tiles")}, {}))
     assert get(operations.address, "/readyz")[0] == 200
     assert get(operations.address, "/elsewhere") == (404, "try /metrics, /livez, /readyz\n")
 
@@ -147,6 +148,19 @@ def test_connections_that_say_nothing_hold_up_nobody_for_long(watched):
             assert time.monotonic() < deadline
 
 
+def test_connections_for_which_there_was_no_thread_keep_no_place(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with closing(Endpoint("127.0.0.1", 0, {"/livez": lambda: Page(200, "text/plain", b"alive\n")})) as served:
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", refuse)
+            for _ in range(REQUESTS_MAX):
+                with pytest.raises(OSError):  # noqa: PT011 - closed or reset, whichever is seen first
+                    get(served.address, "/livez")
+        assert get(served.address, "/livez") == (200, "alive\n")
+
+
 def test_connections_that_say_something_for_ever_are_cut(watched, monkeypatch):
     monkeypatch.setattr(endpoint, "CONNECTION_S_MAX", 0.3)
     host, _, port = watched[0].address.rpartition(":")
@@ -172,10 +186,8 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
     metrics.batched(2, 64, 640)
     metrics.found(0, [0, 1, 10, 11])
     metrics.found(0, [10**9])
-    metrics.opened(SnapshotSeen("a", "1234", 500, "tiles"))
-    metrics.opened(SnapshotSeen("b", "5678", 600, "exact"))
-    metrics.pointed("default", "b")
-    metrics.pointed("old", "a")
+    one, two = SnapshotSeen("1234", 500, "tiles"), SnapshotSeen("5678", 600, "exact")
+    metrics.see(CatalogSeen({"a": one, "b": two}, {"default": "b", "old": "a"}))
     found = scrape(metrics)
     assert found["ffnsearch_queue_calls",] == 3
     assert found["ffnsearch_queue_prompts",] == 70
@@ -190,8 +202,7 @@ def test_the_engine_and_the_catalog_are_counted(metrics):
     assert found["ffnsearch_neighbors_sum", "0"] == 10**9 + 22
     assert found["ffnsearch_snapshot_substrings", "exact", "b", "5678"] == 600
     assert found["ffnsearch_build_info", "1.2.3"] == 1
-    metrics.closed("a")
-    metrics.pointed("old", None)
+    metrics.see(CatalogSeen({"b": two}, {"default": "b"}))
     assert ("ffnsearch_snapshot_substrings", "tiles", "a", "1234") not in scrape(metrics)
     assert ("ffnsearch_alias_info", "old", "a") not in scrape(metrics)
     assert scrape(metrics)["ffnsearch_snapshots_open",] == 1
@@ -213,5 +224,5 @@ def test_two_servers_count_apart(metrics):
 
 
 def test_measurements_are_for_this_machine_unless_asked_for(engine):
-    with pytest.raises(AddressError, match="other machines"):
+    with pytest.raises(AddressError, match=r"other machines, by anyone: set metrics\.host to 127\.0\.0\.1"):
         operations_for(engine, ServerConfig(metrics=MetricsSettings("0.0.0.0", 0)))

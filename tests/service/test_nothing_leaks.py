@@ -16,7 +16,7 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service import errors as service_errors
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.security.handlers import abort
-from ffnsearch_service.status import DOMAIN, prompt_error, status_of
+from ffnsearch_service.status import DOMAIN, error_message, status_of
 
 PATH = "/srv/secret/snapshot.ffn"
 OF_THE_CALLER = {
@@ -69,7 +69,7 @@ def test_every_class_of_the_tree_is_known_by_its_module():
 def test_a_gpu_that_failed_is_told_in_words_of_our_own(reason, caplog):
     error = made(indexer_errors.DeviceError, reason)
     with caplog.at_level(logging.ERROR):
-        status, shown = status_of(error), prompt_error(error)
+        status, shown = status_of(error), error_message(error)
     for message in (status, shown):
         text = str(message) + repr(message.SerializeToString())
         assert PATH not in text
@@ -84,7 +84,7 @@ def test_a_gpu_that_failed_is_told_in_words_of_our_own(reason, caplog):
 def test_what_is_not_the_callers_travels_as_an_id(kind, reason, caplog):
     error = made(kind, reason) if issubclass(kind, FfnSearchError) else kind(f"see {PATH}")
     with caplog.at_level(logging.ERROR):
-        status, shown = status_of(error), prompt_error(error)
+        status, shown = status_of(error), error_message(error)
     for message in (status, shown):
         text = str(message) + repr(message.SerializeToString())
         assert PATH not in text
@@ -100,8 +100,9 @@ def test_what_is_not_the_callers_travels_as_an_id(kind, reason, caplog):
 def test_what_the_caller_can_mend_is_told(name):
     kind = next(kind for kind in tree() if kind.__name__ == name)
     options = {"retry_after_s": 1.5} if kind is service_errors.OverloadedError else {"reason": "SOME_REASON"}
-    status = status_of(kind("mend it", **options))
-    assert status.message == "mend it"
+    error = kind() if kind is service_errors.ShuttingDownError else kind("mend it", **options)
+    status = status_of(error)
+    assert status.message == error.message
     assert status.code == grpc.StatusCode[OF_THE_CALLER[name]].value[0]
     assert DOMAIN in str(status)
 

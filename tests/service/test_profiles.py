@@ -17,12 +17,12 @@ from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.answering.explanation import expected_hellinger
-from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.client import Client
 from ffnsearch_service.client.profile_files import PROFILE_FILE_BYTES_MAX, load_profile
 from ffnsearch_service.client.results import plain
 from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import profile_message, read_profile
+from ffnsearch_service.protocols import PROTOCOLS
 
 TEXTS = ["the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window"]
 KINDS = pytest.mark.parametrize("profile", [SUM, PRODUCT], ids=["sum", "product"])

@@ -22,8 +22,9 @@ from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
 from ffnsearch_service.address import is_loopback, listening_address
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import AddressError
-from ffnsearch_service.hosting import ARENAS_MAX, run
-from ffnsearch_service.servicer import SERVICE
+from ffnsearch_service.hosting import run
+from ffnsearch_service.names import PREDICTION_SERVICE
+from ffnsearch_service.tuning import ARENAS_MAX
 
 REQUEST = pb.PredictRequest(prompts=[pb.Prompt(text="the people")])
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -37,7 +38,7 @@ def code_of(call):
 
 HEAPS = """
 import ctypes, sys, threading
-from ffnsearch_service.hosting import share_heaps
+from ffnsearch_service.tuning import share_heaps
 
 share_heaps()
 libc = ctypes.CDLL(None)
@@ -66,7 +67,7 @@ def test_threads_share_few_heaps(tmp_path):
     assert 1 <= (tmp_path / "heaps.xml").read_text().count("<heap nr=") <= ARENAS_MAX
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
+@pytest.mark.parametrize("service", ["", PREDICTION_SERVICE])
 def test_health_is_serving(channel, service):
     stub = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=service)
@@ -79,9 +80,11 @@ def test_health_is_serving(channel, service):
 def test_reflection_tells_services_and_the_contract(channel):
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     ask = reflection_pb2.ServerReflectionRequest
-    services, file = stub.ServerReflectionInfo(iter([ask(list_services=""), ask(file_containing_symbol=SERVICE)]))
+    services, file = stub.ServerReflectionInfo(
+        iter([ask(list_services=""), ask(file_containing_symbol=PREDICTION_SERVICE)])
+    )
     assert {service.name for service in services.list_services_response.service} == {
-        SERVICE,
+        PREDICTION_SERVICE,
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -164,7 +167,7 @@ def test_info_and_health_answer_while_the_engine_is_busy(slow, slow_engine):
 def test_the_end_says_so_first_and_lets_running_calls_finish(slow, slow_engine):
     with server_thread(slow_engine) as (address, begin_stop), grpc.insecure_channel(address) as channel:
         call = pb_grpc.PredictionServiceStub(channel).Predict.future(REQUEST)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=PREDICTION_SERVICE))
         assert next(watch).status == SERVING
         assert slow.running.wait(WAIT_S)
         begin_stop()

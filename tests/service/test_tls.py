@@ -14,9 +14,9 @@ from serving import serving
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch.v1 import ffnsearch_pb2_grpc as pb_grpc
+from ffnsearch_service.client.credentials import channel_credentials, token_metadata
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import CredentialsError
-from ffnsearch_service.security.calling import channel_credentials, token_metadata
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.tls import Identity, ServerTls, TlsFiles
 from ffnsearch_service.security.token_edits import add_token

@@ -100,7 +100,7 @@ def test_a_file_of_another_user_is_refused(file, monkeypatch):
 def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(CredentialsError, match="no ordinary file"):
+        with pytest.raises(CredentialsError, match="not an ordinary file"):
             load_tokens(path)
     with pytest.raises(CredentialsError, match="No such file"):
         load_tokens(tmp_path / "missing")
@@ -116,11 +116,11 @@ def test_a_file_too_large_is_refused(file):
     ("text", "says"),
     {
         "nothing": ("", "count"),
-        "no TOML": ("count = ", "no TOML"),
-        "no text": ("count = '\udcff'", "no TOML"),
+        "no TOML": ("count = ", "not TOML"),
+        "no text": ("count = '\udcff'", "not TOML"),
         "half": (WHOLE.split("sha256")[0], "sha256"),
         "half, between tokens": (WHOLE.replace("count = 1", "count = 2"), "count"),
-        "another key": ("colour = 1\n" + WHOLE, "other keys"),
+        "another key": ("colour = 1\n" + WHOLE, "keys other than"),
         "another key of a token": (WHOLE + "secret = 'ffn_x'\n", "keys"),
         "a secret as hash": (WHOLE.replace(HASH, "ffn_" + "x" * 43), "sha256"),
         "another scope": (WHOLE.replace("read", "root"), "scope"),

@@ -7,7 +7,7 @@ import pytest
 
 from ffnsearch_service.config import ServerConfig, TracingSettings
 from ffnsearch_service.errors import SettingsError
-from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.record import CallRecord
 from ffnsearch_service.operations.tracing import Tracer
 
 METHOD = "ffnsearch.v1.PredictionService/Predict"
@@ -25,10 +25,8 @@ def exporter():
 def spans_of(exporter, record):
     tracer = Tracer("1.0", exporter)
     tracer.ended(record)
-    tracer.flush()
-    spans = {span.name: span for span in exporter.get_finished_spans()}
     tracer.close()
-    return spans
+    return {span.name: span for span in exporter.get_finished_spans()}
 
 
 def timings():

@@ -13,7 +13,6 @@ from google.protobuf import empty_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import BackendError, SnapshotError
-from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.admin.messages import (
     OPERATIONS,
     alias_message,
@@ -29,7 +28,9 @@ from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildSpec
 from ffnsearch_service.catalog import Catalog, SnapshotView
 from ffnsearch_service.config import Limits
+from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, RequestError, StateError
+from ffnsearch_service.pathless import without_paths
 
 
 class Administration:
@@ -128,16 +129,16 @@ class Administration:
 
     def get_operation(self, request: operations_pb2.GetOperationRequest) -> operations_pb2.Operation:
         """One operation as it is now."""
-        return operation_message(self._required_builds().get(operation_id(request.name)))
+        return operation_message(self._builds_with(request.name).get(operation_id(request.name)))
 
     def cancel_operation(self, request: operations_pb2.CancelOperationRequest) -> empty_pb2.Empty:
         """Ask an operation to end."""
-        self._required_builds().cancel(operation_id(request.name))
+        self._builds_with(request.name).cancel(operation_id(request.name))
         return empty_pb2.Empty()
 
     def delete_operation(self, request: operations_pb2.DeleteOperationRequest) -> empty_pb2.Empty:
         """Forget an operation that has ended, and what it left undone."""
-        self._required_builds().delete(operation_id(request.name))
+        self._builds_with(request.name).delete(operation_id(request.name))
         return empty_pb2.Empty()
 
     def unfinished_operations(self) -> frozenset[str]:
@@ -153,10 +154,12 @@ class Administration:
         """Let the loads that run end soon, and none begin."""
         self._catalog.stop_loads()
 
-    def _required_builds(self) -> Builds:
+    def _builds_with(self, name: str) -> Builds:
         if self._builds is None:
             raise AbsentError(
-                "there is no such operation: this server builds nothing", reason="OPERATION_NOT_FOUND", field="name"
+                f"there is no operation {name[:80]!r}: this server builds nothing",
+                reason="OPERATION_NOT_FOUND",
+                field="name",
             )
         return self._builds
 
@@ -168,10 +171,9 @@ def opener_of_built(catalog: Catalog[Any], folders: Folders) -> Callable[[BuildS
         if not spec.load:
             return
         folder = folders.snapshot(spec.name, field="name")
-        if folder not in [
-            view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")
-        ]:
-            _load(catalog, spec.name, folder)  # it may be open already: a restart does the last step again
+        opened = [view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")]
+        if folder not in opened:  # a restart does the last step again
+            _load(catalog, spec.name, folder)
         if spec.alias:
             catalog.move_alias(spec.alias, spec.name, allow_missing=True, gate=spec.fidelity_gate)
 

@@ -3,20 +3,21 @@
 from datetime import UTC, datetime
 
 from google.longrunning import operations_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
+from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX
 from ffnsearch_indexer.store.snapshot import Manifest
-from ffnsearch_service.admin.confined import Folders, without_paths
-from ffnsearch_service.answering.fidelity import PROTOCOLS, fidelity_messages
+from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
-from ffnsearch_service.builds.record import BuildError, BuildRecord, BuildSpec
+from ffnsearch_service.builds.record import BuildRecord, BuildSpec
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
-from ffnsearch_service.errors import RequestError
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.errors import AbsentError, RequestError
 from ffnsearch_service.names import require_name
-from ffnsearch_service.status import DOMAIN
+from ffnsearch_service.pathless import without_paths
+from ffnsearch_service.protocols import PROTOCOLS
+from ffnsearch_service.status import status_with
 
 OPERATIONS = "operations"
 """The collection of all operations; the name of one is `operations/ID`."""
@@ -51,7 +52,7 @@ def snapshot_view_message(view: SnapshotView, folders: Folders) -> pb.Snapshot:
 
 
 def alias_message(view: AliasView) -> pb.Alias:
-    """Tell where an alias points."""
+    """Describe an alias."""
     return pb.Alias(name=view.name, snapshot_name=view.snapshot_name, etag=view.etag)
 
 
@@ -66,7 +67,9 @@ def gate_of(request: pb.MoveAliasRequest | pb.BuildSnapshotRequest) -> FidelityG
 def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
     """What a request wants to be built, defaults filled in. Raises RequestError, which names the field."""
     if request.split not in ("", "all", "train"):
-        raise RequestError("split: choose all or train", reason="UNKNOWN_SPLIT", field="split")
+        raise RequestError(
+            f"split: {request.split[:80]!r} is no split: choose all or train", reason="UNKNOWN_SPLIT", field="split"
+        )
     if request.alias and not request.load:
         raise RequestError(
             "alias: it can only point to a snapshot that is open: set load too",
@@ -83,7 +86,7 @@ def build_spec(request: pb.BuildSnapshotRequest) -> BuildSpec:
         name=require_name(request.name, "name"),
         corpus=request.corpus,
         model=request.model,
-        window_tokens=_in_range(request.window_tokens, "window_tokens", 4096) or WINDOW_TOKENS_DEFAULT,
+        window_tokens=_in_range(request.window_tokens, "window_tokens", WINDOW_TOKENS_MAX) or WINDOW_TOKENS_DEFAULT,
         split=split,
         calibration_prompts=_in_range(prompts, "calibration_prompts", PROMPTS_MAX),
         load=request.load,
@@ -130,19 +133,22 @@ def operation_message(view: BuildView) -> operations_pb2.Operation:
             )
         )
     elif record.error:
-        operation.error.CopyFrom(_error_message(record.error))
+        error = record.error
+        operation.error.CopyFrom(status_with(error.code, error.reason, error.message, error.metadata))
     return operation
 
 
 def operation_name(id: str) -> str:
-    """How the operation of a build is called."""
+    """The name of a build's operation."""
     return f"{OPERATIONS}/{id}"
 
 
 def operation_id(name: str) -> str:
-    """The build of an operation's name; "" for a name that no operation has."""
+    """The build of an operation's name. Raises AbsentError for a name that no operation has."""
     collection, _, id = name.partition("/")
-    return id if collection == OPERATIONS else ""
+    if collection != OPERATIONS:
+        raise AbsentError(f"there is no operation {name[:80]!r}: list them", reason="OPERATION_NOT_FOUND", field="name")
+    return id
 
 
 def _content_message(manifest: Manifest) -> pb.Snapshot:
@@ -160,9 +166,9 @@ def _metadata_message(view: BuildView) -> pb.BuildSnapshotMetadata:
     rate, seconds_left = progress.rate, progress.seconds_left
     return pb.BuildSnapshotMetadata(
         request=_request_message(record),
-        create_time=_timestamp(record.created_s),
-        start_time=_timestamp(record.started_s),
-        end_time=_timestamp(record.ended_s),
+        create_time=_time(record.created_s),
+        start_time=_time(record.started_s),
+        end_time=_time(record.ended_s),
         attempts=record.attempts,
         stage=progress.stage,
         fraction=progress.fraction,
@@ -178,19 +184,8 @@ def _request_message(record: BuildRecord) -> pb.BuildSnapshotRequest:
     return pb.BuildSnapshotRequest(**vars(record.spec) | {"fidelity_gate": gate and pb.FidelityGate(**vars(gate))})
 
 
-def _error_message(error: BuildError) -> status_pb2.Status:
-    status = status_pb2.Status(code=error.code, message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    status.details.add().Pack(info)
-    return status
-
-
-def _timestamp(seconds: float | None) -> Timestamp | None:
-    if seconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return stamp
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _in_range(value: int, field: str, most: int) -> int:

@@ -29,7 +29,7 @@ def _last_name(page_token: str) -> str:
         name = ""
     if not name:
         raise RequestError(
-            "page_token: it is none of this list: begin again without one",
+            "page_token: it does not belong to this list: begin again without one",
             reason="INVALID_PAGE_TOKEN",
             field="page_token",
         )

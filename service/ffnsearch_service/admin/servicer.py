@@ -5,28 +5,31 @@ keeps anybody waiting. A caller that goes away does not end what it began.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from google.longrunning import operations_pb2, operations_pb2_grpc
+import grpc
+from google.longrunning import operations_pb2
+from google.protobuf.message_factory import GetMessageClass
 
 from ffnsearch.v1 import admin_pb2 as pb
-from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_service.admin.administration import Administration
 from ffnsearch_service.admin.waiting import Waits
 from ffnsearch_service.config import Limits
+from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE
 
 Result = TypeVar("Result")
 
-ADMIN_SERVICE: str = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
-OPERATIONS_SERVICE: str = operations_pb2.Operation.DESCRIPTOR.file.services_by_name["Operations"].full_name
+Call = Callable[[Any, Any], Awaitable[Any]]
+"""Takes a request and its context; gives the response."""
+
 
 SHORT_CALLS_AT_A_TIME = 4
 LOADS_AT_A_TIME = 2
 """Each reads its files with several threads already; a third load waits for its turn."""
 WAIT_S_MAX = 3600.0
-"""Longest that WaitOperation waits; who wants more asks again."""
+"""Longest that WaitOperation waits; a caller that wants more asks again."""
 
 
 class AdminServices:
@@ -44,9 +47,33 @@ class AdminServices:
 
     def add_to(self, server: Any) -> tuple[str, str]:
         """Let a grpc.aio server answer both services, and return their names, for reflection and health."""
-        pb_grpc.add_AdminServiceServicer_to_server(_AdminServicer(self._admin, self._short, self._load), server)
-        operations = _OperationsServicer(self._admin, self._short, self._waits)
-        operations_pb2_grpc.add_OperationsServicer_to_server(operations, server)
+        admin, short = self._admin, self._short_call
+        _register(
+            server,
+            pb.DESCRIPTOR.services_by_name["AdminService"],
+            {
+                "ListSnapshots": short(admin.list_snapshots),
+                "GetSnapshot": short(admin.get_snapshot),
+                "LoadSnapshot": self._load,
+                "UnloadSnapshot": short(admin.unload_snapshot),
+                "ListAliases": short(admin.list_aliases),
+                "GetAlias": short(admin.get_alias),
+                "MoveAlias": short(admin.move_alias),
+                "DeleteAlias": short(admin.delete_alias),
+                "BuildSnapshot": short(admin.build_snapshot),
+            },
+        )
+        _register(
+            server,
+            operations_pb2.Operation.DESCRIPTOR.file.services_by_name["Operations"],
+            {
+                "ListOperations": short(admin.list_operations),
+                "GetOperation": short(admin.get_operation),
+                "CancelOperation": short(admin.cancel_operation),
+                "DeleteOperation": short(admin.delete_operation),
+                "WaitOperation": self._wait,
+            },
+        )
         return ADMIN_SERVICE, OPERATIONS_SERVICE
 
     @property
@@ -55,7 +82,7 @@ class AdminServices:
         return len(self._running)
 
     async def drain(self) -> None:
-        """Begin the end: who waits for an operation gets it as it is, and the builds are told to stop."""
+        """Begin the end: callers that wait for an operation get it as it is, and the builds stop."""
         self._waits.end()
         await _on(self._short, self._admin.stop_builds)
 
@@ -65,80 +92,42 @@ class AdminServices:
         for threads in (self._short, self._loads):
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
 
-    async def _load(self, request: pb.LoadSnapshotRequest) -> pb.LoadSnapshotResponse:
+    def _short_call(self, work: Callable[[Any], Any]) -> Call:
+        async def call(request: Any, context: Any) -> Any:
+            return await _on(self._short, work, request)
+
+        return call
+
+    async def _load(self, request: pb.LoadSnapshotRequest, context: Any) -> pb.LoadSnapshotResponse:
         load = asyncio.get_running_loop().run_in_executor(self._loads, self._admin.load_snapshot, request)
         self._running.add(load)
         load.add_done_callback(self._running.discard)
         return await asyncio.shield(load)
 
-
-class _AdminServicer(pb_grpc.AdminServiceServicer):
-    def __init__(self, administration: Administration, short: Executor, load: Callable[[Any], Awaitable[Any]]) -> None:
-        self._admin = administration
-        self._short = short
-        self._load = load
-
-    async def ListSnapshots(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.list_snapshots, request)
-
-    async def GetSnapshot(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.get_snapshot, request)
-
-    async def LoadSnapshot(self, request: Any, context: Any) -> Any:
-        return await self._load(request)
-
-    async def UnloadSnapshot(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.unload_snapshot, request)
-
-    async def ListAliases(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.list_aliases, request)
-
-    async def GetAlias(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.get_alias, request)
-
-    async def MoveAlias(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.move_alias, request)
-
-    async def DeleteAlias(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.delete_alias, request)
-
-    async def BuildSnapshot(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.build_snapshot, request)
-
-
-class _OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
-    def __init__(self, administration: Administration, short: Executor, waits: Waits) -> None:
-        self._admin = administration
-        self._short = short
-        self._waits = waits
-
-    async def ListOperations(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.list_operations, request)
-
-    async def GetOperation(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.get_operation, request)
-
-    async def CancelOperation(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.cancel_operation, request)
-
-    async def DeleteOperation(self, request: Any, context: Any) -> Any:
-        return await _on(self._short, self._admin.delete_operation, request)
-
-    async def WaitOperation(self, request: operations_pb2.WaitOperationRequest, context: Any) -> Any:
+    async def _wait(self, request: operations_pb2.WaitOperationRequest, context: Any) -> operations_pb2.Operation:
         """Answer when the operation has ended, or with how far it is when the timeout has passed or the end begins."""
-        timeout_s = _seconds(request.timeout) if request.HasField("timeout") else WAIT_S_MAX
+        timeout_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else WAIT_S_MAX
         asked = operations_pb2.GetOperationRequest(name=request.name)
-        operation = await self.GetOperation(asked, context)
+        operation = await _on(self._short, self._admin.get_operation, asked)
         if operation.done or timeout_s <= 0:
             return operation
         await self._waits.until_ended(request.name, min(timeout_s, WAIT_S_MAX))
-        return await self.GetOperation(asked, context)
+        return await _on(self._short, self._admin.get_operation, asked)
+
+
+def _register(server: Any, service: Any, calls: Mapping[str, Call]) -> None:
+    """Let a server answer every method of a service, a descriptor, with the call of its name."""
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(
+            calls[method.name],
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+        for method in service.methods
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
 async def _on(threads: Executor, work: Callable[..., Result], *arguments: Any) -> Result:
     """What work on other threads gives; it is done even if nobody waits for it any more."""
     return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, work, *arguments))
-
-
-def _seconds(duration: Any) -> float:
-    return float(duration.seconds + duration.nanos / 1e9)

@@ -1,4 +1,4 @@
-"""Who waits for the end of an operation? Callers that share one look at all of them, so many and no more."""
+"""Who waits for the end of an operation? A limited number of callers, which share one look at all operations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from ffnsearch_service.errors import ExhaustedError
 
 LOOK_S = 0.05
-"""How often it is looked which operations have ended, while anybody waits."""
+"""Pause between two looks at the operations while anybody waits."""
 
 
 class Waits:
-    """Those who wait for operations. Lives in one event loop.
+    """The callers that wait for operations. Lives in one event loop.
 
-    unfinished: looks which operations have not ended, by name. waits_max: how many may wait at a time.
+    unfinished: gives the names of the operations that have not ended. waits_max: how many may wait at a time.
     """
 
     def __init__(self, unfinished: Callable[[], Awaitable[Collection[str]]], waits_max: int) -> None:
@@ -56,7 +56,7 @@ class Waits:
         try:
             while self._waiting:
                 await asyncio.sleep(LOOK_S)
-                waiting = dict(self._waiting)  # of an operation that begins during the look it says nothing
+                waiting = dict(self._waiting)  # the look says nothing of an operation that begins meanwhile
                 unfinished = await self._unfinished()
                 _wake(ended for ended, name in waiting.items() if name not in unfinished)
         finally:

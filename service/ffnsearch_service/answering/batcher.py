@@ -232,7 +232,7 @@ class Batcher:
         """Take in no more work, and end all that waits; the running batch may go on. May be called twice."""
         with self._lock:
             self._is_closed = True
-            ended = [_settle(work, _shutting_down()) for work in self._queue]
+            ended = [_settle(work, ShuttingDownError()) for work in self._queue]
             self._queue.clear()
             self._backlog = Backlog(self._limits.piece_prompts_max)
             self._changed.notify_all()
@@ -309,7 +309,7 @@ class Batcher:
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise _shutting_down()
+            raise ShuttingDownError()
 
     def _require_time(self, work: Work) -> None:
         """Refuse work that is not expected to be answered in time. An idle engine takes any work."""
@@ -362,7 +362,3 @@ def _tell(ended: Sequence[Callable[[], None] | None]) -> None:
     for on_end in ended:
         if on_end is not None:
             on_end()
-
-
-def _shutting_down() -> ShuttingDownError:
-    return ShuttingDownError("the server is shutting down: call another one, or try again later")

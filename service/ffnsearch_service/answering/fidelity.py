@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
-
-PROTOCOLS = {"parity": "all", "leave_one_out": "train", "held_out": "train"}
-"""For each protocol, the split of the corpus that a snapshot must have indexed."""
+from ffnsearch_service.protocols import PROTOCOLS
 
 
 def fidelity_messages(fidelity: Mapping[str, Any] | None) -> list[pb.FidelitySummary]:

@@ -17,7 +17,7 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.answering.answers import Answers, Listed, Part
 from ffnsearch_service.answering.explanation import Contributions, contributions_of, expected_hellinger
 from ffnsearch_service.answering.requests import PredictJob
-from ffnsearch_service.status import prompt_error
+from ffnsearch_service.status import error_message
 
 
 class Writer(NamedTuple):
@@ -40,7 +40,7 @@ class Writer(NamedTuple):
             result = results.add()
             if isinstance(prompt, FfnSearchError):
                 result.status = pb.PROMPT_STATUS_INVALID
-                result.error.CopyFrom(prompt_error(prompt))
+                result.error.CopyFrom(error_message(prompt))
             else:
                 self._write(result, *next(rows), min(len(prompt), self.window_tokens))
 

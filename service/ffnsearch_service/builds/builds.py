@@ -12,24 +12,28 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ffnsearch_indexer.files import PARTIAL, beside
 from ffnsearch_indexer.store.work import work_folder
-from ffnsearch_service.admin.confined import Folders
-from ffnsearch_service.builds.command import build_command
+from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
 from ffnsearch_service.config import Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, StateError
+from ffnsearch_service.confined import Folders
+from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, ShuttingDownError, StateError
 
 _ID_TIME_DIGITS = 11
 """Hexadecimal digits with which an id begins: milliseconds since the epoch."""
+
+_DISCARDED = ".discarded"
+"""How the name of a folder ends that is to be deleted: work that nobody will continue."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class Builds:
     """Runs builds, `builds_max` at a time, the others in the order in which they came. Any thread may call it.
 
     folder: where records, logs and locks are. open_built: opens what was built, where that was asked for; its errors
-    become those of the build. command: which command builds a specification, told whether it resumes a finished one.
+    become those of the build. command: makes the command of a build, as `build_command` does.
     """
 
     def __init__(
@@ -83,8 +87,8 @@ class Builds:
         self._workers = ThreadPoolExecutor(builds_max, thread_name_prefix="ffnsearch-build")
         self._is_closing = False
 
-    def start(self) -> list[BuildView]:
-        """Read what is remembered, and go on with what had not ended; returns that. Call it once, before all else.
+    def start(self) -> None:
+        """Read what is remembered, and go on with what had not ended. Call it once, before all else.
 
         What was cancelled, and ended with the service rather than before it, ends here.
         """
@@ -95,20 +99,21 @@ class Builds:
                 if build.record.is_cancelled and not build.record.is_done:
                     self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
+        for discarded in self._discarded():
+            self._workers.submit(shutil.rmtree, discarded, ignore_errors=True)
         for build in unfinished:
             self._workers.submit(self._run, build)
-        return [build.view() for build in unfinished]
 
     def create(self, spec: BuildSpec) -> BuildView:
         """Queue a build; a build of the same that has not ended is returned instead.
 
         Raises RequestError, AbsentError and StateError for folders and names, PresentError where there is a snapshot or
-        another build of this name, ExhaustedError where too many wait.
+        another build of this name, ExhaustedError where too many wait, ShuttingDownError.
         """
-        self._command(spec, self._folders, resume=False)  # refuses what cannot be
-        out = self._folders.snapshot(spec.name, field="name")
+        out = paths_of(spec, self._folders).out
         with self._lock:
-            self._require_open()
+            if self._is_closing:
+                raise ShuttingDownError
             last = self._last_of(spec.name)
             if last and not last.record.is_done:
                 return self._joined(last, spec)
@@ -129,12 +134,12 @@ class Builds:
         return view
 
     def get(self, id: str) -> BuildView:
-        """Tell how a build is doing. Raises AbsentError."""
+        """Describe a build. Raises AbsentError."""
         with self._lock:
             return self._find(id).view()
 
     def list(self) -> list[BuildView]:
-        """Tell how all builds are doing, oldest first, which is by ascending id."""
+        """Describe all builds, oldest first, which is by ascending id."""
         with self._lock:
             return [build.view() for build in self._builds.values()]
 
@@ -152,7 +157,7 @@ class Builds:
                 build.process.stop()
 
     def delete(self, id: str) -> None:
-        """Forget a build that has ended, and the last one of its name with what it left undone.
+        """Forget a build that has ended, and delete what it left undone if it is the last one of its name.
 
         Raises AbsentError, StateError.
         """
@@ -161,9 +166,11 @@ class Builds:
             record = build.record
             if not record.is_done:
                 raise StateError("the build has not ended: cancel it first", reason="OPERATION_RUNNING")
-            if record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build:
-                shutil.rmtree(self._partial(record.spec), ignore_errors=True)
+            takes_work = record.state != "SUCCEEDED" and self._last_of(record.spec.name) is build
+            discarded = self._set_aside(record) if takes_work else None
             self._forget(id)
+        if discarded:
+            shutil.rmtree(discarded, ignore_errors=True)  # it may take a while: without the lock
 
     def unfinished(self) -> frozenset[str]:
         """The ids of the builds that have not ended."""
@@ -171,7 +178,7 @@ class Builds:
             return frozenset(id for id, build in self._builds.items() if not build.record.is_done)
 
     def stop(self) -> None:
-        """Let what runs stop, so that the next start goes on with it; none begins any more."""
+        """Stop what runs, so that the next start goes on with it, and let no other build begin."""
         with self._lock:
             self._is_closing = True
             for build in self._builds.values():
@@ -202,9 +209,7 @@ class Builds:
     def _begin(self, build: _Build) -> BuildProcess | None:
         """Make a build a running one; None for one that was cancelled, or is left for the next start."""
         resume = build.record.resumes or build.record.attempts > 0
-        command = self._command(
-            build.record.spec, self._folders, resume=resume
-        )  # looks at every text: without the lock
+        command = self._command(build.record.spec, self._folders, resume=resume)  # reads folders: without the lock
         with self._lock:
             if self._is_closing or build.record.is_done:
                 return None
@@ -220,18 +225,22 @@ class Builds:
     def _finish(self, build: _Build, ended: Ended) -> None:
         with self._lock:
             build.process = None
-            if ended.status != 0 and build.record.is_cancelled:
-                return self._end(build, state="CANCELLED", error=cancelled())
-            if ended.status != 0 and self._is_closing:
-                return None  # stopped by us: the next start goes on with it
             if ended.status != 0:
-                _log.error("build %s failed, see its log in the state folder", build.record.id)
-                return self._end(build, state="FAILED", error=failure_of(ended))
+                self._end_undone(build, ended)
+                return
             build.progress = Progress("load")
         result = result_of(json.loads(ended.output))
         self._open_built(build.record.spec)
         with self._lock:
             self._end(build, state="SUCCEEDED", result=result)
+
+    def _end_undone(self, build: _Build, ended: Ended) -> None:
+        """Note that a process did not succeed; the caller has the lock."""
+        if build.record.is_cancelled:
+            self._end(build, state="CANCELLED", error=cancelled())
+        elif not self._is_closing:  # or else we have stopped it: the next start goes on with it
+            _log.error("build %s failed, see its log in the state folder", build.record.id)
+            self._end(build, state="FAILED", error=failure_of(ended))
 
     def _show(self, build: _Build, progress: Progress) -> None:
         with self._lock:
@@ -272,16 +281,14 @@ class Builds:
     def _find(self, id: str) -> _Build:
         build = self._builds.get(id)
         if build is None:
-            raise AbsentError("there is no such operation: list them", reason="OPERATION_NOT_FOUND", field="name")
+            raise AbsentError(
+                f"there is no operation {id[:80]!r}: list them", reason="OPERATION_NOT_FOUND", field="name"
+            )
         return build
 
     def _last_of(self, name: str) -> _Build | None:
         """The last build of a name: the only one that may not have ended, and the one whose work is kept."""
         return next((build for build in reversed(self._builds.values()) if build.record.spec.name == name), None)
-
-    def _require_open(self) -> None:
-        if self._is_closing:
-            raise StateError("the server is going away: no build begins any more", reason="SERVER_CLOSING")
 
     def _require_room(self) -> None:
         unfinished = sum(not build.record.is_done for build in self._builds.values())
@@ -304,8 +311,18 @@ class Builds:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _partial(self, spec: BuildSpec) -> Path:
-        return work_folder(self._folders.snapshot(spec.name, field="name"))
+    def _set_aside(self, record: BuildRecord) -> Path:
+        """Move what a build left undone, if anything, to where no build looks; returns where that is."""
+        work = work_folder(self._folders.snapshot(record.spec.name, field="name"))
+        aside = beside(work, f".{record.id}{_DISCARDED}")
+        with contextlib.suppress(OSError):
+            work.rename(aside)
+        return aside
+
+    def _discarded(self) -> Collection[Path]:
+        """What was set aside, and is still there because the service ended meanwhile."""
+        folder = self._folders.snapshots
+        return [*folder.glob(f"*{PARTIAL}.*{_DISCARDED}")] if folder else []
 
     def _file(self, record: BuildRecord, suffix: str) -> Path:
         return self._folder / f"{record.id}{suffix}"

@@ -6,10 +6,10 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from ffnsearch_service.admin.confined import without_paths
 from ffnsearch_service.builds.process import Ended
 from ffnsearch_service.builds.record import BuildError, BuildResult
-from ffnsearch_service.status import prompt_error
+from ffnsearch_service.pathless import without_paths
+from ffnsearch_service.status import error_message
 
 _CODES = {
     "DISK_FULL": code_pb2.RESOURCE_EXHAUSTED,
@@ -40,11 +40,11 @@ def failure_of(ended: Ended) -> BuildError:
     return BuildError(
         code_pb2.INTERNAL,
         "BUILD_CRASHED",
-        f"the build ended with {how}: the server's log says more; the same request continues it",
+        f"the build ended with {how}: its log in the server's state folder says more; the same request continues it",
     )
 
 
 def failure_of_error(error: Exception) -> BuildError:
     """The error of a build that could not be started, or whose snapshot could not be opened: that of such a call."""
-    told = prompt_error(error)
+    told = error_message(error)
     return BuildError(told.code, told.reason, without_paths(told.message), dict(told.metadata))

@@ -19,7 +19,7 @@ STOP_GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. status: its exit status, below 0 the signal. error: the last error that it told of."""
+    """How a process ended. status: its exit status, below 0 the signal. error: the last one that it reported."""
 
     status: int
     output: str
@@ -27,7 +27,7 @@ class Ended:
 
 
 class BuildProcess:
-    """One run of a command that tells its progress. `run` belongs to one thread, `stop` to any."""
+    """One run of a command that reports its progress. `run` belongs to one thread, `stop` to any."""
 
     def __init__(self, command: Sequence[str], lock_file: Path, log_file: Path) -> None:
         """Prepare a run. lock_file: held while the process lives. log_file: gets what it writes to stderr."""

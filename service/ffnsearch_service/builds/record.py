@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ffnsearch_indexer.files import write_whole
 from ffnsearch_service.catalog import FidelityGate
+from ffnsearch_service.pathless import without_paths
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
@@ -19,8 +20,7 @@ _log = logging.getLogger(__name__)
 class BuildSpec:
     """What to build. corpus, model: names below the allowed folders; model "" is the one that ffnsearch ships.
 
-    fidelity_gate: what the measured fidelity must be for the alias to move. Records of earlier releases have neither it
-    nor `evaluation_prompts`.
+    fidelity_gate: what the measured fidelity must be for the alias to move.
     """
 
     name: str
@@ -39,8 +39,7 @@ class BuildSpec:
 class BuildError:
     """Why a build did not succeed.
 
-    code: number of the google.rpc.Code. message: one line without paths. metadata: its variable parts; records of
-    earlier releases have none.
+    code: number of the google.rpc.Code. message: one line without paths. metadata: its variable parts.
     """
 
     code: int
@@ -96,7 +95,7 @@ def read_records(folder: Path) -> list[BuildRecord]:
         try:
             records.append(_record_of(json.loads(path.read_bytes())))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.error("%s cannot be read (%s): this build is not continued", path, error)
+            _log.error("%s cannot be read (%s): this build is not continued", path.name, without_paths(str(error)))
     return records
 
 
@@ -107,7 +106,7 @@ def record_file(folder: Path, id: str) -> Path:
 
 def _record_of(document: dict[str, Any]) -> BuildRecord:
     spec, result, error = document.pop("spec"), document.pop("result"), document.pop("error")
-    gate = spec.pop("fidelity_gate", None)
+    gate = spec.pop("fidelity_gate")
     return BuildRecord(
         spec=BuildSpec(**spec, fidelity_gate=FidelityGate(**gate) if gate else None),
         result=BuildResult(**result) if result else None,

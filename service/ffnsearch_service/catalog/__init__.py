@@ -2,8 +2,6 @@
 
 from ffnsearch_service.catalog.catalog import Catalog
 from ffnsearch_service.catalog.gate import FidelityGate
-from ffnsearch_service.catalog.state import CatalogState
 from ffnsearch_service.catalog.views import AliasView, SnapshotView
-from ffnsearch_service.config import DEFAULT_ALIAS
 
-__all__ = ["DEFAULT_ALIAS", "AliasView", "Catalog", "CatalogState", "FidelityGate", "SnapshotView"]
+__all__ = ["AliasView", "Catalog", "FidelityGate", "SnapshotView"]

@@ -9,11 +9,10 @@ import errno
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic
 
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.store.snapshot import read_manifest
@@ -29,10 +28,15 @@ from ffnsearch_service.catalog.state import (
 )
 from ffnsearch_service.catalog.views import AliasView, SnapshotView
 from ffnsearch_service.config import DEFAULT_ALIAS, Limits
-from ffnsearch_service.errors import AbsentError, ExhaustedError, LostUpdateError, PresentError, StateError
+from ffnsearch_service.errors import (
+    AbsentError,
+    ExhaustedError,
+    LostUpdateError,
+    PresentError,
+    ShuttingDownError,
+    StateError,
+)
 from ffnsearch_service.names import require_name
-
-Kept = TypeVar("Kept")
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Catalog(Generic[Open]):
     opener: opens a folder under a name; raises FfnSearchError where it cannot. state_file: where to remember what is
     loaded, None to forget it with the process. size_of: size of a folder in bytes, asked before it is opened.
     run_close: how a snapshot is closed whose last lease ends; give an executor's `submit` where that thread must not
-    wait. on_change: called after each change, on the thread that made it, outside the locks.
+    wait. on_change: called with the catalog after each change, on the thread that made it, outside the locks.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class Catalog(Generic[Open]):
         limits: Limits | None = None,
         size_of: Callable[[Path], int] = manifest_bytes,
         run_close: Callable[[Callable[[], None]], object] = at_once,
-        on_change: Callable[[], None] = lambda: None,
+        on_change: Callable[["Catalog[Open]"], None] = lambda catalog: None,
     ) -> None:
         self._opener = opener
         self._state_file = state_file
@@ -94,7 +98,7 @@ class Catalog(Generic[Open]):
                 self._entries = dict(entries)
         for name, entry in entries.items():
             self._reopen(name, entry)
-        self._on_change()
+        self._on_change(self)
         return [view for view in self.snapshots() if view.state == "FAILED"]
 
     @contextmanager
@@ -118,25 +122,21 @@ class Catalog(Generic[Open]):
         """Open the snapshot in a folder under a name; returns when it is open. Requests go on meanwhile.
 
         A snapshot that FAILED is replaced. Raises RequestError for a name that cannot be, PresentError for one in use,
-        ExhaustedError beyond the limits, and what the opener raises; then everything is as before.
+        ExhaustedError beyond the limits, ShuttingDownError, and what the opener raises; then everything is as before.
         """
         require_name(name, "name")
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))
         before = self._reserve(name, entry)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._give_up, name, entry, before)
             opened = self._open(name, entry)
-            try:
-                with self._changing:
-                    self._require_free(name)  # an alias may have got the name meanwhile
-                    self._commit(replace(self._state, snapshots={**self._state.snapshots, name: entry.placed}))
-                    self._publish(entry, opened)
-            except BaseException:
-                opened.close()
-                raise
-        except BaseException:
-            self._give_up(name, entry, before)
-            raise
-        self._on_change()
+            undo.callback(opened.close)
+            with self._changing:
+                self._require_free(name)  # an alias may have got the name meanwhile
+                self._commit(self._state.with_snapshot(name, entry.placed))
+                self._publish(entry, opened)
+                undo.pop_all()
+        self._on_change(self)
         return self.snapshot(name)
 
     def require_names(self, name: str, folder: Path, alias: str = "") -> None:
@@ -155,8 +155,8 @@ class Catalog(Generic[Open]):
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
 
-        Raises AbsentError, LostUpdateError where the etag is given and another, StateError while an alias points to it
-        or it is being loaded.
+        Raises AbsentError, LostUpdateError for an etag that is not the current one, StateError while an alias points to
+        it or it is being loaded.
         """
         with self._changing:
             entry = self._named(name, "name")
@@ -170,14 +170,14 @@ class Catalog(Generic[Open]):
                     snapshot=name,
                     aliases=",".join(aliases),
                 )
-            self._commit(replace(self._state, snapshots=_without(self._state.snapshots, name)))
+            self._commit(self._state.without_snapshot(name))
             with self._lock:
                 del self._entries[name]
                 entry.is_named = False
                 is_over = entry.is_over
         if is_over:
             self._close(entry)
-        self._on_change()
+        self._on_change(self)
 
     def move_alias(
         self, alias: str, name: str, *, etag: str = "", allow_missing: bool = False, gate: FidelityGate | None = None
@@ -201,16 +201,16 @@ class Catalog(Generic[Open]):
             if gate:
                 gate.check(name, entry.opened.manifest)
             pointing = Pointing(name, _new_etag())
-            self._commit(replace(self._state, aliases={**self._state.aliases, alias: pointing}))
-        self._on_change()
+            self._commit(self._state.with_alias(alias, pointing))
+        self._on_change(self)
         return AliasView(alias, pointing.snapshot, pointing.etag)
 
     def delete_alias(self, alias: str, etag: str = "") -> None:
         """Delete an alias. Raises AbsentError, LostUpdateError."""
         with self._changing:
             _require_etag(etag, self.alias(alias).etag, f"alias {alias}")
-            self._commit(replace(self._state, aliases=_without(self._state.aliases, alias)))
-        self._on_change()
+            self._commit(self._state.without_alias(alias))
+        self._on_change(self)
 
     def snapshot(self, name: str) -> SnapshotView:
         """Describe the snapshot of a name or an alias. Raises AbsentError."""
@@ -227,7 +227,7 @@ class Catalog(Generic[Open]):
             return [entry.view(name, self._aliases_of(name)) for name, entry in sorted(self._entries.items())]
 
     def alias(self, name: str) -> AliasView:
-        """Tell where an alias points. Raises AbsentError."""
+        """Describe an alias. Raises AbsentError."""
         pointing = self._state.aliases.get(name)
         if pointing is None:
             raise AbsentError(
@@ -238,17 +238,17 @@ class Catalog(Generic[Open]):
         return AliasView(name, pointing.snapshot, pointing.etag)
 
     def aliases(self) -> list[AliasView]:
-        """Tell where all aliases point, by name."""
+        """Describe all aliases, by name."""
         return [AliasView(name, to.snapshot, to.etag) for name, to in sorted(self._state.aliases.items())]
 
     def stop_loads(self) -> None:
-        """Let no load begin any more, and those that run end at their next checkpoint; what is open stays open."""
+        """Let no load begin from now on, and running ones end at their next checkpoint; what is open stays open."""
         self._is_ending = True
 
     def checkpoint(self) -> None:
-        """Raise StateError once loads are to end; an opener that takes long asks now and then."""
+        """Raise ShuttingDownError once loads are to end; an opener that takes long asks now and then."""
         if self._is_ending:
-            raise StateError("the server is going away: nothing is loaded any more", reason="CATALOG_CLOSED")
+            raise ShuttingDownError
 
     def close(self) -> None:
         """Close every snapshot, those that are lent with their last lease. Call it once, after `restore` has returned.
@@ -370,7 +370,7 @@ class Catalog(Generic[Open]):
         if alias in self._state.aliases:
             return _require_etag(etag, self._state.aliases[alias].etag, f"alias {alias}")
         if not allow_missing:
-            self.alias(alias)  # tells that it is not there
+            self.alias(alias)  # raises AbsentError
         _require_etag(etag, "", f"alias {alias}")
         if len(self._state.aliases) >= self._limits.aliases_max:
             raise ExhaustedError(
@@ -422,10 +422,6 @@ def _no_snapshot(name: str, field: str) -> AbsentError:
     return AbsentError(
         f"there is no snapshot {name[:80]!r}: list what is loaded, or load it", reason="SNAPSHOT_NOT_FOUND", field=field
     )
-
-
-def _without(entries: Mapping[str, Kept], name: str) -> dict[str, Kept]:
-    return {key: entry for key, entry in entries.items() if key != name}
 
 
 def _new_etag() -> str:

@@ -29,7 +29,7 @@ Open = TypeVar("Open", bound=Opened)
 
 @dataclass(eq=False)
 class Entry(Generic[Open]):
-    """A name's snapshot, from the begin of its load to its close. The catalog's lock guards every field.
+    """A name's snapshot, from the start of its load to its close. The catalog's lock guards every field.
 
     bytes: size on disk, 0 until it is known. opened: set from the end of the load to the close. is_named: whether
     requests can still find it; once they cannot, it is closed with the last lease.

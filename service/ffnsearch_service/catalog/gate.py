@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ffnsearch_indexer.store.snapshot import Manifest
-from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.errors import RequestError, StateError
+from ffnsearch_service.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class FidelityGate:
         """Make a gate of what a caller sent. Raises RequestError, which names the field."""
         if protocol not in PROTOCOLS:
             raise RequestError(
-                f"{field}.protocol: {protocol[:80]!r} is no protocol: choose one of {', '.join(PROTOCOLS)}",
+                f"{field}.protocol: {protocol[:80]!r} is not a protocol: choose one of {', '.join(PROTOCOLS)}",
                 reason="UNKNOWN_PROTOCOL",
                 field=f"{field}.protocol",
             )
-        if not 0 <= hellinger_mean_max <= 1:  # also what is no number
+        if not 0 <= hellinger_mean_max <= 1:  # not a number is refused too
             raise RequestError(
-                f"{field}.hellinger_mean_max: {hellinger_mean_max:g} is no distance: choose one in [0, 1]",
+                f"{field}.hellinger_mean_max: {hellinger_mean_max:g} is not a distance: choose one in [0, 1]",
                 reason="BOUND_OUT_OF_RANGE",
                 field=f"{field}.hellinger_mean_max",
             )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,22 @@ class CatalogState:
     snapshots: Mapping[str, Placed] = field(default_factory=dict)
     aliases: Mapping[str, Pointing] = field(default_factory=dict)
     configured: Configured = field(default_factory=Configured)
+
+    def with_snapshot(self, name: str, placed: Placed) -> "CatalogState":
+        """The state with a snapshot under a name, in the place of any that had it."""
+        return replace(self, snapshots={**self.snapshots, name: placed})
+
+    def without_snapshot(self, name: str) -> "CatalogState":
+        """The state without the snapshot of a name."""
+        return replace(self, snapshots={known: placed for known, placed in self.snapshots.items() if known != name})
+
+    def with_alias(self, name: str, pointing: Pointing) -> "CatalogState":
+        """The state with an alias that points there."""
+        return replace(self, aliases={**self.aliases, name: pointing})
+
+    def without_alias(self, name: str) -> "CatalogState":
+        """The state without an alias."""
+        return replace(self, aliases={known: pointing for known, pointing in self.aliases.items() if known != name})
 
     def merged(self, configured: Configured, etag: str) -> "CatalogState":
         """The state to start with: what the configuration changed since the last start counts, otherwise the state.

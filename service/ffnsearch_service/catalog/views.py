@@ -1,4 +1,4 @@
-"""What the catalog tells about a snapshot and an alias at one moment."""
+"""What the catalog says of a snapshot and an alias at one moment."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -19,6 +19,7 @@ from ffnsearch_service.client.readiness import health_stub, wait_until_ready
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import CALL_TIMEOUT_S, LOAD_TIMEOUT_S
 from ffnsearch_service.errors import DeadlineExceededError, ResourceExhaustedError
+from ffnsearch_service.names import ADMIN_SERVICE
 
 POLL_S = 1.0
 """Longest WaitOperation that `wait` sends, and so the time between two reports of progress."""
@@ -43,8 +44,7 @@ class AdminClient(Closing):
 
     def wait_for_ready(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Return once the server can be administered, whether it has a snapshot or not; as `Client.wait_for_ready`."""
-        service = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
-        wait_until_ready(self._caller, self._health, timeout_s, service=service)
+        wait_until_ready(self._caller, self._health, timeout_s, service=ADMIN_SERVICE)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """All snapshots by name, a call a page."""

@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 
 import grpc
 
+from ffnsearch_service.client.credentials import channel_credentials, load_token, token_metadata
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AddressError, CredentialsError
-from ffnsearch_service.security.calling import channel_credentials, load_token, token_metadata
 
 RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
 """Pause between two attempts to connect: gRPC's own grows to 2 minutes, after which a server has long been back."""

@@ -29,7 +29,7 @@ from ffnsearch_service.client.asking import PromptLike
 from ffnsearch_service.client.reading import failure
 from ffnsearch_service.client.results import Failure, PredictResult, PromptResult
 from ffnsearch_service.errors import RequestError, ResourceExhaustedError, ServiceError
-from ffnsearch_service.status import prompt_error
+from ffnsearch_service.status import error_message
 
 PROMPTS_PER_CALL = 64
 """Prompts of a call where the caller does not say: the search costs a prompt little more with 512 of them."""
@@ -243,7 +243,7 @@ def _refused(error: FfnSearchError, number: int) -> PromptResult:
     if isinstance(error, ServiceError):
         told = Failure(error.code, error.reason, error.message, error.field, error.metadata)
     else:
-        told = failure(prompt_error(error))
+        told = failure(error_message(error))
     return PromptResult(
         status="INVALID",
         error=_moved(told, number),

@@ -7,14 +7,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_service.client.call import Caller, Deadline
 from ffnsearch_service.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
+from ffnsearch_service.names import PREDICTION_SERVICE
 
 POLL_S = 0.2
 """Pause between two questions."""
-
-PREDICTION_SERVICE = pb.DESCRIPTOR.services_by_name["PredictionService"].full_name
 
 _NOT_YET = (UnavailableError, DeadlineExceededError, NotFoundError)
 """How calls fail while a server does not run yet, or does not know its services yet."""

@@ -1,4 +1,4 @@
-"""What happens around every call? (a request id, a record, and everyone who wants it told how the call ended)."""
+"""What happens around every call? (it gets a request id and a record, and its start and end are reported)."""
 
 import asyncio
 import time
@@ -7,25 +7,25 @@ from typing import Any
 
 import grpc
 
-from ffnsearch_service.operations.callers import REQUEST_ID_KEY, UNKNOWN_METHOD, CallRecord, current_call, request_id_of
+from ffnsearch_service.operations.record import REQUEST_ID_KEY, UNKNOWN_METHOD, CallRecord, current_call, request_id_of
 from ffnsearch_service.security.handlers import Behavior, behavior_of, with_behavior
 
 CLOCKS_S = 0.01
-"""A client gives up by its own clock; so little before the deadline, that was the reason."""
+"""A call cancelled this shortly before its deadline has met it: a client gives up by its own clock."""
 
-Begun = Callable[[CallRecord], None]
+Begun = Callable[[], None]
 Ended = Callable[[CallRecord, bool], None]
 
 
 class CallWatch:
-    """Makes the record of each call, and passes it on once the call has begun, and once it has ended.
+    """Makes the record of each call, and reports when the call has begun and, with the record, when it has ended.
 
-    It sees those that are refused too. The request id goes back in the trailing metadata: initial ones would be a
-    message more for each call, and after them gRPC does not try again. Lives in one event loop.
+    Refused calls are reported too. The request id goes back in the trailing metadata: initial metadata would cost one
+    more message a call, and gRPC does not retry after them. Lives in one event loop.
     """
 
     def __init__(self, begun: Begun, ended: Ended) -> None:
-        """Take what is called at the begin, and at the end with the record and whether the call is unary."""
+        """Take what is called at the start, and at the end with the record and whether the call is unary."""
         self._begun = begun
         self._ended = ended
 
@@ -36,20 +36,20 @@ class CallWatch:
         return record
 
     def end_unknown(self, record: CallRecord) -> None:
-        """Let a call end whose method is not there: gRPC answers it."""
+        """Report a call of an unknown method, which gRPC answers itself."""
         record.code = "UNIMPLEMENTED"
-        self._begun(record)
+        self._begun()
         self._ended(record, False)
 
     def watched(self, handler: Any) -> Any:
-        """A handler that does the same, for calls that have a record."""
+        """The same handler, with its calls reported; each must have a record."""
         return with_behavior(handler, self._answered(behavior_of(handler), is_unary=not handler.response_streaming))
 
     def _answered(self, behavior: Behavior, *, is_unary: bool) -> Behavior:
         async def watched(request: Any, context: Any) -> Any:
             record = current_call.get()
             assert record is not None, "a call has begun before it is answered"
-            self._begun(record)
+            self._begun()
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
                 response = await behavior(request, context)

@@ -7,7 +7,7 @@ import socket
 
 
 async def until_signal() -> None:
-    """Wait for SIGTERM or SIGINT. From then on another one ends the process at once, as if nobody caught it."""
+    """Wait for SIGTERM or SIGINT. A second signal ends the process at once, as if nothing caught it."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
@@ -23,7 +23,7 @@ async def until_signal() -> None:
 
 
 def notify(state: str) -> None:
-    """Tell the service manager `READY=1` or `STOPPING=1`, where one listens (sd_notify(3)); otherwise nothing."""
+    """Send `READY=1` or `STOPPING=1` to the service manager, where one listens (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] in ("/", "@"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from ffnsearch_service.address import join
 
 REQUESTS_MAX = 8
-"""Answered at a time; scrapers and probes come one by one, and each of them costs a thread."""
+"""Requests answered at a time: scrapers and probes come one by one, and each costs a thread."""
 
 CONNECTION_S_MAX = 5.0
-"""How long a connection may take to say what it wants and to read it: byte by byte, too."""
+"""How long a connection may take for its request and its response together, even byte by byte."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,23 +61,27 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def process_request(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         end = threading.Timer(CONNECTION_S_MAX, _cut, (request,))
         end.daemon = True
-        end.start()
         try:
+            end.start()
             super().process_request_thread(request, client_address)
         finally:
             end.cancel()
             self._places.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A peer that goes away is nothing to tell of; a page that cannot be made is."""
+        """Log a page that cannot be made, but not a peer that has gone."""
         if not isinstance(sys.exception(), OSError):
             _log.exception("a page could not be made")
 
@@ -103,6 +107,6 @@ def _handler(pages: Mapping[str, Callable[[], Page]]) -> type[BaseHTTPRequestHan
             self.wfile.write(page.content)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """A scrape every few seconds is nothing to tell of."""
+            """Log nothing: a scrape comes every few seconds."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""What is said of whose health, and when? (grpc.health.v1: Check and Watch).
+"""Which health does a server report, of what, and when? (grpc.health.v1: Check and Watch).
 
 | asked for | SERVING |
 |---|---|
@@ -8,7 +8,7 @@
 
 After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
 
-Everything else is not known: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol has it.
+Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
-from ffnsearch_service.operations.observer import CatalogObserver, SnapshotSeen
+from ffnsearch_service.operations.seen import CatalogSeen
 
 SNAPSHOT_PREFIX = "snapshot/"
 
@@ -28,7 +28,7 @@ WATCHES_MAX = 256
 """Balancers and orchestrators watch, a few for each service; more is a client that has lost count."""
 
 TOLD_S_MAX = 0.5
-"""How long an end waits for watchers to have read that it has come: those that do not read miss it."""
+"""How long the end waits for watchers to read the last status; those that do not read miss it."""
 
 Status = pb.HealthCheckResponse.ServingStatus
 
@@ -42,8 +42,8 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
-class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
-    """Knows what is said of whom, and tells it. Lives in the event loop; any thread may read `is_ready`.
+class Health(health_pb2_grpc.HealthServicer):
+    """Reports the health of a server. Lives in the event loop; any thread may read `is_ready`.
 
     A watcher that does not read holds up nobody but itself, and ends with the server.
     """
@@ -53,8 +53,7 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
         self._prediction_service = prediction_service
         self._services = {"", prediction_service, *other_services}
         self._phase = Phase.STARTING
-        self._snapshots: set[str] = set()
-        self._aliases: dict[str, str] = {}
+        self._catalog = CatalogSeen({}, {})
         self._watchers: set[asyncio.Event] = set()
 
     @property
@@ -68,12 +67,12 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
             self._enter(Phase.READY)
 
     def device_lost(self) -> None:
-        """The GPU that answers is gone: say NOT_SERVING of everything, for ever; calls are still taken."""
+        """The GPU is gone: report NOT_SERVING for everything from now on; calls are still taken."""
         if self._phase is Phase.READY:
             self._enter(Phase.LOST)
 
     async def drain(self) -> None:
-        """Say NOT_SERVING of everything, for ever, and return once the watchers know, or after `TOLD_S_MAX`."""
+        """Report NOT_SERVING for everything from now on; return once the watchers know, or after `TOLD_S_MAX`."""
         self._enter(Phase.DRAINING)
         loop = asyncio.get_running_loop()
         latest_s = loop.time() + TOLD_S_MAX
@@ -81,42 +80,34 @@ class Health(health_pb2_grpc.HealthServicer, CatalogObserver):
             await asyncio.sleep(0.005)
 
     def status(self, service: str) -> Any:
-        """What is said of a service now; None where there is no such one."""
+        """The current status of a service; None where there is no such service."""
         name = service.removeprefix(SNAPSHOT_PREFIX)
+        snapshots, aliases = self._catalog
         if service == self._prediction_service:
-            is_up = bool(self._snapshots)
+            is_up = bool(snapshots)
         elif service in self._services:
             is_up = True
-        elif name != service and (name in self._snapshots or name in self._aliases):
-            is_up = self._aliases.get(name, name) in self._snapshots
+        elif name != service and (name in snapshots or name in aliases):
+            is_up = aliases.get(name, name) in snapshots
         else:
             return None
         is_serving = is_up and self._phase is Phase.READY
         return pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
 
-    def opened(self, snapshot: SnapshotSeen) -> None:  # noqa: D102 - the observer's contracts
-        self._snapshots.add(snapshot.name)
-        self._wake()
-
-    def closed(self, name: str) -> None:  # noqa: D102
-        self._snapshots.discard(name)
-        self._wake()
-
-    def pointed(self, alias: str, name: str | None) -> None:  # noqa: D102
-        self._aliases.pop(alias, None)
-        if name is not None:
-            self._aliases[alias] = name
+    def see(self, catalog: CatalogSeen) -> None:
+        """Report these snapshots and aliases from now on."""
+        self._catalog = catalog
         self._wake()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
-        """The status of now."""
+        """The current status."""
         status = self.status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service or snapshot: list the services")
         return pb.HealthCheckResponse(status=status)
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The status of now, and each other one that follows, until the server drains."""
+        """The current status, then each change, until the server drains."""
         if len(self._watchers) >= WATCHES_MAX:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watches run, the most that are taken: use Check"

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from ffnsearch_service.config import LoggingSettings
-from ffnsearch_service.operations.callers import CallRecord, current_call
+from ffnsearch_service.operations.record import CallRecord, current_call
 
 FRAMES_MAX = 3
 _NEVER_TOLD = ("logThreads", "logProcesses", "logMultiprocessing")
-"""What `logging` finds out for each record unless told not to, and no line of ours says: half of a record's cost."""
+"""What `logging` collects for each record unless switched off, and no line of ours shows: half of a record's cost."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:<>,+-]+")
 _call_log = logging.getLogger("ffnsearch.call")
@@ -23,9 +23,9 @@ _call_log = logging.getLogger("ffnsearch.call")
 
 @contextmanager
 def logging_to(settings: LoggingSettings, stream: IO[str] | None = None) -> Iterator[None]:
-    """Let all of the process log to a stream, by default stderr, and in the end to where it did before.
+    """Let the whole process log to a stream, by default stderr, and afterwards to where it logged before.
 
-    A failure is told by its class and the functions it came through. Its message, which may quote what a caller
+    A failure is logged as its class and the functions it came through. Its message, which may quote what a caller
     sent, and the stack trace, which has paths, are written at level `debug` alone.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -47,7 +47,7 @@ def logging_to(settings: LoggingSettings, stream: IO[str] | None = None) -> Iter
 def log_call(record: CallRecord) -> None:
     """Write the one line of a call: no text, no path, no token of it.
 
-    Probes and reflection are told at `debug`, and so are calls of nobody known, which are counted as they are refused.
+    Probes and reflection are logged at `debug`; so are calls without a valid token, which are counted when refused.
     """
     is_quiet = record.method.startswith("grpc.") or record.code == "UNAUTHENTICATED"
     level = logging.DEBUG if is_quiet else logging.INFO
@@ -129,7 +129,7 @@ def _set(asked: Mapping[str, bool]) -> None:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """What a record says; of gRPC's own without the values, which quote the metadata of callers, tokens included."""
+    """What a record says; gRPC's own records without values, which quote the metadata of callers, tokens included."""
     return str(record.msg) if record.name.partition(".")[0] == "grpc" else record.getMessage()
 
 

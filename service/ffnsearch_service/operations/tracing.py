@@ -11,7 +11,7 @@ import grpc
 
 from ffnsearch_service.config import TracingSettings
 from ffnsearch_service.errors import SettingsError
-from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.operations.record import TIMED_STAGES, CallRecord
 
 EXPORT_S_MAX = 2.0
 """How long the collector may take for a batch; also what an end may wait for one that does not answer."""
@@ -62,16 +62,12 @@ class Tracer:
             span.set_status(StatusCode.ERROR, record.code)
         if record.timings is not None:
             begin_ns = record.started_unix_ns + record.timings.tokenize_ns
-            for name in ("queue", "model", "search", "combine"):
+            for name in TIMED_STAGES[1:]:  # after tokenizing, which has no span of its own
                 end_ns = begin_ns + getattr(record.timings, f"{name}_ns")
                 child = self._tracer.start_span(name, set_span_in_context(span), start_time=begin_ns)
                 child.end(end_ns)
                 begin_ns = end_ns
         span.end(record.started_unix_ns + int(1e9 * record.duration_s))
-
-    def flush(self) -> None:
-        """Send what waits, at most `EXPORT_S_MAX` long."""
-        self._provider.force_flush(int(1e3 * EXPORT_S_MAX))
 
     def close(self) -> None:
         """Send what waits, and stop."""

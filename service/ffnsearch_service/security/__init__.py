@@ -1,1 +1,1 @@
-"""Who may call, over which connections, and what an answer must never tell."""
+"""Who may call, over which connections, and what must an answer never reveal?"""

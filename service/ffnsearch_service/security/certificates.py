@@ -1,4 +1,4 @@
-"""Would this certificate serve? It is tried in a handshake in memory, so that a client is not the first to know."""
+"""Does this certificate work? It is tried in a handshake in memory, so that no client is the first to find out."""
 
 import os
 import ssl
@@ -13,7 +13,7 @@ _KINDS = (
     bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107"),  # P-256
     bytes.fromhex("301006072a8648ce3d020106052b81040022"),  # P-384
 )
-"""Public keys that gRPC, which has a TLS library of its own, serves with: how a certificate names theirs (RFC 5280)."""
+"""How a certificate names the kinds of key that gRPC, which has its own TLS library, can serve with (RFC 5280)."""
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
@@ -21,9 +21,9 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 def check_pair(certificate_pem: bytes, key_pem: bytes, *, of_client: bool = False) -> datetime:
     """Try a certificate, with the chain after it, and its private key; returns when the certificate expires.
 
-    Raises CredentialsError where either is no PEM, the key is encrypted, not the certificate's or of a kind that gRPC
-    does not serve with, or the certificate has expired, is not valid yet or is not for servers (`of_client`: for
-    clients). Its names are not looked at: those who are shown it know which they want.
+    Raises CredentialsError where either is not PEM; where the key is encrypted, belongs to another certificate or is of
+    a kind that gRPC cannot serve with; and where the certificate has expired, is not valid yet or is not for servers
+    (`of_client`: for clients). Its names are not checked: whoever is shown the certificate does that.
     """
     _require_pem(certificate_pem, key_pem)
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -74,7 +74,7 @@ def _require_pem(certificate_pem: bytes, key_pem: bytes) -> None:
 
 
 def _require_kind(certificate: bytes) -> None:
-    """Refuse what serves in the trial, which is OpenSSL's, and not in gRPC."""
+    """Refuse a key that works in the trial, which is OpenSSL's, but not in gRPC."""
     if not any(kind in certificate for kind in _KINDS):
         raise _invalid("the key is of a kind that gRPC does not serve with: make one of RSA, or of the curve P-256")
 
@@ -86,12 +86,12 @@ def _load(context: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> No
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise _invalid("the key is not the certificate's: give the two that were made together") from None
-        raise _invalid(f"certificate or key are broken: {error.reason or 'no PEM'}; write them again") from None
+        raise _invalid(f"certificate or key are broken: {error.reason or 'not PEM'}; write them again") from None
 
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """A path to bytes that are on no disk: OpenSSL takes paths alone."""
+    """A path to bytes that are on no disk: OpenSSL takes only paths."""
     descriptor = os.memfd_create("ffnsearch")
     try:
         with open(descriptor, "wb", closefd=False) as file:

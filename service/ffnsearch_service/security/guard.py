@@ -16,10 +16,10 @@ _admitted: contextvars.ContextVar[tuple[Token, str]] = contextvars.ContextVar("a
 
 
 class TokenGuard:
-    """Lets a call through whose token is valid and has the method's scope.
+    """Admits calls whose token is valid and has the method's scope.
 
-    A stream ends once its token is not valid any more: with its next message, or within `stream_check_s` plus what
-    the store takes to see it. A call with a single response is answered as it began. Lives in one event loop.
+    A stream ends once its token is no longer valid: at its next message, or within `stream_check_s` plus the time that
+    the store takes to notice. A call with a single response is still answered. Lives in one event loop.
     """
 
     def __init__(self, store: TokenStore, *, stream_check_s: float) -> None:
@@ -41,7 +41,7 @@ class TokenGuard:
         return token.name
 
     def checked(self, handler: Any) -> Any:
-        """A handler that looks again whether the token of an admitted call is valid, where it has a stream."""
+        """The handler; where it has a stream, one that keeps checking that the token of its call is valid."""
         if not (handler.request_streaming or handler.response_streaming):
             return handler
         return checked_stream(handler, self._check, self._stream_check_s)
@@ -74,5 +74,5 @@ def _require_scope(token: Token | None, scope: str) -> Token:
     if token is None:
         raise AuthenticationError("the token is unknown, expired or revoked: ask the operator for another")
     if scope not in token.scopes:
-        raise ScopeError(f"the token has not the scope {scope!r}: ask the operator for one that has", scope=scope)
+        raise ScopeError(f"the token lacks the scope {scope!r}: ask the operator for one that has it", scope=scope)
     return token

@@ -14,7 +14,7 @@ Behavior = Callable[[Any, Any], Awaitable[Any]]
 
 
 def behavior_of(handler: Any) -> Behavior:
-    """What a handler, a coroutine or an asynchronous generator, does: the latter's messages are written too."""
+    """What a handler does, as a coroutine; what an asynchronous generator yields is written to the context."""
     behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     if not inspect.isasyncgenfunction(behavior):
         return behavior  # type: ignore[no-any-return]
@@ -28,7 +28,7 @@ def behavior_of(handler: Any) -> Behavior:
 
 
 def with_behavior(handler: Any, behavior: Behavior, *, raw_requests: bool = False) -> Any:
-    """A handler of the same kind that does something else. raw_requests: it gets bytes, and reads them itself."""
+    """A handler of the same kind with another behavior. raw_requests: the behavior gets bytes and parses them."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

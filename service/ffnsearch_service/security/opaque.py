@@ -1,4 +1,4 @@
-"""What may a failed call tell? Never what gRPC would say of an exception: its class, its message, and so its paths."""
+"""What may a failed call reveal? Not what gRPC would send of an exception: its class and message, and so its paths."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +12,9 @@ from ffnsearch_service.security.handlers import behavior_of, with_behavior
 
 
 def opaque(handler: Any) -> Any:
-    """A handler that does the same; what it raises ends the call with the status of the error (`status.py`).
+    """The same handler, except that what it raises ends the call with the status of the error (`status.py`).
 
-    A request that is no message of its method is INVALID_ARGUMENT, where gRPC would answer UNKNOWN and the exception.
+    A request that cannot be parsed is INVALID_ARGUMENT; gRPC would answer UNKNOWN and quote the exception.
     """
     behavior, read = behavior_of(handler), handler.request_deserializer or bytes
 
@@ -24,7 +24,7 @@ def opaque(handler: Any) -> Any:
             return await behavior(message, context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
-        except grpc.aio.InternalError:  # what was to be sent found nobody: not worth a line of the log
+        except grpc.aio.InternalError:  # the caller had gone before the response: not worth a line of the log
             raise asyncio.CancelledError from None
         except Exception as error:
             await abort(context, error)
@@ -42,5 +42,6 @@ def _read(request: bytes, read: Callable[[bytes], Any]) -> Any:
         return read(request)
     except Exception:
         raise RequestError(
-            "the request is no message of this method: compare the .proto file", reason="MALFORMED_REQUEST"
+            "the request cannot be parsed as a message of this method: compare the .proto file",
+            reason="MALFORMED_REQUEST",
         ) from None

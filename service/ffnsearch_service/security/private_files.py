@@ -1,4 +1,4 @@
-"""May this file be believed, and has it changed? Files of tokens, certificates and keys, as an operator puts them."""
+"""May this file be trusted, and has it changed? Files of tokens, certificates and keys, as an operator puts them."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ FILE_BYTES_MAX = 1 << 20
 """Largest file of tokens, certificates or keys: hundreds of either."""
 
 _OTHERS = stat.S_IRWXO | stat.S_IWGRP
-"""Mode bits that a private file has not. The group may read it: that is how a service of its own user is let in."""
+"""Mode bits that a private file must not have. Its group may read it, as a service with a user of its own needs."""
 
 Stamp = tuple[int, ...]
 """What tells one state of a file from another."""
@@ -28,7 +28,7 @@ def stamp(path: Path) -> Stamp | None:
 def read_file(path: Path, what: str, *, private: bool) -> bytes:
     """Read a file whole; `what` names it in messages, as in "tokens file".
 
-    Raises CredentialsError for a file that is missing, no ordinary file, larger than FILE_BYTES_MAX or, where it is
+    Raises CredentialsError for a file that is missing, not an ordinary file, larger than FILE_BYTES_MAX or, where it is
     `private`, open to others: readable by anybody, writable by its group, or owned by neither this user nor root.
     """
     try:
@@ -48,7 +48,9 @@ def read_file(path: Path, what: str, *, private: bool) -> bytes:
 
 def _require_usable(found: os.stat_result, path: Path, what: str, private: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise CredentialsError(f"the {what} {path} is no ordinary file: give the path of one", reason="FILE_UNREADABLE")
+        raise CredentialsError(
+            f"the {what} {path} is not an ordinary file: give the path of one", reason="FILE_UNREADABLE"
+        )
     if found.st_size > FILE_BYTES_MAX:
         raise CredentialsError(
             f"the {what} {path} has {found.st_size} bytes, more than {FILE_BYTES_MAX}: is it the right file?",

@@ -1,4 +1,4 @@
-"""How are refused callers told to the operator, when there may be thousands a second?"""
+"""How does the operator learn of refused callers, when there may be thousands a second?"""
 
 import logging
 import time

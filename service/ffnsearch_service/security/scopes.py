@@ -1,22 +1,23 @@
-"""Method -> scope: what does a call take?"""
+"""Which scope does a method require? (method -> scope)."""
 
+from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTION_SERVICE
 from ffnsearch_service.security.tokens import ADMIN, READ
 
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check"})
 """What anybody may call: whether the server is alive. An orchestrator's probe has no token, and learns nothing else."""
 
 _SCOPE_OF_SERVICE = {
-    "ffnsearch.v1.PredictionService": READ,
+    PREDICTION_SERVICE: READ,
     "grpc.health.v1.Health": READ,
     "grpc.reflection.v1.ServerReflection": READ,
     "grpc.reflection.v1alpha.ServerReflection": READ,
-    "ffnsearch.v1.AdminService": ADMIN,
-    "google.longrunning.Operations": ADMIN,
+    ADMIN_SERVICE: ADMIN,
+    OPERATIONS_SERVICE: ADMIN,
 }
 
 
 def scope_of(method: str) -> str | None:
-    """The scope that `/package.Service/Method` takes, None for an open one; what is not listed takes `admin`."""
+    """The scope that `/package.Service/Method` requires, None for an open one; what is not listed requires `admin`."""
     if method in OPEN_METHODS:
         return None
     service, _, _ = method.removeprefix("/").rpartition("/")

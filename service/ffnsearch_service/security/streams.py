@@ -1,4 +1,4 @@
-"""How does a stream end when its caller may not call any more?"""
+"""How does a stream end once its caller may no longer call?"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ from ffnsearch_service.errors import AuthenticationError, ScopeError
 from ffnsearch_service.security.handlers import behavior_of, with_behavior
 
 Check = Callable[[], None]
-"""Raises AuthenticationError or ScopeError once the caller may not call any more."""
+"""Raises AuthenticationError or ScopeError once the caller may no longer call."""
 
 
 def checked_stream(handler: Any, check: Check, interval_s: float) -> Any:

@@ -73,7 +73,7 @@ class ServerTls:
 
     @classmethod
     def open(cls, files: TlsFiles) -> "ServerTls":
-        """Read and try the files. Raises CredentialsError: a server does not start so."""
+        """Read and try the files. Raises CredentialsError: a server does not start with bad ones."""
         seen = _stamps(files)  # before reading: a change in between is seen at the next connection
         return cls(files, Identity.load(files), seen)
 

@@ -39,7 +39,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path, *, check_ms_max: int) -> "TokenStore":
-        """Read a tokens file. Raises CredentialsError where it cannot be used: a server does not start so."""
+        """Read a tokens file. Raises CredentialsError where it cannot be used: a server does not start with it."""
         store = cls(path, check_ms_max=check_ms_max)
         store.load()
         return store

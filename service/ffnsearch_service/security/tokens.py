@@ -1,4 +1,4 @@
-"""What is a token, and how does the file look that lists them?
+"""What is a token, and what does the file that lists tokens look like?
 
 A token is `ffn_` and 256 random bits. The file, TOML, has only its SHA-256: nobody who reads the file can call.
 
@@ -10,7 +10,7 @@ A token is `ffn_` and 256 random bits. The file, TOML, has only its SHA-256: nob
     created = 2026-11-22T10:00:00Z
     expires = 2027-11-22T10:00:00Z    # optional
 
-`count` tells a file that was copied half from one that is whole.
+`count` distinguishes a file that was copied only in part from a whole one.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Token:
 
 
 def new_secret() -> str:
-    """A token that nobody has: 256 random bits; the prefix lets scanners find one that was published."""
+    """A new token of 256 random bits; its prefix lets scanners find one that was published."""
     return "ffn_" + secrets.token_urlsafe(32)
 
 
@@ -69,7 +69,7 @@ def hash_secret(secret: str) -> bytes:
 
 
 def new_token(name: str, scopes: Iterable[str], secret: str, expires: datetime | None = None) -> Token:
-    """The entry of a new token. Raises CredentialsError for a name or a scope that cannot be, or an expiry gone by."""
+    """The entry of a new token. Raises CredentialsError for an invalid name or scope, or an expiry in the past."""
     now = datetime.now(UTC).replace(microsecond=0)
     token = Token(name, frozenset(scopes), hash_secret(secret), now, expires)
     _require_name(name)
@@ -80,12 +80,12 @@ def new_token(name: str, scopes: Iterable[str], secret: str, expires: datetime |
 
 
 def load_tokens(path: Path) -> tuple[Token, ...]:
-    """Read a tokens file. Raises CredentialsError where others may read it, or where any of it is not as documented."""
+    """Read a tokens file. Raises CredentialsError where others may read it, or where anything in it is invalid."""
     data = read_file(path, _WHAT, private=True)
     try:
         return _read(tomllib.loads(data.decode()))
     except (ValueError, CredentialsError) as error:
-        wrong = error.message if isinstance(error, CredentialsError) else f"it is no TOML: {error}"
+        wrong = error.message if isinstance(error, CredentialsError) else f"it is not TOML: {error}"
         raise CredentialsError(
             f"the {_WHAT} {path} cannot be used: {wrong}; restore it, or make another with `ffnsearch token create`",
             reason="INVALID_TOKENS_FILE",
@@ -113,9 +113,9 @@ def _render(token: Token) -> str:
 
 def _read(document: Mapping[str, Any]) -> tuple[Token, ...]:
     """The tokens of a document. Messages name tokens and keys, never a value: it may be a token, put in by mistake."""
-    _require(document.keys() <= {"count", "tokens"}, "it has other keys than count and tokens")
+    _require(document.keys() <= {"count", "tokens"}, "it has keys other than count and tokens")
     tables = document.get("tokens", {})
-    _require(isinstance(tables, dict), "`tokens` is no table")
+    _require(isinstance(tables, dict), "`tokens` is not a table")
     _require(document.get("count") == len(tables), f"`count` is not the number of its tokens, {len(tables)}")
     _require(len(tables) <= TOKENS_MAX, f"it has {len(tables)} tokens, more than {TOKENS_MAX}")
     tokens = tuple(_read_token(name, table) for name, table in tables.items())
@@ -127,11 +127,17 @@ def _read_token(name: str, table: Any) -> Token:
     _require_name(name)
     _require(isinstance(table, dict) and table.keys() <= _KEYS, f"token {name!r} has keys that are not known")
     scopes, sha256, expires = table.get("scopes"), table.get("sha256"), table.get("expires")
-    _require(isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes), f"token {name!r}: no scopes")
+    _require(
+        isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes),
+        f"token {name!r}: scopes is not a list of words",
+    )
     _require_scopes(name, frozenset(scopes))
-    _require(isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)), f"token {name!r}: sha256 is no such hash")
-    _require(_is_time(table.get("created")), f"token {name!r}: created is no time with a zone")
-    _require(expires is None or _is_time(expires), f"token {name!r}: expires is no time with a zone")
+    _require(
+        isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)),
+        f"token {name!r}: sha256 is not 64 hexadecimal digits",
+    )
+    _require(_is_time(table.get("created")), f"token {name!r}: created is not a time with a zone")
+    _require(expires is None or _is_time(expires), f"token {name!r}: expires is not a time with a zone")
     return Token(name, frozenset(scopes), bytes.fromhex(sha256), table["created"], expires)
 
 
@@ -142,7 +148,7 @@ def _require_name(name: str) -> None:
 
 def _require_scopes(name: str, scopes: frozenset[str]) -> None:
     known = " and ".join(SCOPES)
-    _require(bool(scopes) and scopes <= set(SCOPES), f"token {name!r} needs a scope, and none but {known} exist")
+    _require(bool(scopes) and scopes <= set(SCOPES), f"token {name!r} needs at least one scope, of {known}")
 
 
 def _is_time(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from urllib.parse import urlsplit
 
-from ffnsearch_service.address import is_loopback, join
+from ffnsearch_service.address import is_loopback, join, missing_protection
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.settings.values import shown
 
@@ -19,6 +19,9 @@ _NOT_ABOVE = (
     ("prompts_max", "queue_prompts_max"),
 )
 """Limits of which the first must not be above the second."""
+
+_PROTECTIONS = {"TLS": "tls.certificate_file, tls.key_file", "tokens": "auth.tokens_file"}
+"""The settings that give a server what it lacks."""
 
 
 def problems(config: ServerConfig, origin: Origin, doubtful: Collection[str] = ()) -> Iterator[str]:
@@ -74,12 +77,13 @@ def _encryption(config: ServerConfig, origin: Origin) -> Iterator[str]:
 
 
 def _public_calls(config: ServerConfig, origin: Origin) -> Iterator[str]:
-    protected = config.tls.certificate_file and config.auth.tokens_file
-    if not (is_loopback(config.host) or protected or config.insecure_public):
+    encrypted, authenticated = bool(config.tls.certificate_file), bool(config.auth.tokens_file)
+    missing = missing_protection(config.host, encrypted=encrypted, authenticated=authenticated)
+    if missing and not config.insecure_public:
         yield (
             f"server.host ({origin('server.host')}): {shown(config.host)} can be reached from other machines: set "
-            "tls.certificate_file, tls.key_file and auth.tokens_file, listen on 127.0.0.1, or accept that anyone "
-            "may call with --insecure-public"
+            f"{' and '.join(_PROTECTIONS[what] for what in missing)}, listen on 127.0.0.1, or accept with "
+            "--insecure-public that anyone may call"
         )
 
 

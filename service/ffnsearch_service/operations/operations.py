@@ -1,23 +1,24 @@
 """What watches a server from its start to its end? (settings -> metrics, log lines, spans and health, together)."""
 
-from ffnsearch_service.address import listening_address
+from ffnsearch_service.address import is_loopback, require_free
 from ffnsearch_service.closing import Closing
 from ffnsearch_service.config import ServerConfig
-from ffnsearch_service.operations.callers import CallRecord
+from ffnsearch_service.errors import AddressError
 from ffnsearch_service.operations.calls import CallWatch
 from ffnsearch_service.operations.endpoint import METRICS_TYPE, Endpoint, Page
 from ffnsearch_service.operations.health import Health
 from ffnsearch_service.operations.logs import log_call
 from ffnsearch_service.operations.metrics import Metrics
-from ffnsearch_service.operations.observer import CatalogObservers
+from ffnsearch_service.operations.record import CallRecord
+from ffnsearch_service.operations.seen import CatalogSeen
 from ffnsearch_service.operations.tracing import Tracer
 
 
 class Operations(Closing):
     """Everything that watches one server. Made before snapshots are read, closed after they are.
 
-    calls: what each call of the server passes. metrics: the engine's observer. catalog: the catalog's observer.
-    health: the servicer of grpc.health.v1. Where the settings name no port, nobody can read the metrics.
+    calls: what each call of the server passes. metrics: what counts the engine's batches. health: the servicer of
+    grpc.health.v1. Where the settings name no port, nobody can read the metrics.
     """
 
     def __init__(self, config: ServerConfig, health: Health, version: str) -> None:
@@ -27,8 +28,7 @@ class Operations(Closing):
         """
         self.health = health
         self.metrics = Metrics(version)
-        self.catalog = CatalogObservers(self.metrics, health)
-        self.calls = CallWatch(self._begun, self._ended)
+        self.calls = CallWatch(self.metrics.begun, self._ended)
         self._tracer = Tracer.open(config.tracing, version)
         self._endpoint = self._listen(config)
 
@@ -37,15 +37,17 @@ class Operations(Closing):
         """Where measurements and probes are read, `host:port`, or None."""
         return self._endpoint.address if self._endpoint else None
 
+    def see(self, catalog: CatalogSeen) -> None:
+        """Let measurements and health report these snapshots and aliases from now on."""
+        self.metrics.see(catalog)
+        self.health.see(catalog)
+
     def close(self) -> None:
         """Send the spans that wait, at most some seconds long, and stop listening."""
         if self._tracer:
             self._tracer.close()
         if self._endpoint:
             self._endpoint.close()
-
-    def _begun(self, record: CallRecord) -> None:
-        self.metrics.begun()
 
     def _ended(self, record: CallRecord, is_unary: bool) -> None:
         self.metrics.ended(record, is_unary=is_unary)
@@ -57,7 +59,14 @@ class Operations(Closing):
         settings = config.metrics
         if settings.port is None:
             return None
-        listening_address(settings.host, settings.port, insecure_public=config.insecure_public)
+        if not (is_loopback(settings.host) or config.insecure_public):
+            raise AddressError(
+                f"metrics at {settings.host} could be read from other machines, by anyone: set metrics.host to "
+                "127.0.0.1, or accept it with --insecure-public",
+                reason="PUBLIC_ADDRESS",
+                host=settings.host,
+            )
+        require_free(settings.host, settings.port)
         pages = {
             "/metrics": lambda: Page(200, METRICS_TYPE, self.metrics.text()),
             "/livez": lambda: Page(200, "text/plain", b"alive\n"),

@@ -11,7 +11,6 @@ from ffnsearch_service.errors import AbsentError, RequestError, StateError
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PARTS_MAX = 8
-_PATH = re.compile(r"(?<![\w.])/[^\s:;,'\"()]+")
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ class Folders:
         if self.snapshots is None or not snapshot.is_relative_to(self.snapshots):
             return ""
         return snapshot.relative_to(self.snapshots).as_posix()
-
-
-def without_paths(text: str) -> str:
-    """The same line with absolute paths cut down to their last part: callers need not know where things lie."""
-    return _PATH.sub(lambda found: Path(found[0]).name, " ".join(text.split()))
 
 
 def _texts_and_links(folder: Path) -> Iterator[Path]:

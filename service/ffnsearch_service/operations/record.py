@@ -1,24 +1,23 @@
-"""Which call is this? (the request id, and what else is known of a call, wherever its code runs)."""
+"""What is known of a call? (its request id and all else, wherever its code runs)."""
 
 import contextvars
 import re
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of a request id, in a call and in its trailing metadata back."""
 
 UNKNOWN_METHOD = "unknown"
-"""The method of calls of something that is not there: their names are the caller's, without number or limit."""
+"""Stands for methods that do not exist: callers may invent any number of names, of any length."""
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
-"""Ids that are taken over: long enough to be told apart, short enough for every line, nothing that a log minds."""
+"""Ids that are accepted: long enough to be unique, short enough for every line, without what a log must escape."""
 
-P = ParamSpec("P")
-Result = TypeVar("Result")
+TIMED_STAGES = ("tokenize", "queue", "model", "search", "combine")
+"""The stages of an answer in their order; the timings of a response have the nanoseconds of each, `STAGE_ns`."""
 
 
 @dataclass
@@ -51,13 +50,3 @@ current_call: contextvars.ContextVar[CallRecord | None] = contextvars.ContextVar
 def request_id_of(given: str | bytes | None) -> str:
     """The caller's id where it is sane, and a new one of 128 bits otherwise."""
     return given if isinstance(given, str) and _SANE.fullmatch(given) else secrets.token_hex(16)
-
-
-def carried(work: Callable[P, Result]) -> Callable[P, Result]:
-    """The same work, for another thread: it runs for the call that is current now."""
-    context = contextvars.copy_context()
-
-    def run(*arguments: P.args, **options: P.kwargs) -> Result:
-        return context.run(work, *arguments, **options)
-
-    return run
