@@ -492,12 +492,41 @@ def test_the_command_takes_the_default_profile_and_refuses_others(run: Run, copy
 
 def test_the_command_refuses_options_that_would_do_nothing(run: Run, copy: Path) -> None:
     refusals = {
-        ("index", copy, "--profile", "none"): "--profile is given without --self-sums",
-        ("index", copy, "--no-self-sums", "--backend", "exact"): "--backend is given without --self-sums",
-        ("index", copy, "--faiss", "ivf", "--estimate"): "--estimate is of --self-sums alone, and --faiss is given",
-        ("index", copy, "--no-self-sums", "--estimate"): "and --no-self-sums is given",
+        ("index", copy, "--profile", "none"): "--profile only matters with --self-sums",
+        ("index", copy, "--no-self-sums", "--backend", "exact"): "--backend only matters with --self-sums",
+        ("index", copy, "--faiss", "ivf", "--estimate"): "--estimate covers --self-sums only: drop it, or drop --faiss",
+        ("index", copy, "--no-self-sums", "--estimate"): "or drop --no-self-sums",
     }
     check_refusals(run, refusals, copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--self-sums",), {"tiles", "self-sums"}),
+        (("--self-sums", "--backend", "exact"), {"self-sums"}),
+        (("--no-self-sums",), set()),
+        (("--faiss", "flat"), {"faiss-flat"}),
+        (("--faiss", "flat", "--self-sums"), {"tiles", "faiss-flat", "self-sums"}),
+        (("--faiss", "flat", "--no-self-sums"), {"faiss-flat"}),
+        ((), {"tiles"}),
+    ],
+)
+def test_the_command_makes_what_its_options_name_and_what_that_needs(
+    options: tuple[str, ...], parts: set[str], run: Run, copy: Path
+) -> None:
+    drop_tiles(copy)
+    assert run("index", copy, *options)[0] == 0
+    assert read_manifest(copy).parts == parts
+
+
+def test_an_estimate_without_tiles_says_that_they_come_first(run: Run, copy: Path) -> None:
+    drop_tiles(copy)
+    asked = ("index", copy, "--self-sums", "--estimate")
+    check_refusals(run, {asked: f"run `ffnsearch index {copy}` first, or add --backend exact"}, copy)
+    assert run(*asked, "--backend", "exact")[0] == 0
+    assert run("index", copy)[0] == 0
+    assert run(*asked)[0] == 0
 
 
 def test_a_stopped_command_says_how_it_is_continued(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

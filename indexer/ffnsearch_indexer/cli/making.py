@@ -17,7 +17,7 @@ from ffnsearch_indexer.cli.finishing import (
     self_sums_lines,
 )
 from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
-from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.errors import BackendError, FfnSearchError
 
 
 class SplitName(StrEnum):
@@ -171,10 +171,11 @@ def index(
     faiss: Faiss = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a snapshot what the backend `tiles` needs, where it was built without; or self-sums, or indexes of faiss'.
+    """Give a snapshot the tiles that it was built without; or, where options name them, self-sums or indexes of faiss'.
 
-    Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
-    the sums of the new default profile are not there: the same command with --self-sums makes them.
+    Self-sums are searched for with tiles, which are made first where there are none. Nothing else changes but the
+    snapshot's id. What was stopped is continued by the same command. After a calibration the sums of the new default
+    profile are not there: the same command with --self-sums makes them.
     """
     from ffnsearch_indexer.additions import add_faiss, add_tiles
     from ffnsearch_indexer.answer import self_join
@@ -182,26 +183,34 @@ def index(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
-    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
+    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER, read_manifest
 
     def announce(plan: FaissPlan) -> None:
         display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {size_in_words(plan.disk_bytes)} of disk")
 
     _require_purpose(self_sums, profile, backend, estimate, faiss)
-    started, kinds = time.monotonic(), kinds_of(faiss)
+    started, kinds, searched_by = time.monotonic(), kinds_of(faiss), backend or "tiles"
+    needs_tiles = searched_by == "tiles" if self_sums or estimate else not kinds and self_sums is None
+    manifest = read_manifest(snapshot)
     if estimate:
+        if needs_tiles and TILES_FOLDER not in manifest.parts:
+            raise BackendError(
+                f"{snapshot} has no tiles, and --self-sums makes them before it can be estimated: "
+                f"run `{command('index', snapshot)}` first, or add --backend exact",
+                reason="NO_TILES",
+            )
         with resumable():
             chosen = profiles_of(snapshot, profile)
-            plan = self_join.estimate_self_sums(snapshot, chosen, backend=backend or "tiles")
+            plan = self_join.estimate_self_sums(snapshot, chosen, backend=searched_by)
         return print_result(as_json, vars(plan), self_sums_lines(plan))
-    folders = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
+    folders = [*([TILES_FOLDER] if needs_tiles else []), *(FOLDERS[kind] for kind in kinds)]
     with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
+        if needs_tiles:
+            manifest = add_tiles(snapshot, progress=display)
         if kinds:
             manifest = add_faiss(snapshot, kinds, announce=announce, progress=display)
-        else:
-            manifest = add_tiles(snapshot, progress=display)
     if self_sums:
-        manifest = add_self_sums(snapshot, profile or [], backend or "tiles")
+        manifest = add_self_sums(snapshot, profile or [], searched_by)
     elif self_sums is False:
         manifest = self_join.drop_self_sums(snapshot)
     seconds = time.monotonic() - started
@@ -244,13 +253,13 @@ def _require_purpose(
     for name, is_given in (("--profile", bool(profile)), ("--backend", backend is not None)):
         if is_given and not (self_sums or estimate):
             raise FfnSearchError(
-                f"{name} is given without --self-sums, which it is for: add --self-sums, or leave it out",
+                f"{name} only matters with --self-sums: add --self-sums, or drop {name}",
                 reason="INVALID_REQUEST",
             )
     for name, is_given in (("--no-self-sums", self_sums is False), ("--faiss", faiss is not None)):
         if is_given and estimate:
             raise FfnSearchError(
-                f"--estimate is of --self-sums alone, and {name} is given: leave one of the two out",
+                f"--estimate covers --self-sums only: drop it, or drop {name}",
                 reason="INVALID_REQUEST",
             )
 
