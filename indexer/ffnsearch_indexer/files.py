@@ -29,6 +29,9 @@ _NO_DAMAGE = {
 }
 """What helps where a file cannot be read and nothing says that it is damaged, by errno."""
 
+_MADE_AGAIN = "copy the snapshot again, or build it again"
+"""What helps where a file of a snapshot is damaged."""
+
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
 
@@ -87,36 +90,38 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[A
     return mapped
 
 
-def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
+def load_array(path: Path, dtype: type, shape: tuple[int | None, ...], *, next_step: str = _MADE_AGAIN) -> NDArray[Any]:
     """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected.
 
-    Other errors are those of `unreadable`.
+    Other errors are those of `unreadable`. next_step: what helps where the file is damaged.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, next_step) from None
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)
     )
     if array.dtype != dtype or not fits:
         raise DamageError(
-            f"{path} holds {array.dtype} {list(array.shape)} where the manifest says {np.dtype(dtype)} {list(shape)}: "
-            "build the snapshot again",
+            f"{path} holds {array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} {list(shape)}: {next_step}",
             file=path.name,
         )
     return array
 
 
-def unreadable(path: Path, error: Exception) -> SnapshotError:
-    """What to raise for a file of a snapshot that cannot be read: a DamageError, unless the file may well be whole."""
+def unreadable(path: Path, error: Exception, next_step: str = _MADE_AGAIN) -> SnapshotError:
+    """What to raise for a file that cannot be read: a DamageError, unless the file may well be whole.
+
+    next_step: what helps where the file is damaged.
+    """
     if isinstance(error, OSError) and error.errno in _NO_DAMAGE:
         return SnapshotError(
             f"{path} cannot be read: {error.strerror}; {_NO_DAMAGE[error.errno]}",
             reason="SNAPSHOT_UNREADABLE",
             file=path.name,
         )
-    return DamageError(f"{path} cannot be read ({error}): copy the snapshot again, or build it again", file=path.name)
+    return DamageError(f"{path} cannot be read ({error}): {next_step}", file=path.name)
 
 
 def require_readable(path: Path) -> None:
@@ -166,7 +171,8 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"cannot write in {folder}: it is no folder, or may not be written; let it be, or choose another place",
+            f"cannot write in {folder}: it is not a folder, or you have no write permission there; "
+            "change that, or choose another place",
             reason="WRITE_FAILED",
         )
     free = shutil.disk_usage(folder).free

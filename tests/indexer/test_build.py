@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +21,7 @@ from ffnsearch_indexer import build as building
 from ffnsearch_indexer.build import build, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
-from ffnsearch_indexer.errors import CorpusError, FfnSearchError, ModelError, OutputError, TokenError
+from ffnsearch_indexer.errors import CorpusError, DamageError, FfnSearchError, ModelError, OutputError, TokenError
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.snapshot import read_manifest
@@ -131,6 +132,31 @@ def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.
     assert len(computed) == 3 + plan.shards - 2
 
 
+@pytest.mark.parametrize("damage", ["cut", "other numbers"])
+def test_a_damaged_shard_is_refused_and_made_again_once_it_is_deleted(
+    damage: str, job: BuildJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(building.keys, "assemble_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(CORPUS, job.model, job.out, window_tokens=5)
+    shard = partial(job.out) / "shards" / "shard-00000.npy"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        np.save(shard, np.load(shard).astype(np.float32))
+    with pytest.raises(DamageError) as caught:
+        build(CORPUS, job.model, job.out, window_tokens=5)
+    assert caught.value.message.endswith(f": delete {shard.parent}; the same command makes it again")
+    shutil.rmtree(shard.parent)
+    build(CORPUS, job.model, job.out, window_tokens=5)
+    assert job.out.exists()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_is_left_of_another_build_is_refused_and_kept(job: BuildJob, model: Path, tmp_path: Path) -> None:
     assert stopping.run(job, Stop(20)).exit_status == KILLED
     left = files_of(partial(job.out))
@@ -160,6 +186,15 @@ def test_a_folder_that_is_no_leftover_is_refused_and_kept(model: Path, tmp_path:
     before = files_of(tmp_path)
     assert refusal(CORPUS, model, tmp_path / "out").reason == "OUTPUT_EXISTS"
     assert files_of(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_with_what_to_change(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = refusal(CORPUS, model, tmp_path / "file" / "out")
+    assert error.message == (
+        f"cannot write in {tmp_path / 'file'}: it is not a folder, or you have no write permission there; "
+        "change that, or choose another place"
+    )
 
 
 def test_an_output_that_exists_is_refused_and_kept(model: Path, tmp_path: Path) -> None:

@@ -449,14 +449,20 @@ def test_what_cannot_be_self_sums_is_refused_even_if_the_manifest_knows_it(
     assert "self-sums" in error.message
 
 
-def test_a_damaged_piece_is_refused(copy: Path, operations: int, whole: Path) -> None:
+@pytest.mark.parametrize("damage", ["shorter", "cut", "other numbers"])
+def test_a_damaged_piece_is_refused_and_made_again_once_it_is_deleted(
+    damage: str, copy: Path, operations: int, whole: Path
+) -> None:
     assert stopping.run(SelfSumsJob(copy), Stop(operations // 4)).exit_status == KILLED
     piece = sorted(work_folder(copy).rglob("piece-*.npy"))[0]
-    np.save(piece, np.load(piece)[:-1])
+    if damage == "cut":
+        piece.write_bytes(piece.read_bytes()[:-1])
+    else:
+        np.save(piece, np.load(piece)[:-1] if damage == "shorter" else np.load(piece).astype(np.int64))
     error = stopping.run(SelfSumsJob(copy)).error
     assert isinstance(error, DamageError)
-    assert str(work_folder(copy) / "pieces") in error.message
-    shutil.rmtree(work_folder(copy) / "pieces")
+    assert error.message.endswith(f": delete {piece.parent}; the same command makes it again")
+    shutil.rmtree(piece.parent)
     add_self_sums(copy, PROFILES[:1])
     assert read_manifest(copy).parts == {"tiles", "self-sums"}
 

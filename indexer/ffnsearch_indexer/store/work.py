@@ -49,6 +49,11 @@ def clear(work: Path) -> None:
             path.unlink()
 
 
+def delete_step(folder: Path) -> str:
+    """What helps where unfinished work in a folder is damaged, for the end of a message."""
+    return f"delete {folder}; the same command makes it again"
+
+
 def require_own(work: Path, identity: Identity) -> None:
     """Refuse a work folder with something in it that the work of this identity would not continue."""
     if not _is_begun(work):
