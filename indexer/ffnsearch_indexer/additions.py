@@ -33,7 +33,7 @@ def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
         endings = windows[datastore.first_positions, -ENDING_TOKENS:]
         with _claim(folder, TILES_FOLDER):
             write_tiles(folder, datastore.keys, counts, endings, progress)
-            return list_part(folder, TILES_FOLDER)
+            return list_part(folder, TILES_FOLDER, progress)
 
 
 def add_faiss(
@@ -61,7 +61,7 @@ def add_faiss(
         for kind in wanted:
             with _claim(folder, FOLDERS[kind]):
                 write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
-                manifest = list_part(folder, FOLDERS[kind])
+                manifest = list_part(folder, FOLDERS[kind], progress)
         return manifest
 
 

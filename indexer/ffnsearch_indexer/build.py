@@ -165,9 +165,7 @@ def build(
             _write_counts(source, whole, progress)
             _write_tiles(source, whole, progress)
             _write_model_and_corpus(source, whole)
-            progress("checksums", 0, 1, "")
-            manifest = write_manifest(whole, _manifest(source, plan))
-            progress("checksums", 1, 1, "")
+            manifest = write_manifest(whole, _manifest(source, plan), progress)
             whole.rename(out)
             sync(out.parent)
     return manifest

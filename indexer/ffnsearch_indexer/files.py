@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.errors import DamageError, OutputError, SnapshotError
+from ffnsearch_indexer.progress import Progress, silent
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
@@ -132,14 +134,28 @@ def require_readable(path: Path) -> None:
         raise unreadable(path, error) from None
 
 
-def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
+def hash_files(paths: list[Path], *, stage: str = "", progress: Progress = silent) -> list[str]:
     """SHA-256 of each file, in hexadecimal; several files are read at once.
 
-    was_read: called with how many bytes were read of some file, from several threads; what it raises ends the reading.
-    An OSError knows its file.
+    progress: counts the megabytes of all files as a stage; it is called from several threads, one at a time, and what
+    it raises ends the reading. An OSError knows its file.
     """
+    was_read = _counter(stage, sum(path.stat().st_size for path in paths), progress)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         return list(pool.map(partial(_hash_file, was_read), paths))
+
+
+def _counter(stage: str, total_bytes: int, progress: Progress) -> Callable[[int], None]:
+    """What several threads call with the number of bytes that they have read."""
+    done_bytes, lock = 0, Lock()
+
+    def was_read(read_bytes: int) -> None:
+        nonlocal done_bytes
+        with lock:
+            done_bytes += read_bytes
+            progress(stage, done_bytes // 10**6, total_bytes // 10**6, "")
+
+    return was_read
 
 
 def _hash_file(was_read: Callable[[int], None], path: Path) -> str:

@@ -438,7 +438,7 @@ def test_progress_goes_through_the_stages_and_each_comes_to_its_end(model: Path,
         tmp_path / "out",
         progress=lambda stage, done, total, _: told.setdefault(stage, []).append((done, total)),
     )
-    assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums"]
+    assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums, MB"]
     for pairs in told.values():
         assert pairs == sorted(pairs)
         assert pairs[-1][0] == pairs[-1][1]

@@ -222,7 +222,7 @@ def test_a_program_can_follow_a_build(run: Run, corpus: Path, model: Path, tmp_p
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--progress-json", events)
     assert run(*arguments)[0] == 0
     told = [json.loads(line) for line in events.read_text().splitlines()]
-    assert {"substrings", "keys", "blocks", "counts", "tiles", "checksums"} < {event["stage"] for event in told}
+    assert {"substrings", "keys", "blocks", "counts", "tiles", "checksums, MB"} < {event["stage"] for event in told}
     assert all(0 <= event["done"] <= event["total"] for event in told)
     events.unlink()
     assert run(*arguments)[0] == 2

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -342,13 +343,23 @@ def test_how_much_of_a_snapshot_is_read_is_told(tiny_copy: Path, monkeypatch: py
     assert not told
 
 
+def test_how_much_of_a_new_part_is_hashed_is_told(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_HASH_BYTES", 1000)
+    told: list[tuple[str, int, int]] = []
+    drop_part(tiny_copy, "tiles")
+    list_part(tiny_copy, "tiles", lambda stage, done, total, detail: told.append((stage, done, total)))
+    part_bytes = sum(path.stat().st_size for path in (tiny_copy / "tiles").rglob("*.npy"))
+    assert len(told) > part_bytes // 1000
+    assert told[-1] == ("checksums, MB", part_bytes // 10**6, part_bytes // 10**6)
+
+
 def test_what_others_change_while_a_part_is_hashed_stays(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read_manifest(tiny_copy).files
     drop_part(tiny_copy, "tiles")
 
-    def measured_meanwhile(paths: list[Path]) -> list[str]:
+    def measured_meanwhile(paths: list[Path], **options: Any) -> list[str]:
         revise_manifest(tiny_copy, fidelity={"parity": {"prompts": 1}})
-        return hash_files(paths)
+        return hash_files(paths, **options)
 
     monkeypatch.setattr(store, "hash_files", measured_meanwhile)
     after = list_part(tiny_copy, "tiles")

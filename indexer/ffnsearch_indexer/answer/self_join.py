@@ -106,9 +106,7 @@ def add_self_sums(
                 if not _is_whole(folder, datastore, wanted):  # else it was stopped before the manifest was written
                     _make(datastore, backend, wanted, work, announce, progress)
                     _publish(folder, work / "whole", manifest)
-                progress("checksums", 0, 1, "")
-                manifest = list_part(folder, SELF_SUMS_FOLDER)
-                progress("checksums", 1, 1, "")
+                manifest = list_part(folder, SELF_SUMS_FOLDER, progress)
             clear(work)
             return manifest
 

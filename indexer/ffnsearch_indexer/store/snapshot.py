@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
@@ -163,15 +162,16 @@ class Manifest:
         return document
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+def write_manifest(folder: Path, manifest: Manifest, progress: Progress = silent) -> Manifest:
     """Complete a manifest with the sizes and hashes of the folder's files and its id; write it, and return it."""
     names = file_names(manifest.blocks, [TILES_FOLDER])
-    return _write_with_id(folder, replace(manifest, files=_entries(folder, names)))
+    return _write_with_id(folder, replace(manifest, files=_entries(folder, names, progress)))
 
 
-def list_part(folder: Path, part: str) -> Manifest:
+def list_part(folder: Path, part: str, progress: Progress = silent) -> Manifest:
     """Add the files of one of PARTS, which have been written into the folder, to its manifest, and return that."""
-    entries = _entries(folder, PARTS[part](read_manifest(folder).blocks))  # reads gigabytes: nobody waits for it
+    names = PARTS[part](read_manifest(folder).blocks)
+    entries = _entries(folder, names, progress)  # reads gigabytes: nobody waits for it
     with _changing(folder) as manifest:
         return _write_with_id(folder, replace(manifest, files=manifest.files | entries))
 
@@ -269,9 +269,8 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 def check_content(folder: Path, manifest: Manifest, progress: Progress = silent) -> None:
     """Read every byte; raise DamageError for the first file whose hash is not the manifest's, or as `check_sizes`."""
     names = list(manifest.files)
-    was_read = _counted(manifest.total_bytes(), progress)
     try:
-        hashes = hash_files([folder / name for name in names], was_read)
+        hashes = hash_files([folder / name for name in names], stage="verify, MB", progress=progress)
     except OSError as error:
         raise unreadable(Path(error.filename), error) from None
     for name, sha256 in zip(names, hashes, strict=True):
@@ -283,24 +282,11 @@ def check_content(folder: Path, manifest: Manifest, progress: Progress = silent)
             )
 
 
-def _counted(total_bytes: int, progress: Progress) -> Callable[[int], None]:
-    """Tells progress in megabytes, of bytes that several threads have read."""
-    done_bytes, lock = 0, Lock()
-
-    def was_read(read_bytes: int) -> None:
-        nonlocal done_bytes
-        with lock:
-            done_bytes += read_bytes
-            progress("verify, MB", done_bytes // 10**6, total_bytes // 10**6, "")
-
-    return was_read
-
-
-def _entries(folder: Path, names: list[str]) -> dict[str, FileEntry]:
+def _entries(folder: Path, names: list[str], progress: Progress) -> dict[str, FileEntry]:
     paths = [folder / name for name in names]
+    hashes = hash_files(paths, stage="checksums, MB", progress=progress)
     return {
-        name: FileEntry(path.stat().st_size, sha256)
-        for name, path, sha256 in zip(names, paths, hash_files(paths), strict=True)
+        name: FileEntry(path.stat().st_size, sha256) for name, path, sha256 in zip(names, paths, hashes, strict=True)
     }
 
 
