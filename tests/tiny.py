@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.training import RECORD_FILE
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 
 
 def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
@@ -24,6 +26,11 @@ def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
         if parameter.dim() > 1:
             parameter.mul_(scale)
     return model
+
+
+def revise(snapshot: Path, **fields: object) -> Manifest:
+    """Replace fields of a snapshot's manifest."""
+    return revise_manifest(snapshot, lambda manifest: replace(manifest, **fields))
 
 
 def model_on_cpu(model: Transformer, window_tokens: int, *, device: str, **options: str) -> DeviceModel:

@@ -12,7 +12,8 @@ from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.faiss import FOLDERS, FaissKind, FaissPlan, missing_blocks, plan_faiss, write_faiss
-from ffnsearch_indexer.store.snapshot import TILES_FOLDER, Manifest, list_part
+from ffnsearch_indexer.store.layout import TILES_FOLDER
+from ffnsearch_indexer.store.manifest import Manifest, list_part
 from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
 from ffnsearch_indexer.store.work import claim
 

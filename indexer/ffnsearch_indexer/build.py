@@ -13,7 +13,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,10 +39,10 @@ from ffnsearch_indexer.models.products import ROWS, multiply, pack
 from ffnsearch_indexer.models.training_text import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store import keys, snapshot
+from ffnsearch_indexer.store import keys, layout
 from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest, write_manifest
+from ffnsearch_indexer.store.manifest import FORMAT_VERSION, Manifest, read_manifest, revise_manifest, write_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
 from ffnsearch_indexer.store.work import Identity, claim, first_difference, in_words, require_own, work_folder
 
@@ -114,7 +114,7 @@ class _Source:
     def identity(self) -> dict[str, object]:
         """What must be the same for a killed build to be continued."""
         return {
-            "format_version": snapshot.FORMAT_VERSION,
+            "format_version": FORMAT_VERSION,
             "model_sha256": self.model.sha256(),
             "tokenizer_sha256": self.tokenizer.sha256,
             "corpus_sha256": self.corpus.sha256,
@@ -217,7 +217,7 @@ def finished(
         )
     trained_on = training_text(model_folder)
     if trained_on and manifest.trained_on is None:  # of a version that did not keep it
-        return revise_manifest(out, trained_on=trained_on)
+        return revise_manifest(out, lambda manifest: replace(manifest, trained_on=trained_on))
     return manifest
 
 
@@ -282,7 +282,7 @@ def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
     prefixes = count_prefixes(source.windows[source.order])
     shards = keys.shard_ranges(N)
     done = sum(keys.shard_path(work / SHARDS_FOLDER, shard).exists() for shard in range(len(shards)))
-    blocks_done = sum((work / SNAPSHOT_FOLDER / snapshot.keys_file(block)).exists() for block in range(config.blocks))
+    blocks_done = sum((work / SNAPSHOT_FOLDER / layout.keys_file(block)).exists() for block in range(config.blocks))
     key_bytes = 2 * N * config.d_model * config.blocks
     other_bytes = map_bytes(source.substrings) + 16 * len(source.tokens) + 30 * N + 4 * source.model.parameter_count()
     other_bytes += config.blocks * tiles_bytes(N, config.d_model, source.substrings.counts)
@@ -337,12 +337,12 @@ def _flops_per_second() -> float:
 
 def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) -> None:
     shards, blocks = work / SHARDS_FOLDER, range(source.model.config.blocks)
-    missing = [block for block in blocks if not (whole / snapshot.keys_file(block)).exists()]
+    missing = [block for block in blocks if not (whole / layout.keys_file(block)).exists()]
     if missing:
         _write_shards(source, shards, progress)
-    (whole / snapshot.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
+    (whole / layout.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
     for block in missing:
-        keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / snapshot.keys_file(block))
+        keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / layout.keys_file(block))
         progress("blocks", block + 1, len(blocks), "")
     shutil.rmtree(shards, ignore_errors=True)
 
@@ -367,18 +367,18 @@ def _write_tiles(source: _Source, whole: Path, progress: Progress) -> None:
 def _mapped_keys(source: _Source, whole: Path) -> list[NDArray[np.float16]]:
     shape = len(source.substrings), source.model.config.d_model
     blocks = range(source.model.config.blocks)
-    return [load_array(whole / snapshot.keys_file(block), np.float16, shape) for block in blocks]
+    return [load_array(whole / layout.keys_file(block), np.float16, shape) for block in blocks]
 
 
 def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
     progress("counts", 0, 1, "")
     counts = source.substrings.counts
-    save_array(whole / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
-    save_array(whole / snapshot.OFFSETS_FILE, counts.offsets)
-    save_array(whole / snapshot.TOKENS_FILE, counts.tokens)
-    save_array(whole / snapshot.COUNTS_FILE, counts.counts)
+    save_array(whole / layout.FIRST_POSITIONS_FILE, source.substrings.first_positions)
+    save_array(whole / layout.OFFSETS_FILE, counts.offsets)
+    save_array(whole / layout.TOKENS_FILE, counts.tokens)
+    save_array(whole / layout.COUNTS_FILE, counts.counts)
     write_whole(
-        whole / snapshot.RECORDS_FILE,
+        whole / layout.RECORDS_FILE,
         lambda path: write_records(path, source.substrings, source.windows, source.order),
     )
     progress("counts", 1, 1, "")
@@ -386,8 +386,8 @@ def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
 
 def _write_model_and_corpus(source: _Source, whole: Path) -> None:
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        write_whole(whole / snapshot.MODEL_FOLDER / name, partial(shutil.copyfile, source.model_folder / name))
-    save_array(whole / snapshot.CORPUS_FILE, source.tokens)
+        write_whole(whole / layout.MODEL_FOLDER / name, partial(shutil.copyfile, source.model_folder / name))
+    save_array(whole / layout.CORPUS_FILE, source.tokens)
 
 
 def _manifest(source: _Source, plan: Plan) -> Manifest:

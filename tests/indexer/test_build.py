@@ -24,7 +24,7 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import CorpusError, DamageError, FfnSearchError, ModelError, OutputError, TokenError
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from stopping import KILLED, BuildJob, Stop
 from tiny import files_of, make_model, random_text, record_training, save_model
 

@@ -22,9 +22,9 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.models.training import TrainingSettings
 from ffnsearch_indexer.models.transformer import TransformerConfig
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
-from tiny import files_of, make_model, random_text, record_training, save_model
+from tiny import files_of, make_model, random_text, record_training, revise, save_model
 
 ALPHABET = "abc\n"
 TEXT = random_text(1, 600, ALPHABET)
@@ -192,7 +192,7 @@ def test_a_build_that_resumes_adds_what_an_earlier_version_did_not_keep(
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--calibration-prompts", 0)
     run(*arguments)
     assert read_manifest(tmp_path / "out").is_of_training_text
-    revise_manifest(tmp_path / "out", trained_on=None)
+    revise(tmp_path / "out", trained_on=None)
     code, _, _ = run(*arguments, "--resume")
     assert code == 0
     assert read_manifest(tmp_path / "out").is_of_training_text

@@ -28,7 +28,8 @@ from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of, lists_of
 from ffnsearch_indexer.store import faiss as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.faiss import MeasuredRecall, load_recall, open_flat, open_lists, plan_faiss
-from ffnsearch_indexer.store.snapshot import PARTS, read_manifest
+from ffnsearch_indexer.store.layout import PARTS
+from ffnsearch_indexer.store.manifest import read_manifest
 from stopping import KILLED, Stop
 from tiny import files_of
 

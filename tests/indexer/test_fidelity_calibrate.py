@@ -26,7 +26,8 @@ from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions, indexed_windows, prompts_at
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
+from tiny import revise
 
 NAMES = {"one-step", "sum", "fast", "balanced", "best"}
 
@@ -49,7 +50,7 @@ def without_times(found: Calibration) -> dict[str, Any]:
 
 def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predictor: Predictor) -> None:
     before = read_manifest(tiny_copy)
-    revise_manifest(tiny_copy, fidelity={"parity": {"of": "earlier profiles"}})
+    revise(tiny_copy, fidelity={"parity": {"of": "earlier profiles"}})
     found = calibrate(predictor, prompts=200, save=True)
     after = read_manifest(tiny_copy)
     assert after.snapshot_id != before.snapshot_id
@@ -216,6 +217,6 @@ def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_aske
 
 
 def test_the_article_profile_stays(tiny_copy: Path, predictor: Predictor) -> None:
-    revise_manifest(tiny_copy, profiles={"article": ARTICLE.to_json()}, default_profile="article")
+    revise(tiny_copy, profiles={"article": ARTICLE.to_json()}, default_profile="article")
     calibrate(predictor, prompts=60, save=True)
     assert read_manifest(tiny_copy).profiles["article"] == ARTICLE.to_json()

@@ -14,7 +14,7 @@ from ffnsearch_indexer.build import build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
 from tiny import files_of, make_model, save_model
 

@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ffnsearch_indexer.fidelity.evaluate import choose_profiles, prepare, work_f
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest, revise_manifest
 from tiny import files_of, make_model, record_training, save_model
 
 
@@ -166,15 +167,17 @@ NGRAM = ProductProfile("n-gram", ((ProductStep(-0.2, 1.0, prior_mass=1.0), Produ
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "change",
     [
-        {"profiles": lambda manifest: manifest.profiles | {"even": one_step("even", (0.5, 0.5), (1, 1)).to_json()}},
-        {"fidelity": {"calibration": {"ngram": {"profile": NGRAM.to_json()}}}},
+        lambda manifest: replace(
+            manifest, profiles=manifest.profiles | {"even": one_step("even", (0.5, 0.5), (1, 1)).to_json()}
+        ),
+        lambda manifest: replace(manifest, fidelity={"calibration": {"ngram": {"profile": NGRAM.to_json()}}}),
     ],
     ids=["a profile", "the fitted n-gram"],
 )
 def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
-    changes: dict[str, Any], measurable: Path, tmp_path: Path
+    change: Callable[[Manifest], Manifest], measurable: Path, tmp_path: Path
 ) -> None:
     """Not of any protocol of one command: what it has done is of no use to the next."""
     snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
@@ -184,7 +187,7 @@ def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
 
         def both() -> None:
             with first.run(save=True):
-                revise_manifest(snapshot, **changes)
+                revise_manifest(snapshot, change)
                 with second.run(save=True):
                     pytest.fail("it is refused")
 
@@ -194,7 +197,7 @@ def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
         assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
     with Datastore.open(snapshot) as datastore:
         again = evaluate(Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest), save=True)
-    assert ("fitted_ngram" in again.document["baselines"]) is ("fidelity" in changes)
+    assert ("fitted_ngram" in again.document["baselines"]) is ("calibration" in read_manifest(snapshot).fidelity)
     assert "held_out" in (read_manifest(snapshot).fidelity or {})
 
 

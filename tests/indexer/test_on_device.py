@@ -25,7 +25,7 @@ from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
 from tiny import files_of, float16_steps, make_model, model_on_cpu, random_text, save_model
 

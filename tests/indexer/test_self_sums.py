@@ -29,10 +29,11 @@ from ffnsearch_indexer.errors import BackendError, CancelledError, DamageError, 
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, read_manifest, revise_manifest, self_sums_files
+from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
 from stopping import KILLED, Stop
-from tiny import files_of, make_model, random_text, save_model
+from tiny import files_of, make_model, random_text, revise, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -54,7 +55,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = save_model(folder / "model", make_model(vocabulary_size=4, d_model=8), ALPHABET)
     build(Corpus("text", random_text(1, 700, ALPHABET)), model, folder / "s.ffn", window_tokens=WINDOW)
     documents = {profile.name: profile.to_json() for profile in (*PROFILES, OTHER)}
-    revise_manifest(folder / "s.ffn", profiles=documents, default_profile="low")
+    revise(folder / "s.ffn", profiles=documents, default_profile="low")
     return folder / "s.ffn"
 
 

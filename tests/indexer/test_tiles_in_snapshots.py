@@ -28,7 +28,8 @@ from ffnsearch_indexer.errors import BackendError, DamageError, FfnSearchError, 
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_bytes, tiles_of
 from ffnsearch_indexer.store import tiles as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest, file_names, read_manifest, tiles_files
+from ffnsearch_indexer.store.layout import file_names, tiles_files
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest
 from stopping import KILLED, Stop
 from tiny import files_of, make_model, random_text, save_model
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.index.base import Checkpoint, Float16, Index, Int64, RangeSums, nobody_waits
+from ffnsearch_indexer.store.layout import SELF_SUMS_FOLDER
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_indexer.store.self_sums import SelfSums, load_thresholds
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, Manifest
 
 
 def ask_with_keys(vectors: NDArray[np.float16], keys: Sequence[Float16], self_ids: Sequence[int | None]) -> None:

@@ -27,18 +27,15 @@ from ffnsearch_indexer.index.base import Index, Int64, RangeSums
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import (
+from ffnsearch_indexer.store.layout import (
     COUNTS_FILE,
     OFFSETS_FILE,
     SELF_SUMS_FOLDER,
     TOKENS_FILE,
-    Manifest,
-    drop_part,
     keys_file,
-    list_part,
-    read_manifest,
     self_sums_files,
 )
+from ffnsearch_indexer.store.manifest import Manifest, drop_part, list_part, read_manifest
 from ffnsearch_indexer.store.work import Identity, claim, clear, require_own
 
 PIECE_QUERIES = 32_768

@@ -11,7 +11,7 @@ from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, command
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_indexer.store.snapshot import Manifest
+    from ffnsearch_indexer.store.manifest import Manifest
 
 RESUME = "the same command with --resume continues it"
 """What to do where a build was stopped when OUT was there: another command would not take as many prompts as it did."""
@@ -33,7 +33,7 @@ def calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.calibrate import calibrate
     from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     with (
         leaves_whole(snapshot, f", but not calibrated; {RESUME}"),
@@ -51,7 +51,7 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
     from ffnsearch_indexer.fidelity import evaluate as evaluating
     from ffnsearch_indexer.fidelity.protocols import choose_protocols
     from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     with (
         leaves_whole(snapshot, f", but not measured; {RESUME}"),
@@ -94,7 +94,7 @@ def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_js
 def profiles_of(snapshot: Path, names: list[str] | None) -> "list[Profile]":
     """The profiles of these names, or the snapshot's default."""
     from ffnsearch_indexer.fidelity.evaluate import choose_profiles
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     manifest = read_manifest(snapshot)
     return choose_profiles(manifest, names or [manifest.default_profile])

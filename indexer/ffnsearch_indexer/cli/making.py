@@ -183,7 +183,8 @@ def index(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
-    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER, read_manifest
+    from ffnsearch_indexer.store.layout import SELF_SUMS_FOLDER, TILES_FOLDER
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     def announce(plan: FaissPlan) -> None:
         display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {size_in_words(plan.disk_bytes)} of disk")

@@ -136,7 +136,7 @@ def report(
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.report import writing
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     folder = out or writing.default_folder(snapshot)
     writing.require_measured(snapshot, read_manifest(snapshot))

@@ -28,7 +28,7 @@ from ffnsearch_indexer.fidelity.selection import calibration_ids, indexed_window
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 
 PROMPTS_MIN = 50
 """Fewer prompts would be learned by heart."""
@@ -281,7 +281,10 @@ def _save(snapshot: Path, calibration: Calibration) -> None:
     profiles = {name: profile.to_json() for name, profile in calibration.profiles.items()}
     revise_manifest(
         snapshot,
-        profiles=lambda manifest: manifest.profiles | profiles,
-        default_profile=calibration.default,
-        fidelity={CALIBRATION: calibration.document},
+        lambda manifest: replace(
+            manifest,
+            profiles=manifest.profiles | profiles,
+            default_profile=calibration.default,
+            fidelity={CALIBRATION: calibration.document},
+        ),
     )

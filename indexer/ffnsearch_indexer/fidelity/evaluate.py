@@ -5,7 +5,7 @@ Shapes: n prompts.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 from ffnsearch_indexer.store.work import clear
 
 
@@ -128,19 +128,19 @@ class Measurement:
             evaluation = self._evaluation(folder, progress)
             try:
                 if save:
-                    revise_manifest(snapshot, fidelity=lambda manifest: self._kept_in(manifest, evaluation))
+                    revise_manifest(snapshot, lambda manifest: self._kept_in(manifest, evaluation))
                 yield evaluation
             except ChangedError:  # of this measurement, or of one that the caller runs within its context
                 clear(folder)
                 raise
 
-    def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
-        """A manifest's figures with this measurement's; refuses (ChangedError) where a calibration came between."""
+    def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> Manifest:
+        """A manifest with this measurement's figures too; refuses (ChangedError) where a calibration came between."""
         measured = {profile.name: profile for profile in self.comparison.profiles}
         found = {name: Profile.from_json(profile) for name, profile in manifest.profiles.items() if name in measured}
         if found != measured or _fitted_ngram(manifest) != self.comparison.ngram:
             raise ChangedError("the snapshot was calibrated while it was measured, so nothing is kept: measure again")
-        return (manifest.fidelity or {}) | {self.protocol.key: evaluation.document}
+        return replace(manifest, fidelity=(manifest.fidelity or {}) | {self.protocol.key: evaluation.document})
 
     def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:
         comparison, datastore = self.comparison, self.comparison.predictor.datastore

@@ -19,7 +19,7 @@ from ffnsearch_indexer.index.faiss.ivf import SEED, FaissIvfIndex, ivf_bytes, iv
 from ffnsearch_indexer.index.faiss.library import count_gpus, library
 from ffnsearch_indexer.progress import Progress
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import FAISS_FLAT_FOLDER, FAISS_IVF_FOLDER, faiss_file, recall_file
+from ffnsearch_indexer.store.layout import FAISS_FLAT_FOLDER, FAISS_IVF_FOLDER, faiss_file, recall_file
 
 FaissKind = Literal["flat", "ivf"]
 

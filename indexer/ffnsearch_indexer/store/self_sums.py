@@ -20,7 +20,7 @@ from ffnsearch_indexer.corpora.substrings import entries_of_rows
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
+from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
 from ffnsearch_indexer.store.work import delete_step
 
 Uint32 = NDArray[np.uint32]

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.answering.fidelity import PROTOCOLS, fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message

@@ -18,7 +18,7 @@ from ffnsearch_indexer.errors import CancelledError, DamageError, ProfileError
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.answers import Part, Times, combine_pieces
 from ffnsearch_service.answering.batcher import Batch, Work
 from ffnsearch_service.answering.call import Call

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ffnsearch_indexer.errors import FfnSearchError
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.catalog.entry import Entry, Open
 from ffnsearch_service.catalog.gate import FidelityGate
 from ffnsearch_service.catalog.state import (

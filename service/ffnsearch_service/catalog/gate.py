@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.fidelity import PROTOCOLS
 from ffnsearch_service.errors import RequestError, StateError
 

@@ -15,7 +15,7 @@ from ffnsearch_indexer.fidelity.report.explained import Explained
 from ffnsearch_indexer.fidelity.report.markup import distance, picture, section
 from ffnsearch_indexer.fidelity.report.measured import ARTICLE
 from ffnsearch_indexer.fidelity.report.tables import comparison_table, ladder_table, profile_table, terms
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 GENERATOR = '<meta name="generator" content="ffnsearch report">'
 """Stands in every report, so that it is known again."""

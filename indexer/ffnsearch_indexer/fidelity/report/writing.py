@@ -20,7 +20,7 @@ from ffnsearch_indexer.fidelity.report.steps import profile_picture
 from ffnsearch_indexer.files import PARTIAL, beside, disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 PAGE_FILE = "report.html"
 FIGURE_PREFIX = "figure-"

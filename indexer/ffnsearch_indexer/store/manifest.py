@@ -1,91 +1,21 @@
-"""What a snapshot is: a folder with a manifest that names, sizes and hashes every file in it.
-
-model/              weights, sizes and tokenizer: a snapshot answers prompts by itself
-corpus/tokens.npy   [T] uint16, the whole corpus, also what lies outside the indexed split
-substrings/first_positions.npy   [N] int64
-keys/block-K.npy    [N, D] float16, one file a block
-counts/offsets.npy, tokens.npy, counts.npy   next-token counts in compressed rows
-counts/counts.lmdb  records by the tokens of a substring
-tiles/block-K/      what the `tiles` backend knows of the keys; a part, which a snapshot may lack
-self-sums/          what every substring finds, at some thresholds; a part, too
-faiss-flat/block-K.faiss   faiss' index of the keys, in its own format; a part, too
-faiss-ivf/block-K.faiss, block-K.json   faiss' lists of the keys, and how many neighbors they find; a part, too
-manifest.json       written last; the folder gets its final name after it
-"""
+"""What identifies a snapshot: its manifest, how it is read, written, and changed by one process at a time."""
 
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
-from ffnsearch_indexer.files import disk_errors, hash_files, require_readable, unreadable, write_whole
-from ffnsearch_indexer.index.tiles import Tiles
-from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from ffnsearch_indexer.files import disk_errors, hash_files, unreadable, write_whole
 from ffnsearch_indexer.progress import Progress, silent
+from ffnsearch_indexer.store.layout import MANIFEST_FILE, PARTS, TILES_FOLDER, file_names
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
-MODEL_FOLDER, KEYS_FOLDER, TILES_FOLDER, SELF_SUMS_FOLDER = "model", "keys", "tiles", "self-sums"
-FAISS_FLAT_FOLDER, FAISS_IVF_FOLDER = "faiss-flat", "faiss-ivf"
-CORPUS_FILE = "corpus/tokens.npy"
-FIRST_POSITIONS_FILE = "substrings/first_positions.npy"
-OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE = "counts/offsets.npy", "counts/tokens.npy", "counts/counts.npy"
-RECORDS_FILE = "counts/counts.lmdb"
-SELF_SUMS_THRESHOLDS_FILE = f"{SELF_SUMS_FOLDER}/thresholds.json"
-
-
-def keys_file(block: int) -> str:
-    """Where the keys of a block are, relative to the snapshot."""
-    return f"{KEYS_FOLDER}/block-{block}.npy"
-
-
-def tiles_files(block: int) -> dict[str, str]:
-    """Where the arrays of a block's tiles are, by name, relative to the snapshot."""
-    return {name: f"{TILES_FOLDER}/block-{block}/{name}.npy" for name in Tiles._fields}
-
-
-def self_sums_files(block: int) -> dict[str, str]:
-    """Where the arrays of a block's self-sums are, by name, relative to the snapshot."""
-    names = ("offsets", "tokens", "sums", "neighbors")
-    return {name: f"{SELF_SUMS_FOLDER}/block-{block}/{name}.npy" for name in names}
-
-
-def faiss_file(part: str, block: int) -> str:
-    """Where faiss' index of a block is, relative to the snapshot."""
-    return f"{part}/block-{block}.faiss"
-
-
-def recall_file(block: int) -> str:
-    """Where it says how many neighbors the lists of a block find, relative to the snapshot."""
-    return f"{FAISS_IVF_FOLDER}/block-{block}.json"
-
-
-PARTS: dict[str, Callable[[int], list[str]]] = {
-    TILES_FOLDER: lambda blocks: [name for block in range(blocks) for name in tiles_files(block).values()],
-    SELF_SUMS_FOLDER: lambda blocks: [
-        SELF_SUMS_THRESHOLDS_FILE,
-        *(name for block in range(blocks) for name in self_sums_files(block).values()),
-    ],
-    FAISS_FLAT_FOLDER: lambda blocks: [faiss_file(FAISS_FLAT_FOLDER, block) for block in range(blocks)],
-    FAISS_IVF_FOLDER: lambda blocks: [
-        name for block in range(blocks) for name in (faiss_file(FAISS_IVF_FOLDER, block), recall_file(block))
-    ],
-}
-"""What a snapshot has or lacks as a whole: a folder each, and the files in it by the number of blocks."""
-
-
-def file_names(blocks: int, parts: Collection[str]) -> list[str]:
-    """All files of a snapshot with some of PARTS but the manifest, relative to it."""
-    model = [f"{MODEL_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)]
-    arrays = [CORPUS_FILE, FIRST_POSITIONS_FILE, OFFSETS_FILE, TOKENS_FILE, COUNTS_FILE, RECORDS_FILE]
-    keys = [keys_file(block) for block in range(blocks)]
-    return sorted([*model, *arrays, *keys, *(name for part in parts for name in PARTS[part](blocks))])
 
 
 @dataclass(frozen=True)
@@ -183,19 +113,17 @@ def drop_part(folder: Path, part: str) -> Manifest:
         return _write_with_id(folder, replace(manifest, files=files))
 
 
-def revise_manifest(folder: Path, **changes: Any) -> Manifest:
-    """Replace fields of a snapshot's manifest that say nothing about its files; write it in one step, and return it.
+def revise_manifest(folder: Path, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Change what a snapshot's manifest says of anything but its files; write it in one step, and return it.
 
-    changes: `profiles`, `default_profile`, `fidelity`, `trained_on`, or functions that give them of the manifest as it
-    is then: another process may have changed it since it was read. The snapshot gets a new id; no file is read again.
-    Raises as `read_manifest` does, and OutputError where the manifest cannot be written: the old one is still there.
+    change: gives the new manifest of the one that is there then: another process may have changed it since it was
+    read. The snapshot gets a new id; no file is read again. Raises as `read_manifest` does, and OutputError where the
+    manifest cannot be written: the old one is still there.
     """
-    assert changes.keys() <= {"profiles", "default_profile", "fidelity", "trained_on"}, (
-        f"these belong to the files: {changes}"
-    )
     with disk_errors("the snapshot is as it was; make room, or make it writable"), _changing(folder) as manifest:
-        revised = {name: change(manifest) if callable(change) else change for name, change in changes.items()}
-        return _write_with_id(folder, replace(manifest, **revised))
+        changed = change(manifest)
+        assert changed.files == manifest.files, "files are listed and dropped as parts"
+        return _write_with_id(folder, changed)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -245,41 +173,6 @@ def read_manifest(folder: Path) -> Manifest:
     if sorted(manifest.files) != file_names(manifest.blocks, manifest.parts):
         raise DamageError(f"{path} does not list the files of a snapshot; build it again", file=MANIFEST_FILE)
     return manifest
-
-
-def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Raise DamageError for the first file that is missing or has another size, SnapshotError for an unreadable one."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        try:
-            found_bytes = path.stat().st_size if path.is_file() else None
-        except OSError as error:
-            raise unreadable(path, error) from None
-        if found_bytes is None:
-            raise DamageError(f"{folder} lacks {name}: copy the snapshot again, or build it again", file=name)
-        if found_bytes != entry.bytes:
-            raise DamageError(
-                f"{name} in {folder} has {found_bytes} bytes, the manifest says {entry.bytes}: "
-                "copy the snapshot again, or build it again",
-                file=name,
-            )
-        require_readable(path)
-
-
-def check_content(folder: Path, manifest: Manifest, progress: Progress = silent) -> None:
-    """Read every byte; raise DamageError for the first file whose hash is not the manifest's, or as `check_sizes`."""
-    names = list(manifest.files)
-    try:
-        hashes = hash_files([folder / name for name in names], stage="verify, MB", progress=progress)
-    except OSError as error:
-        raise unreadable(Path(error.filename), error) from None
-    for name, sha256 in zip(names, hashes, strict=True):
-        if sha256 != manifest.files[name].sha256:
-            raise DamageError(
-                f"{name} in {folder} was altered: its hash is not the manifest's; "
-                "copy the snapshot again, or build it again",
-                file=name,
-            )
 
 
 def _entries(folder: Path, names: list[str], progress: Progress) -> dict[str, FileEntry]:
