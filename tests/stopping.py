@@ -60,15 +60,12 @@ class BuildJob:
     window_tokens: int = 5
     shard_windows: int = 100
 
-    def run(self, tell: Callable[..., None]) -> building.Plan:
+    def run(self, tell: Callable[..., None]) -> building.BuildPlan:
         keys.SHARD_WINDOWS = self.shard_windows
         building._flops_per_second = lambda: 1e10
-        plans: list[building.Plan] = []
+        plans: list[building.BuildPlan] = []
         building.build(
-            Corpus("text", self.text),
-            self.model,
-            self.out,
-            window_tokens=self.window_tokens,
+            building.BuildRequest(Corpus("text", self.text), self.model, self.out, window_tokens=self.window_tokens),
             announce=plans.append,
             progress=tell,
         )

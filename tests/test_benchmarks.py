@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from tiny import make_model, random_text, revise, save_model
 
@@ -29,7 +29,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One with the two profiles that are measured by default; the second does not search block 1."""
     folder = tmp_path_factory.mktemp("benchmarks")
     model = save_model(folder / "model", make_model(vocabulary_size=5, d_model=16), ALPHABET)
-    build(Corpus("text", random_text(1, 3000, ALPHABET)), model, folder / "out.ffn", window_tokens=6)
+    build(BuildRequest(Corpus("text", random_text(1, 3000, ALPHABET)), model, folder / "out.ffn", window_tokens=6))
     revise(folder / "out.ffn", profiles={profile.name: profile.to_json() for profile in PROFILES})
     return folder / "out.ffn"
 

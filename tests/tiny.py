@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel
@@ -60,7 +60,7 @@ def build_splits(folder: Path, corpus: Corpus, alphabet: str, *, window_tokens: 
         save_model(folder / name, make_model(seed=seed, vocabulary_size=len(alphabet), d_model=8), alphabet)
         record_training(folder / name, corpus)
     for split in ("all", "train"):
-        build(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split)
+        build(BuildRequest(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split))
     return folder
 
 

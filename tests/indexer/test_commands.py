@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ffnsearch_indexer.build import Plan
+from ffnsearch_indexer.build import BuildPlan
 from ffnsearch_indexer.cli.training import train
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
@@ -276,7 +276,7 @@ def test_an_estimate_writes_nothing(run: Run, corpus: Path, model: Path, tmp_pat
     assert "distinct prefixes" in out
     code, out, err = run(*arguments, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out).keys() == Plan.__dataclass_fields__.keys()
+    assert json.loads(out).keys() == BuildPlan.__dataclass_fields__.keys()
     assert files_of(tmp_path) == before
     assert not (tmp_path / "deep").exists()
 

@@ -14,7 +14,7 @@ from measuring import ALPHABET, EVEN, PROFILES, PROMPTS, TEXT, WINDOW, evaluate,
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison
@@ -63,7 +63,7 @@ def test_where_the_training_text_is_not_known_no_prompt_is_said_to_be_in_it(meas
     for name, text in (("unknown", None), ("another", Corpus("other", ALPHABET * 20)), ("same", corpus)):
         if text:
             record_training(stranger, text)
-        build(corpus, stranger, tmp_path / name, window_tokens=WINDOW, split="train")
+        build(BuildRequest(corpus, stranger, tmp_path / name, window_tokens=WINDOW, split="train"))
         with Datastore.open(tmp_path / name) as datastore:
             predictor = Predictor(datastore)
             document = evaluate(predictor, Protocol.LEAVE_ONE_OUT, [EVEN], prompts=PROMPTS).document

@@ -21,7 +21,7 @@ from ffnsearch_indexer.answer import lookup, predictor, self_join
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, one_step
 from ffnsearch_indexer.answer.self_join import Plan, add_self_sums, drop_self_sums, estimate_self_sums, work_folder
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
@@ -53,7 +53,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot without self-sums, whose default profile is `low`. Not to be written to."""
     folder = tmp_path_factory.mktemp("plain")
     model = save_model(folder / "model", make_model(vocabulary_size=4, d_model=8), ALPHABET)
-    build(Corpus("text", random_text(1, 700, ALPHABET)), model, folder / "s.ffn", window_tokens=WINDOW)
+    build(BuildRequest(Corpus("text", random_text(1, 700, ALPHABET)), model, folder / "s.ffn", window_tokens=WINDOW))
     documents = {profile.name: profile.to_json() for profile in (*PROFILES, OTHER)}
     revise(folder / "s.ffn", profiles=documents, default_profile="low")
     return folder / "s.ffn"
@@ -234,7 +234,7 @@ def test_pieces_and_calls_of_any_size_make_the_same_files(
 @pytest.mark.parametrize("text", ["a" * 50, "abc", "ab" * 200])
 def test_snapshots_of_one_substring_and_of_two(text: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
-    build(Corpus("text", text), model, tmp_path / "out", window_tokens=3)
+    build(BuildRequest(Corpus("text", text), model, tmp_path / "out", window_tokens=3))
     add_self_sums(tmp_path / "out", PROFILES)
     with Datastore.open(tmp_path / "out") as datastore:
         both = [Predictor(datastore, self_sums=of) for of in (True, False)]

@@ -83,41 +83,27 @@ def build(
     from ffnsearch_indexer.store.work import work_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
-    if estimate:
-        with resumable(), ProgressDisplay(progress_json) as display:
-            plan = building.estimate(
-                read_corpus(corpus),
-                model or reference_folder(),
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                device=device,
-                precision=precision.value,
-                faiss=kinds,
-                progress=display,
-            )
-        return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
-    with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
-        text, folder = read_corpus(corpus), model or reference_folder()
+    with resumable(*([] if estimate else [work_folder(out)])), ProgressDisplay(progress_json) as display:
+        request = building.BuildRequest(
+            corpus=read_corpus(corpus),
+            model_folder=model or reference_folder(),
+            out=out,
+            window_tokens=window_tokens,
+            split=split.value,
+            device=device,
+            precision=precision.value,
+            faiss=kinds,
+        )
+        if estimate:
+            plan = building.estimate(request, progress=display)
+            return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
         if resume and building.is_there(out):
-            manifest = building.finished(
-                text,
-                folder,
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                precision=precision.value,
-            )
+            manifest = building.finished(request)
+            if manifest.trained_on is None:
+                manifest = building.add_training_text(request)
         else:
             manifest = building.build(
-                text,
-                folder,
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                device=device,
-                precision=precision.value,
-                faiss=kinds,
+                request,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan, calibration_prompts))),
                 progress=display,
             )
