@@ -44,7 +44,7 @@ from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
 from ffnsearch_indexer.store.manifest import FORMAT_VERSION, Manifest, read_manifest, revise_manifest, write_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
-from ffnsearch_indexer.store.work import Identity, claim, first_difference, in_words, require_own, work_folder
+from ffnsearch_indexer.store.work import Identity, build_folder, claim, first_difference, in_words, require_own
 
 Split = Literal["all", "train"]
 
@@ -169,7 +169,7 @@ def build(
     out = request.out
     _require_new(out)
     source = _read(request, progress)
-    work = work_folder(out)
+    work = build_folder(out)
     with (
         disk_errors("make room or choose another place; what is done is kept, the same command continues it"),
         device_errors(),
@@ -194,7 +194,7 @@ def estimate(request: BuildRequest, *, progress: Progress = silent) -> BuildPlan
     """Say what `build` would take for the same request, or why it would be refused; writes nothing."""
     _require_new(request.out)
     source = _read(request, progress)
-    work = work_folder(request.out)
+    work = build_folder(request.out)
     with disk_errors("choose another place"), device_errors():
         plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)

@@ -15,7 +15,7 @@ from test_index_contract import FakeGpus, make_counts
 from test_snapshot import entry, flip, rewrite_manifest
 
 import stopping
-from ffnsearch_indexer.additions import add_faiss
+from ffnsearch_indexer.additions.faiss import add_faiss
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.build import BuildRequest, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus

@@ -18,7 +18,7 @@ from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity import calibrate as calibrating
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
-from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, work_folder
+from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, calibration_folder
 from ffnsearch_indexer.fidelity.chunks import work_in
 from ffnsearch_indexer.fidelity.evaluate import choose_profiles
 from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
@@ -59,7 +59,7 @@ def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predic
     assert after.default_profile == "balanced"
     assert after.fidelity == {"calibration": json.loads(json.dumps(found.document))}
     assert {name: Profile.from_json(after.profiles[name]) for name in NAMES} == found.profiles
-    assert not work_folder(tiny_copy).exists()
+    assert not calibration_folder(tiny_copy).exists()
     with Datastore.open(tiny_copy) as reopened:
         assert reopened.manifest == after
 
@@ -135,7 +135,7 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
     monkeypatch.setattr(fitting, "choose_one_step", lambda bands: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         calibrate(predictor, prompts=60, save=True)
-    assert list(work_folder(tiny_copy).glob("chunk-*"))
+    assert list(calibration_folder(tiny_copy).glob("chunk-*"))
     monkeypatch.undo()
     monkeypatch.setattr(fitting, "ITERATIONS", 60)
     sizes: list[int] = []
@@ -171,7 +171,7 @@ def test_what_another_search_found_is_not_continued(
 
 
 def test_other_work_in_the_folder_is_refused(tiny_copy: Path, predictor: Predictor, run: Any) -> None:
-    folder = work_folder(tiny_copy)
+    folder = calibration_folder(tiny_copy)
     folder.mkdir()
     (folder / "work.json").write_text('{"split": "train"}')
     (folder / "chunk-00000.npz").write_bytes(b"")

@@ -18,7 +18,7 @@ from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, prepare, work_folder
+from ffnsearch_indexer.fidelity.evaluate import choose_profiles, measurement_folder, prepare
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
@@ -97,7 +97,7 @@ def test_the_result_does_not_depend_on_chunks_or_interruptions(
 
     with pytest.raises(KeyboardInterrupt):
         measure(predictors, protocol, progress=interrupt)
-    work = work_folder(measurable / protocol.indexed_split, protocol)
+    work = measurement_folder(measurable / protocol.indexed_split, protocol)
     assert sorted(path.name for path in work.iterdir()) == ["chunk-00000.npz", "chunk-00001.npz", "work.json"]
     assert without_time(measure(predictors, protocol)) == whole
     assert files_of(measurable) == before, "nothing is left behind"
@@ -131,7 +131,7 @@ def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
     for before in (7, 15):
         assert stopping.run(job, stopping.Stop(before)).exit_status == stopping.KILLED
         assert read_manifest(snapshot).fidelity is None
-        assert work_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
+        assert measurement_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
     full_disk = stopping.run(job, stopping.Stop(file_bytes_max=2_000))
     assert isinstance(full_disk.error, OutputError)
     assert re.match(r"cannot write .*; make room .* the same command continues it$", full_disk.error.message)
@@ -160,7 +160,7 @@ def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str
         measure(predictors, Protocol.PARITY, seed=2)
     assert caught.value.reason == "OUTPUT_EXISTS"
     measure(predictors, Protocol.PARITY)
-    assert not work_folder(measurable / "all", Protocol.PARITY).exists()
+    assert not measurement_folder(measurable / "all", Protocol.PARITY).exists()
 
 
 NGRAM = ProductProfile("n-gram", ((ProductStep(-0.2, 1.0, prior_mass=1.0), ProductStep(0.2, 1.0, prior_mass=1.0)),))
@@ -216,7 +216,7 @@ def test_unfinished_work_with_other_answers_is_not_mixed_in(
             measure(predictors, Protocol.PARITY, progress=interrupt)
     with pytest.raises(OutputError, match="another set of answers"):
         measure(predictors, Protocol.PARITY)
-    shutil.rmtree(work_folder(measurable / "all", Protocol.PARITY))
+    shutil.rmtree(measurement_folder(measurable / "all", Protocol.PARITY))
 
 
 def test_what_cannot_be_measured_is_refused_before_the_work(

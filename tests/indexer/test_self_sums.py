@@ -16,11 +16,12 @@ from test_snapshot import entry, flip, refusal, rewrite_manifest
 from test_tiles_in_snapshots import drop_tiles
 
 import stopping
-from ffnsearch_indexer.additions import add_faiss
-from ffnsearch_indexer.answer import lookup, predictor, self_join
+from ffnsearch_indexer.additions import self_sums as additions
+from ffnsearch_indexer.additions.faiss import add_faiss
+from ffnsearch_indexer.additions.self_sums import SelfSumsPlan, add_self_sums, drop_self_sums, estimate_self_sums
+from ffnsearch_indexer.answer import lookup, predictor
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, one_step
-from ffnsearch_indexer.answer.self_join import Plan, add_self_sums, drop_self_sums, estimate_self_sums, work_folder
 from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
@@ -31,6 +32,7 @@ from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
 from ffnsearch_indexer.store.manifest import read_manifest
+from ffnsearch_indexer.store.work import part_folder
 from refusals import check_refusals
 from stopping import KILLED, Stop
 from tiny import files_of, make_model, random_text, revise, save_model
@@ -92,7 +94,7 @@ class SelfSumsJob:
     profiles: tuple[Profile, ...] = tuple(PROFILES)
 
     def run(self, tell: Callable[..., None]) -> None:
-        self_join.PIECE_QUERIES, self_join.CALL_QUERIES_MAX = 200, 90
+        additions.PIECE_QUERIES, additions.CALL_QUERIES_MAX = 200, 90
         add_self_sums(self.out, self.profiles, progress=tell)
 
 
@@ -202,7 +204,7 @@ def test_the_files_say_what_they_hold(whole: Path, plain: Path, opened: Datastor
     assert after.parts == {"tiles", "self-sums"}
     assert json.loads((whole / SELF_SUMS_THRESHOLDS_FILE).read_text()) == [list(of) for of in STORED]
     assert {name: after.files[name] for name in before.files} == before.files
-    assert not work_folder(whole).exists()
+    assert not part_folder(whole, "self-sums").exists()
     for of, thresholds in zip(opened.self_sums, STORED, strict=True):
         assert of.thresholds == thresholds
         rows = np.diff(of.offsets)
@@ -225,8 +227,8 @@ def test_another_backend_makes_the_same_files(writes: str, copy: Path, whole: Pa
 def test_pieces_and_calls_of_any_size_make_the_same_files(
     queries: tuple[int, int], copy: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_join, "CALL_QUERIES_MAX", queries[0])
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 20 * queries[1])
+    monkeypatch.setattr(additions, "CALL_QUERIES_MAX", queries[0])
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 20 * queries[1])
     add_self_sums(copy, PROFILES)
     assert files_of(copy) == files_of(whole)
 
@@ -256,7 +258,7 @@ def test_other_thresholds_take_the_place_of_those_that_are_there(whole_copy: Pat
 
 
 def test_self_sums_are_dropped(whole_copy: Path, plain: Path) -> None:
-    work_folder(whole_copy).mkdir()
+    part_folder(whole_copy, "self-sums").mkdir()
     assert drop_self_sums(whole_copy) == read_manifest(plain)
     assert files_of(whole_copy) == files_of(plain)
     assert drop_self_sums(whole_copy) == read_manifest(plain)
@@ -289,7 +291,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(
 def test_an_error_at_any_file_operation_leaves_a_snapshot_and_work_that_goes_on(
     start: str, plain: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 400)
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 400)
     at_start = Path(shutil.copytree(plain, tmp_path / "start"))
     if start == "other":
         add_self_sums(at_start, [OTHER])
@@ -361,12 +363,12 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(copy: Path, m
 
 
 def test_the_plan_holds(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 100)
-    plans: list[Plan] = []
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 100)
+    plans: list[SelfSumsPlan] = []
     taken: list[int] = []
 
     def weigh(*_: object) -> None:
-        taken.append(sum(path.stat().st_size for path in work_folder(copy).rglob("*") if path.is_file()))
+        taken.append(sum(path.stat().st_size for path in part_folder(copy, "self-sums").rglob("*") if path.is_file()))
 
     add_self_sums(copy, PROFILES, announce=plans.append, progress=weigh)
     (plan,) = plans
@@ -383,7 +385,7 @@ def test_progress_counts_what_was_there(copy: Path, operations: int) -> None:
     assert stopping.run(SelfSumsJob(copy), Stop(operations // 2)).exit_status == KILLED
     told: list[tuple[str, int, int, str]] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(self_join, "PIECE_QUERIES", 200)
+        patched.setattr(additions, "PIECE_QUERIES", 200)
         add_self_sums(copy, PROFILES, progress=lambda *state: told.append(state))
     N = read_manifest(copy).substrings
     of_sums = [done for stage, done, total, _ in told if stage == "self-sums" and total == 2 * N]
@@ -455,7 +457,7 @@ def test_a_damaged_piece_is_refused_and_made_again_once_it_is_deleted(
     damage: str, copy: Path, operations: int, whole: Path
 ) -> None:
     assert stopping.run(SelfSumsJob(copy), Stop(operations // 4)).exit_status == KILLED
-    piece = sorted(work_folder(copy).rglob("piece-*.npy"))[0]
+    piece = sorted(part_folder(copy, "self-sums").rglob("piece-*.npy"))[0]
     if damage == "cut":
         piece.write_bytes(piece.read_bytes()[:-1])
     else:
@@ -547,7 +549,7 @@ def test_a_stopped_command_says_how_it_is_continued(run: Run, copy: Path, monkey
     assert (code, out) == (130, "")
     assert f"ffnsearch index {copy} --self-sums --profile high" in err
     assert run("index", copy, "--self-sums", "--profile", "high")[0] == 0
-    assert not work_folder(copy).exists()
+    assert not part_folder(copy, "self-sums").exists()
 
 
 def test_a_build_makes_them_behind_its_calibration(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from test_snapshot import entry, flip, refusal, rewrite_manifest
 
 import stopping
-from ffnsearch_indexer.additions import add_tiles
+from ffnsearch_indexer.additions.tiles import add_tiles
 from ffnsearch_indexer.answer.backends import BACKENDS
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import default_profile

@@ -15,7 +15,7 @@ from serving import WAIT_S
 from vitals import is_running
 
 import stopping
-from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.admin.confined import Folders, without_paths
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds
@@ -329,7 +329,7 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
     with builds_of(site) as builds:
         id = builds.create(spec()).record.id
         ended(builds, id)
-        work = work_folder(site.folders.snapshots / "novel")
+        work = build_folder(site.folders.snapshots / "novel")
         (work / "shards").mkdir(parents=True)
         builds.delete(id)
         assert not work.exists()
@@ -338,7 +338,7 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
 def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
     with builds_of(site) as builds:
         older, newer = (cancelled(builds, builds.create(spec()).record.id) for _ in range(2))
-        work = work_folder(site.folders.snapshots / "novel")
+        work = build_folder(site.folders.snapshots / "novel")
         work.mkdir()
         builds.delete(older)
         assert work.exists()

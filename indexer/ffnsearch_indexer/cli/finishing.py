@@ -75,14 +75,14 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
 
 def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_json: Path | None = None) -> "Manifest":
     """Give a snapshot the self-sums of some profiles, of its default where none is named; its new manifest."""
-    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.additions import self_sums
     from ffnsearch_indexer.console import ProgressDisplay
 
     chosen = profiles_of(snapshot, profiles)
     options = [option for name in profiles for option in ("--profile", name)]
     rest = f"; {command('index', snapshot, '--self-sums', *options)} continues its self-sums"
     with leaves_whole(snapshot, rest), ProgressDisplay(progress_json) as display:
-        return self_join.add_self_sums(
+        return self_sums.add_self_sums(
             snapshot,
             chosen,
             backend=backend,

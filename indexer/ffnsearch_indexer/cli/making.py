@@ -73,17 +73,17 @@ def build(
     that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
-    from ffnsearch_indexer.additions import add_faiss
+    from ffnsearch_indexer.additions.faiss import add_faiss
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.models import reference_folder
     from ffnsearch_indexer.store.faiss import kinds_of
-    from ffnsearch_indexer.store.work import work_folder
+    from ffnsearch_indexer.store.work import build_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
-    with resumable(*([] if estimate else [work_folder(out)])), ProgressDisplay(progress_json) as display:
+    with resumable(*([] if estimate else [build_folder(out)])), ProgressDisplay(progress_json) as display:
         request = building.BuildRequest(
             corpus=read_corpus(corpus),
             model_folder=model or reference_folder(),
@@ -163,8 +163,9 @@ def index(
     snapshot's id. What was stopped is continued by the same command. After a calibration the sums of the new default
     profile are not there: the same command with --self-sums makes them.
     """
-    from ffnsearch_indexer.additions import add_faiss, add_tiles
-    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.additions.faiss import add_faiss
+    from ffnsearch_indexer.additions.self_sums import drop_self_sums, estimate_self_sums
+    from ffnsearch_indexer.additions.tiles import add_tiles
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.files import size_in_words
@@ -188,7 +189,7 @@ def index(
             )
         with resumable():
             chosen = profiles_of(snapshot, profile)
-            plan = self_join.estimate_self_sums(snapshot, chosen, backend=searched_by)
+            plan = estimate_self_sums(snapshot, chosen, backend=searched_by)
         return print_result(as_json, vars(plan), self_sums_lines(plan))
     folders = [*([TILES_FOLDER] if needs_tiles else []), *(FOLDERS[kind] for kind in kinds)]
     with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
@@ -199,7 +200,7 @@ def index(
     if self_sums:
         manifest = add_self_sums(snapshot, profile or [], searched_by)
     elif self_sums is False:
-        manifest = self_join.drop_self_sums(snapshot)
+        manifest = drop_self_sums(snapshot)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(snapshot),

@@ -45,7 +45,7 @@ def calibrate(
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.fidelity.table import ladder_lines
 
-    work = calibrating.work_folder(snapshot)
+    work = calibrating.calibration_folder(snapshot)
     with resumable(work), opened(snapshot, skip_verify=skip_verify) as datastore:
         predictor = Predictor(datastore, backend=backend, device=device)
         with ProgressDisplay() as display:
@@ -99,7 +99,7 @@ def evaluate(
     from ffnsearch_indexer.fidelity.table import table_lines
 
     documents = {}
-    works = [evaluating.work_folder(snapshot, each) for each in Protocol]
+    works = [evaluating.measurement_folder(snapshot, each) for each in Protocol]
     with resumable(*works), opened(snapshot, skip_verify=skip_verify) as datastore:
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
         profiles = evaluating.choose_profiles(datastore.manifest, profile or [])

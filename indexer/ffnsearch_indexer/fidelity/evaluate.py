@@ -115,15 +115,15 @@ class Measurement:
     def run(self, *, save: bool = False, progress: Progress = silent) -> Iterator[Evaluation]:
         """Measure, and with `save` put the result into the snapshot's manifest.
 
-        It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
-        what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
+        It works in `measurement_folder`, beside the snapshot, which goes when the context ends without an error; what
+        is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
         is that of another measurement, BackendError where what an approximate backend finds is to be saved, and
         ChangedError where a calibration came between.
         """
         if save:
             require_exact(self.comparison.predictor)
         snapshot = self.comparison.predictor.datastore.path
-        folder = work_folder(snapshot, self.protocol)
+        folder = measurement_folder(snapshot, self.protocol)
         with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
             evaluation = self._evaluation(folder, progress)
             try:
@@ -203,6 +203,6 @@ def _training_unknown(manifest: Manifest) -> FidelityError:
     )
 
 
-def work_folder(snapshot: Path, protocol: Protocol) -> Path:
+def measurement_folder(snapshot: Path, protocol: Protocol) -> Path:
     """Where a measurement works until it is done, beside the snapshot."""
     return beside(snapshot, f".evaluate-{protocol}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffnsearch_indexer.alone import LOCK_FILE, alone_in
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.files import PARTIAL, write_whole
+from ffnsearch_indexer.files import PARTIAL, beside, write_whole
 
 IDENTITY_FILE = "work.json"
 _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
@@ -17,9 +17,14 @@ Identity = dict[str, object]
 """What must be the same for killed work to be continued, by name; it survives JSON."""
 
 
-def work_folder(out: Path) -> Path:
+def build_folder(out: Path) -> Path:
     """Where a build of `out` works until it is whole."""
-    return out.parent / (out.name + PARTIAL)
+    return beside(out, PARTIAL)
+
+
+def part_folder(snapshot: Path, part: str) -> Path:
+    """The folder that the process that makes a part of a snapshot claims, until the part is whole."""
+    return snapshot / (part + PARTIAL)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
@@ -305,7 +305,7 @@ class Builds:
                 path.unlink()
 
     def _partial(self, spec: BuildSpec) -> Path:
-        return work_folder(self._folders.snapshot(spec.name, field="name"))
+        return build_folder(self._folders.snapshot(spec.name, field="name"))
 
     def _file(self, record: BuildRecord, suffix: str) -> Path:
         return self._folder / f"{record.id}{suffix}"

@@ -1,40 +1,15 @@
-"""What a finished snapshot is given later, resumable by block: tiles, which a backend needs, and indexes of faiss'."""
+"""How a snapshot gets indexes of faiss', block by block."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from ffnsearch_indexer.answer.profile import Profile, default_profile
-from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk
-from ffnsearch_indexer.index.tiles import ENDING_TOKENS, tiles_bytes
+from ffnsearch_indexer.files import disk_errors, require_free_disk
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.faiss import FOLDERS, FaissKind, FaissPlan, missing_blocks, plan_faiss, write_faiss
-from ffnsearch_indexer.store.layout import TILES_FOLDER
 from ffnsearch_indexer.store.manifest import Manifest, list_part
-from ffnsearch_indexer.store.tiles import missing_tiles, write_tiles
-from ffnsearch_indexer.store.work import claim
-
-
-def add_tiles(folder: Path, *, progress: Progress = silent) -> Manifest:
-    """Make what the `tiles` backend needs for a snapshot that lacks it, and return the new manifest.
-
-    Raises what opening a snapshot raises, and OutputError where the disk refuses or another process makes the same;
-    what is done is kept then, and the same call continues it.
-    """
-    with Datastore.open(folder, check="sizes") as datastore, disk_errors("make room; the same command continues"):
-        if datastore.tiles:
-            return datastore.manifest
-        manifest, counts = datastore.manifest, datastore.counts
-        missing = missing_tiles(folder, manifest.blocks, manifest.substrings, manifest.d_model)
-        require_free_disk(folder, len(missing) * tiles_bytes(manifest.substrings, manifest.d_model, counts))
-        windows = np.lib.stride_tricks.sliding_window_view(datastore.corpus, manifest.window_tokens)
-        endings = windows[datastore.first_positions, -ENDING_TOKENS:]
-        with _claim(folder, TILES_FOLDER):
-            write_tiles(folder, datastore.keys, counts, endings, progress)
-            return list_part(folder, TILES_FOLDER, progress)
+from ffnsearch_indexer.store.work import claim, part_folder
 
 
 def add_faiss(
@@ -60,15 +35,10 @@ def add_faiss(
         if wanted:
             announce(plan)
         for kind in wanted:
-            with _claim(folder, FOLDERS[kind]):
+            with claim(part_folder(folder, FOLDERS[kind]), {}):
                 write_faiss(kind, folder, keys, datastore.counts, _lowest_thresholds(manifest), progress)
                 manifest = list_part(folder, FOLDERS[kind], progress)
         return manifest
-
-
-def _claim(folder: Path, part: str) -> AbstractContextManager[None]:
-    """Let one process at a time make a part: what is there of it is continued, whoever has begun it."""
-    return claim(folder / (part + PARTIAL), {})
 
 
 def _lowest_thresholds(manifest: Manifest) -> list[float]:

@@ -22,7 +22,7 @@ import numpy as np
 from ffnsearch_indexer.answer.backends import choose, look, open_indexes
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
-from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk, sync
+from ffnsearch_indexer.files import disk_errors, require_free_disk, sync
 from ffnsearch_indexer.index.base import Index, Int64, RangeSums
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import self_sums as store
@@ -36,7 +36,7 @@ from ffnsearch_indexer.store.layout import (
     self_sums_files,
 )
 from ffnsearch_indexer.store.manifest import Manifest, drop_part, list_part, read_manifest
-from ffnsearch_indexer.store.work import Identity, claim, clear, require_own
+from ffnsearch_indexer.store.work import Identity, claim, clear, part_folder, require_own
 
 PIECE_QUERIES = 32_768
 """Substrings of a piece: some ten seconds of a block of the reference model, and all that a kill can lose."""
@@ -58,7 +58,7 @@ Thresholds = list[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SelfSumsPlan:
     """What making self-sums will take, as far as a sample can tell before the work starts.
 
     pieces, pieces_done: of all blocks. seconds: of what is left. bytes: of the result. disk_bytes: what the work needs
@@ -79,7 +79,7 @@ def add_self_sums(
     profiles: Sequence[Profile],
     *,
     backend: str = "tiles",
-    announce: Callable[[Plan], None] = lambda plan: None,
+    announce: Callable[[SelfSumsPlan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
     """Give a snapshot the sums of all its substrings at the thresholds of some profiles; return its new manifest.
@@ -93,7 +93,7 @@ def add_self_sums(
         disk_errors("make room; what is done is kept, the same command continues it"),
         Datastore.open(folder, check="sizes") as datastore,
     ):
-        work = work_folder(folder)
+        work = part_folder(folder, SELF_SUMS_FOLDER)
         wanted = thresholds_of(profiles)
         if _has(datastore, wanted) and not work.exists():
             return datastore.manifest
@@ -108,10 +108,10 @@ def add_self_sums(
             return manifest
 
 
-def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> Plan:
+def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> SelfSumsPlan:
     """Say what the same call of `add_self_sums` would take, or why it would be refused; writes nothing."""
     with disk_errors("make the snapshot writable"), Datastore.open(folder, check="sizes") as datastore:
-        work, wanted = work_folder(folder), thresholds_of(profiles)
+        work, wanted = part_folder(folder, SELF_SUMS_FOLDER), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
         plan = _plan(_blocks(datastore, backend, wanted, work))
         if not _has(datastore, wanted):
@@ -126,18 +126,13 @@ def drop_self_sums(folder: Path) -> Manifest:
     OutputError where the disk refuses, or another process is at work on them.
     """
     read_manifest(folder)  # nothing is made in what is no snapshot
-    work = work_folder(folder)
+    work = part_folder(folder, SELF_SUMS_FOLDER)
     with disk_errors("make the snapshot writable; the same command continues"), claim(work, {}):
         manifest = drop_part(folder, SELF_SUMS_FOLDER)
         if (folder / SELF_SUMS_FOLDER).exists():
             shutil.rmtree(folder / SELF_SUMS_FOLDER)
         clear(work)
     return manifest
-
-
-def work_folder(snapshot: Path) -> Path:
-    """Where the self-sums of a snapshot are made."""
-    return snapshot / (SELF_SUMS_FOLDER + PARTIAL)
 
 
 def thresholds_of(profiles: Sequence[Profile]) -> Thresholds:
@@ -235,7 +230,7 @@ def _order(datastore: Datastore, block: int) -> Int64:
     return datastore.tiles[block].order.astype(np.int64)
 
 
-def _plan(blocks: Sequence[_Block]) -> Plan:
+def _plan(blocks: Sequence[_Block]) -> SelfSumsPlan:
     """Ask a sample, and say what the whole takes."""
     N, seconds = len(blocks[0].order), 0.0
     whole_bytes, left_bytes, of_pieces_bytes = [], [], []
@@ -247,7 +242,7 @@ def _plan(blocks: Sequence[_Block]) -> Plan:
         whole_bytes.append(int(N * (rows * store.ROW_BYTES + entries * store.ENTRY_BYTES)))
         left_bytes.append(0 if block.is_whole else whole_bytes[-1])
         of_pieces_bytes.append(int(N * (rows + entries) * store.PIECE_BYTES * (1 - done / pieces)))
-    return Plan(
+    return SelfSumsPlan(
         substrings=N,
         thresholds=sum(len(block.thresholds) for block in blocks),
         pieces=pieces * len(blocks),
@@ -263,7 +258,7 @@ def _make(
     backend: str,
     thresholds: Thresholds,
     work: Path,
-    announce: Callable[[Plan], None],
+    announce: Callable[[SelfSumsPlan], None],
     progress: Progress,
 ) -> None:
     """Make the sums of all blocks, one after the other: the pieces of one alone take room."""
