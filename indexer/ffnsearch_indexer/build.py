@@ -40,9 +40,9 @@ from ffnsearch_indexer.models.training_text import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import keys, layout
-from ffnsearch_indexer.store.counts import map_bytes, write_records
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
 from ffnsearch_indexer.store.manifest import FORMAT_VERSION, Manifest, read_manifest, revise_manifest, write_manifest
+from ffnsearch_indexer.store.records import map_bytes, write_records
 from ffnsearch_indexer.store.tiles import write_tiles
 from ffnsearch_indexer.store.work import Identity, build_folder, claim, first_difference, in_words, require_own
 

@@ -18,8 +18,8 @@ from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import layout
 from ffnsearch_indexer.store.check import check_content, check_sizes
-from ffnsearch_indexer.store.counts import Record, RecordStore
 from ffnsearch_indexer.store.manifest import Manifest, read_manifest
+from ffnsearch_indexer.store.records import Record, RecordStore
 from ffnsearch_indexer.store.self_sums import load_self_sums
 from ffnsearch_indexer.store.tiles import load_tiles
 
