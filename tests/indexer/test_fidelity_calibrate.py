@@ -13,14 +13,13 @@ from test_snapshot import rewrite_manifest
 
 from ffnsearch_indexer.answer.prediction import support
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import ARTICLE, Profile
+from ffnsearch_indexer.answer.profile import ARTICLE, Profile, choose_profiles
 from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity import calibrate as calibrating
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
 from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, calibration_folder
 from ffnsearch_indexer.fidelity.chunks import work_in
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles
 from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions, indexed_windows, prompts_at
@@ -66,7 +65,7 @@ def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predic
 
 def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor: Predictor) -> None:
     calibrate(predictor, prompts=400, save=True)
-    profiles = choose_profiles(read_manifest(tiny_copy))
+    profiles = choose_profiles(read_manifest(tiny_copy).profiles)
     document = evaluate(predictor, Protocol.PARITY, profiles, prompts=200).document
     means = {name: measures["hellinger"]["mean"] for name, measures in document["profiles"].items()}
     assert means["best"] < means["one-step"] < means["even"]
@@ -98,7 +97,7 @@ def test_an_ngram_is_fitted_to_the_same_prompts_and_measured_beside_the_profiles
     positions = predictor.datastore.first_positions[calibration_ids(predictor.datastore.manifest.substrings, 400)]
     assert not set(positions) & set(choose_positions(predictor.datastore, Protocol.PARITY, 200))
     with Datastore.open(tiny_copy, check="sizes") as datastore:
-        profiles = choose_profiles(datastore.manifest, ["balanced"])
+        profiles = choose_profiles(datastore.manifest.profiles, ["balanced"])
         baselines = evaluate(Predictor(datastore), Protocol.PARITY, profiles, prompts=200).document["baselines"]
     fitted = baselines["fitted_ngram"]["hellinger"]["mean"]
     assert fitted == pytest.approx(found["hellinger"], abs=0.05), "no farther from prompts that it has not seen"

@@ -13,12 +13,12 @@ from measuring import ALPHABET, EVEN, PROFILES, PROMPTS, TEXT, WINDOW, evaluate,
 
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
+from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, choose_profiles, one_step
 from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, measurement_folder, prepare
+from ffnsearch_indexer.fidelity.evaluate import measurement_folder, prepare
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
@@ -115,7 +115,7 @@ class EvaluateJob:
             evaluation = evaluate(
                 Predictor(datastore),
                 Protocol.LEAVE_ONE_OUT,
-                choose_profiles(datastore.manifest),
+                choose_profiles(datastore.manifest.profiles),
                 prompts=PROMPTS,
                 save=True,
                 progress=tell,
@@ -139,7 +139,7 @@ def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
     assert ended.error is None
     with Datastore.open(measurable / "train") as datastore:
         whole = evaluate(
-            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest), prompts=PROMPTS
+            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest.profiles), prompts=PROMPTS
         )
     assert ended.result == without_time(whole)
     saved = read_manifest(snapshot).fidelity
@@ -182,7 +182,7 @@ def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
     """Not of any protocol of one command: what it has done is of no use to the next."""
     snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
     with Datastore.open(snapshot) as datastore:
-        predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest)
+        predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest.profiles)
         first, second = (prepare(predictor, of, profiles) for of in (Protocol.LEAVE_ONE_OUT, Protocol.HELD_OUT))
 
         def both() -> None:
@@ -196,7 +196,9 @@ def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
         assert "held_out" not in (read_manifest(snapshot).fidelity or {})
         assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
     with Datastore.open(snapshot) as datastore:
-        again = evaluate(Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest), save=True)
+        again = evaluate(
+            Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest.profiles), save=True
+        )
     assert ("fitted_ngram" in again.document["baselines"]) is ("calibration" in read_manifest(snapshot).fidelity)
     assert "held_out" in (read_manifest(snapshot).fidelity or {})
 
@@ -245,5 +247,5 @@ def test_what_cannot_be_measured_is_refused_before_the_work(
         assert caught.value.reason == reason
         assert "\n" not in caught.value.message
     with pytest.raises(ProfileError, match="it has even, steps"):
-        choose_profiles(read_manifest(measurable / "all"), ["even", "none"])
+        choose_profiles(read_manifest(measurable / "all").profiles, ["even", "none"])
     assert files_of(measurable) == before

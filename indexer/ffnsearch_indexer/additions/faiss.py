@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ffnsearch_indexer.answer.profile import Profile, default_profile
+from ffnsearch_indexer.answer.profile import choose_profiles, default_profile
 from ffnsearch_indexer.files import disk_errors, require_free_disk
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
@@ -43,6 +43,6 @@ def add_faiss(
 
 def _lowest_thresholds(manifest: Manifest) -> list[float]:
     """Of each block the lowest of the default profile, or of the usual one where that does not look at a block."""
-    profile = Profile.from_json(manifest.profiles[manifest.default_profile])
+    (profile,) = choose_profiles(manifest.profiles, [manifest.default_profile])
     usual = default_profile(manifest.blocks).thresholds_by_block
     return [min(own or other) for own, other in zip(profile.thresholds_by_block, usual, strict=True)]

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ffnsearch_indexer.answer.backends import choose, look, open_indexes
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, thresholds_of
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
 from ffnsearch_indexer.files import disk_errors, require_free_disk, sync
 from ffnsearch_indexer.index.base import Index, Int64, RangeSums
@@ -133,12 +133,6 @@ def drop_self_sums(folder: Path) -> Manifest:
             shutil.rmtree(folder / SELF_SUMS_FOLDER)
         clear(work)
     return manifest
-
-
-def thresholds_of(profiles: Sequence[Profile]) -> Thresholds:
-    """The thresholds of each block that any of the profiles, at least one, has: ascending, each once."""
-    by_block = zip(*(profile.thresholds_by_block for profile in profiles), strict=True)
-    return [tuple(sorted(map(float, set().union(*of_block)))) for of_block in by_block]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from ffnsearch_indexer.cli.finishing import (
     calibrate_new,
     evaluate_new,
     leaves_whole,
-    profiles_of,
     self_sums_lines,
 )
 from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
@@ -167,6 +166,7 @@ def index(
     from ffnsearch_indexer.additions.self_sums import drop_self_sums, estimate_self_sums
     from ffnsearch_indexer.additions.tiles import add_tiles
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
@@ -188,7 +188,7 @@ def index(
                 reason="NO_TILES",
             )
         with resumable():
-            chosen = profiles_of(snapshot, profile)
+            chosen = choose_profiles(manifest.profiles, profile or [manifest.default_profile])
             plan = estimate_self_sums(snapshot, chosen, backend=searched_by)
         return print_result(as_json, vars(plan), self_sums_lines(plan))
     folders = [*([TILES_FOLDER] if needs_tiles else []), *(FOLDERS[kind] for kind in kinds)]

@@ -93,6 +93,7 @@ def evaluate(
     A measurement that was stopped is continued by the same command.
     """
     from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import evaluate as evaluating
@@ -102,7 +103,7 @@ def evaluate(
     works = [evaluating.measurement_folder(snapshot, each) for each in Protocol]
     with resumable(*works), opened(snapshot, skip_verify=skip_verify) as datastore:
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
-        profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
+        profiles = choose_profiles(datastore.manifest.profiles, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
         predictor = Predictor(datastore, backend=backend, device=device)
         options: dict[str, Any] = dict(prompts=prompts, seed=seed, sisters=sister or [], trained_on=corpus)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import ChangedError, FidelityError, ProfileError
+from ffnsearch_indexer.errors import ChangedError, FidelityError
 from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
@@ -137,8 +137,11 @@ class Measurement:
     def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> Manifest:
         """A manifest with this measurement's figures too; refuses (ChangedError) where a calibration came between."""
         measured = {profile.name: profile for profile in self.comparison.profiles}
-        found = {name: Profile.from_json(profile) for name, profile in manifest.profiles.items() if name in measured}
-        if found != measured or _fitted_ngram(manifest) != self.comparison.ngram:
+        found = profiles_of(manifest.profiles)
+        if (
+            any(found.get(name) != profile for name, profile in measured.items())
+            or _fitted_ngram(manifest) != self.comparison.ngram
+        ):
             raise ChangedError("the snapshot was calibrated while it was measured, so nothing is kept: measure again")
         return replace(manifest, fidelity=(manifest.fidelity or {}) | {self.protocol.key: evaluation.document})
 
@@ -171,18 +174,6 @@ class Measurement:
             else in_training(comparison.prompts, self.training, vocabulary_size),
             seconds=float(arrays["seconds"].sum()),
         )
-
-
-def choose_profiles(manifest: Manifest, names: Sequence[str] = ()) -> list[Profile]:
-    """The profiles of a snapshot with these names, all of them without; raises ProfileError for one it lacks."""
-    for name in names:
-        if name not in manifest.profiles:
-            raise ProfileError(
-                f"the snapshot has no profile {name!r}; it has {', '.join(sorted(manifest.profiles))}",
-                reason="UNKNOWN_PROFILE",
-                profile=name,
-            )
-    return [Profile.from_json(manifest.profiles[name]) for name in dict.fromkeys(names or sorted(manifest.profiles))]
 
 
 def _fitted_ngram(manifest: Manifest) -> Profile | None:

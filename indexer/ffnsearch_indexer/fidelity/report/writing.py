@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity.evaluation import Document
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
@@ -83,7 +83,7 @@ def gather(predictor: Predictor, progress: Progress = silent) -> Content:
     fidelity = manifest.fidelity or {}
     documents: dict[Protocol, Document] = {each: fidelity[each.key] for each in Protocol if each.key in fidelity}
     calibration: Document = fidelity.get(CALIBRATION) or {}
-    profiles = {name: Profile.from_json(document) for name, document in manifest.profiles.items()}
+    profiles = profiles_of(manifest.profiles)
     default = profiles[manifest.default_profile]
     # A measurement was made with the profile that was the default then, if the snapshot still has it.
     explained_by = {protocol: profiles.get(of["profile"], default) for protocol, of in documents.items()}
