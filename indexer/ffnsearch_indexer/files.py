@@ -71,6 +71,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def save_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array as .npy, whole or not at all."""
 
@@ -202,12 +207,17 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the file system has no room left: for anybody, for this user, or in this file."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def disk_errors(next_step: str) -> Iterator[None]:
     """Turn whatever the file system refuses into an OutputError that ends in what to do."""
     try:
         yield
     except OSError as error:
-        reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "WRITE_FAILED"
+        reason = "DISK_FULL" if is_full(error) else "WRITE_FAILED"
         where = f" {error.filename}" if error.filename else ""
         raise OutputError(f"cannot write{where}: {error.strerror or error}; {next_step}", reason=reason) from error

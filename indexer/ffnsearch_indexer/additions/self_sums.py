@@ -23,7 +23,7 @@ from ffnsearch_indexer.answer.backends import choose, look, open_indexes
 from ffnsearch_indexer.answer.profile import Profile, thresholds_of
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
 from ffnsearch_indexer.files import disk_errors, require_free_disk, sync
-from ffnsearch_indexer.index.base import Index, Int64, RangeSums
+from ffnsearch_indexer.index.base import Index, Int64, RangeSums, parts_of
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
@@ -153,7 +153,7 @@ class _Block:
 
     def ids_of_pieces(self) -> list[Int64]:
         """The substrings of each piece."""
-        return [self.order[first : first + PIECE_QUERIES] for first in range(0, len(self.order), PIECE_QUERIES)]
+        return [self.order[part] for part in parts_of(len(self.order), PIECE_QUERIES)]
 
     def pieces_done(self) -> int:
         """How many pieces are there, or were before they were put together."""
@@ -187,9 +187,9 @@ class _Block:
     def _asked(self, ids: Int64, tell: Callable[[int], None]) -> Iterator[store.Rows]:
         sums_bytes = 8 * len(self.thresholds) * self.index.counts.vocabulary_size
         step = max(1, min(CALL_QUERIES_MAX, CALL_BYTES_MAX // max(1, sums_bytes)))
-        for first in range(0, len(ids), step):
-            yield store.compressed(self._ask(ids[first : first + step]))
-            tell(len(ids[first : first + step]))
+        for part in parts_of(len(ids), step):
+            yield store.compressed(self._ask(ids[part]))
+            tell(len(ids[part]))
 
     def _ask(self, ids: Int64) -> RangeSums:
         return self.index.range_sum(self.index.keys[ids], self.thresholds)

@@ -11,7 +11,7 @@ from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.bands import Bands
 from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.metrics import normalised
-from ffnsearch_indexer.index.base import Int64
+from ffnsearch_indexer.index.base import Int64, parts_of
 
 LABELS = {
     "own_next_tokens": "own next tokens",
@@ -67,8 +67,7 @@ def ngram_bands(
     chunk_prompts = max(1, CHUNK_BYTES // (8 * steps * of_search.model.shape[1]))
     freq = np.empty((len(prompts), 1, steps, of_search.model.shape[1]), dtype=np.int32)
     neighbors = np.empty((len(prompts), 1, steps), dtype=np.int64)
-    for first in range(0, len(prompts), chunk_prompts):
-        part = slice(first, first + chunk_prompts)
+    for part in parts_of(len(prompts), chunk_prompts):
         found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self, longest=steps - 1)
         freq[part, 0], neighbors[part, 0] = _beside_unigram(found.freq, endings.totals), found.substrings
     thresholds = tuple((length - 1) / window_tokens for length in range(steps))

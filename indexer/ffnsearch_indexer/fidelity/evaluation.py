@@ -63,7 +63,7 @@ class Evaluation:
         best = min(range(len(blocks)), key=lambda block: blocks[block]["hellinger"]["mean"])
         sisters = list(self._summaries("sisters").values())
         is_in = self.is_in_training
-        descriptions = {profile.name: profile.to_json().get("source", "") for profile in self.profiles}
+        descriptions = {profile.name: profile.source for profile in self.profiles}
         return {
             "protocol": self.protocol.key,
             "corpus": self.corpus,

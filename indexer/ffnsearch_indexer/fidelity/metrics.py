@@ -15,7 +15,7 @@ NEAR = 0.2
 
 HISTOGRAM_BINS = 50
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-RESAMPLES = 1000
+RESAMPLES, RESAMPLING_SEED = 1000, 0
 CONFIDENCE = 0.95
 
 PASSAGE_TOKENS, PASSAGES_MIN = 512, 20
@@ -123,7 +123,7 @@ def by_support(distances: Float64, mass: Int64) -> list[dict[str, Any]]:
     ]
 
 
-def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> tuple[float, float]:
+def confidence_interval(values: Float64, positions: Int64) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean of values [B]: of 1,000 resamples' means, the middle 95 %.
 
     positions: [B], where in its text the prompt of each begins. Prompts that are near each other share tokens and a
@@ -133,7 +133,7 @@ def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> 
     passage_tokens = min(PASSAGE_TOKENS, int(np.ptp(positions)) // PASSAGES_MIN + 1)
     passages = np.unique(positions // passage_tokens, return_inverse=True)[1]
     sums, prompts = np.bincount(passages, values), np.bincount(passages)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(RESAMPLING_SEED)
     draws = (random.integers(0, len(sums), len(sums)) for _ in range(RESAMPLES))
     means = [sums[drawn].sum() / prompts[drawn].sum() for drawn in draws]
     low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))

@@ -10,8 +10,8 @@ import numpy as np
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, DamageError
-from ffnsearch_indexer.files import require_readable, unreadable, write_whole
-from ffnsearch_indexer.index.base import Float16, Index
+from ffnsearch_indexer.files import require_readable, save_text, unreadable, write_whole
+from ffnsearch_indexer.index.base import Float16, Index, parts_of
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_bytes, flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
@@ -167,12 +167,11 @@ def _write_lists(folder: Path, block: int, keys: Float16, counts: NextTokenCount
     ivf = ivf_of(keys, Gpus() if count_gpus() else None)
     sample = np.sort(np.random.default_rng(SEED).permutation(len(keys))[:RECALL_QUERIES])
     queries, exact = keys[sample], ExactIndex(keys, counts)
-    pages = [range(len(keys))[first : first + PAGE_KEYS] for first in range(0, len(keys), PAGE_KEYS)]
+    pages = [range(len(keys))[part] for part in parts_of(len(keys), PAGE_KEYS)]
     found = measure(ivf, queries, (exact.range_search(queries, threshold, ids=page) for page in pages))
     ivf.nprobe = found.probes
     measured = MeasuredRecall(ivf.nlist, *found, len(queries), threshold)
-    text = json.dumps(asdict(measured), indent=1) + "\n"
-    write_whole(folder / recall_file(block), lambda path: path.write_text(text))
+    save_text(folder / recall_file(block), json.dumps(asdict(measured), indent=1) + "\n")
     _write_index(folder / faiss_file(FAISS_IVF_FOLDER, block), ivf)
 
 
@@ -181,9 +180,8 @@ def _write_index(path: Path, index: Any) -> None:
 
     def write(partial: Path) -> None:
         faiss = library()
-        with partial.open(
-            "wb"
-        ) as file:  # faiss' own writer leaves the last buffer to C's fclose, a full disk unnoticed
+        # Faiss' own writer leaves the last buffer to C's fclose, and a full disk unnoticed.
+        with partial.open("wb") as file:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
     write_whole(path, write)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.errors import DamageError, FormatError, SnapshotError
-from ffnsearch_indexer.files import disk_errors, hash_files, unreadable, write_whole
+from ffnsearch_indexer.files import disk_errors, hash_files, save_text, unreadable
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.layout import MANIFEST_FILE, PARTS, TILES_FOLDER, file_names
 
@@ -198,9 +198,5 @@ def _changing(folder: Path) -> Iterator[Manifest]:
 
 def _write_with_id(folder: Path, manifest: Manifest) -> Manifest:
     whole = replace(manifest, snapshot_id=manifest.content_sha256())
-    write_whole(folder / MANIFEST_FILE, lambda path: _write_text(path, whole.to_json()))
+    save_text(folder / MANIFEST_FILE, whole.to_json())
     return whole
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

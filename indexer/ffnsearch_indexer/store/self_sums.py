@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import entries_of_rows
 from ffnsearch_indexer.errors import DamageError
-from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
+from ffnsearch_indexer.files import create_array, load_array, save_array, save_text, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
 from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
 from ffnsearch_indexer.store.work import delete_step
@@ -104,8 +104,7 @@ def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
 
 def save_thresholds(folder: Path, thresholds: Sequence[Sequence[float]]) -> None:
     """Write at which thresholds the sums of each block are."""
-    text = json.dumps([list(of_block) for of_block in thresholds]) + "\n"
-    write_whole(folder / SELF_SUMS_THRESHOLDS_FILE, lambda path: path.write_text(text))
+    save_text(folder / SELF_SUMS_THRESHOLDS_FILE, json.dumps([list(of_block) for of_block in thresholds]) + "\n")
 
 
 def piece_path(pieces: Path, number: int) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffnsearch_indexer.alone import LOCK_FILE, alone_in
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.files import PARTIAL, beside, write_whole
+from ffnsearch_indexer.files import PARTIAL, beside, save_text
 
 IDENTITY_FILE = "work.json"
 _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
@@ -37,8 +37,7 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
         try:
             require_own(work, identity)
             if _identity_in(work) != identity:
-                text = json.dumps(identity, sort_keys=True)
-                write_whole(work / IDENTITY_FILE, lambda path: path.write_text(text))
+                save_text(work / IDENTITY_FILE, json.dumps(identity, sort_keys=True))
             yield
         finally:
             if not _is_begun(work):

@@ -5,7 +5,6 @@ which a restart must know; `start` takes up what was queued or running. Records,
 """
 
 import contextlib
-import errno
 import json
 import logging
 import secrets
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ffnsearch_indexer.files import is_full
 from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.admin.confined import Folders
 from ffnsearch_service.builds.command import build_command
@@ -254,7 +254,7 @@ class Builds:
         try:
             write_record(self._folder, record)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if is_full(error):
                 raise ExhaustedError(
                     "the disk of the server's state folder is full: make room", reason="DISK_FULL"
                 ) from error
