@@ -20,7 +20,7 @@ from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
 from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, calibration_folder
 from ffnsearch_indexer.fidelity.chunks import work_in
-from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
+from ffnsearch_indexer.fidelity.expectation import LOW_GROUP_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions, indexed_windows, prompts_at
 from ffnsearch_indexer.progress import silent
@@ -122,7 +122,7 @@ def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor
         assert len(by_class) == len(expectation.support) > 1
         for expected, distances in by_class.items():
             assert np.mean(distances) == pytest.approx(expected, abs=1e-9)
-            assert len(distances) > LOW_CLASS_PROMPTS / 2  # some have the same support
+            assert len(distances) > LOW_GROUP_PROMPTS / 2  # some have the same support
         lowest, *higher = (len(by_class[distance]) for distance in expectation.distance)
         assert lowest <= min(higher)
 
