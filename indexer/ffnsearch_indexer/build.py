@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.alone import Identity, first_difference, in_words
 from ffnsearch_indexer.answer.profile import default_profile
-from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.corpora.corpus import Corpus, Split
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, OutputError
@@ -44,9 +44,7 @@ from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
 from ffnsearch_indexer.store.manifest import FORMAT_VERSION, Manifest, read_manifest, revise_manifest, write_manifest
 from ffnsearch_indexer.store.records import map_bytes, write_records
 from ffnsearch_indexer.store.tiles import write_tiles
-from ffnsearch_indexer.store.work import Identity, build_folder, claim, first_difference, in_words, require_own
-
-Split = Literal["all", "train"]
+from ffnsearch_indexer.store.work import build_folder, claim, require_own
 
 SHARDS_FOLDER, SNAPSHOT_FOLDER = "shards", "snapshot"
 SECONDS_OF_TILES = {"cpu": 20e-6, "cuda": 8e-6}

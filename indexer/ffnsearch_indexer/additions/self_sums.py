@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ffnsearch_indexer.alone import Identity
 from ffnsearch_indexer.answer.backends import choose, look, open_indexes
 from ffnsearch_indexer.answer.profile import Profile, thresholds_of
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
@@ -36,7 +37,7 @@ from ffnsearch_indexer.store.layout import (
     self_sums_files,
 )
 from ffnsearch_indexer.store.manifest import Manifest, drop_part, list_part, read_manifest
-from ffnsearch_indexer.store.work import Identity, claim, clear, part_folder, require_own
+from ffnsearch_indexer.store.work import claim, clear, part_folder, require_own
 
 PIECE_QUERIES = 32_768
 """Substrings of a piece: some ten seconds of a block of the reference model, and all that a kill can lose."""
@@ -109,7 +110,7 @@ def add_self_sums(
 
 
 def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> SelfSumsPlan:
-    """Say what the same call of `add_self_sums` would take, or why it would be refused; writes nothing."""
+    """Say what `add_self_sums` would take for the same arguments, or why it would be refused; writes nothing."""
     with disk_errors("make the snapshot writable"), Datastore.open(folder, check="sizes") as datastore:
         work, wanted = part_folder(folder, SELF_SUMS_FOLDER), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
@@ -120,7 +121,7 @@ def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: st
 
 
 def drop_self_sums(folder: Path) -> Manifest:
-    """Take the self-sums out of a snapshot, and what unfinished work on them has left; return its new manifest.
+    """Take the self-sums and what unfinished work on them has left out of a snapshot; return its new manifest.
 
     A process that has them open keeps them until it closes the snapshot. Raises SnapshotError and its kinds, and
     OutputError where the disk refuses, or another process is at work on them.

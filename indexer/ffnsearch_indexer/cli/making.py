@@ -16,14 +16,9 @@ from ffnsearch_indexer.cli.finishing import (
     self_sums_lines,
 )
 from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
+from ffnsearch_indexer.corpora.corpus import Split
 from ffnsearch_indexer.errors import BackendError, FfnSearchError
-
-
-class SplitName(StrEnum):
-    """Which part of a corpus is indexed."""
-
-    ALL = "all"
-    TRAIN = "train"
+from ffnsearch_indexer.fidelity.defaults import FIRST_CALIBRATION_PROMPTS
 
 
 class PrecisionName(StrEnum):
@@ -40,7 +35,7 @@ def build(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
+    split: Annotated[Split, typer.Option(help="Index the whole text, or its first nine tenths.")] = "all",
     window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, or cuda.")] = "auto",
     precision: Annotated[
@@ -49,7 +44,7 @@ def build(
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; fewer than 50 for none.", min=0)
-    ] = 2000,
+    ] = FIRST_CALIBRATION_PROMPTS,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
     ] = 0,
@@ -62,7 +57,11 @@ def build(
     ] = False,
     faiss: Faiss = None,
     progress_json: Annotated[
-        Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Append JSON lines {stage, done, total, detail}, and {error: {reason, message}}, to this file.",
+            metavar="FILE",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +87,7 @@ def build(
             model_folder=model or reference_folder(),
             out=out,
             window_tokens=window_tokens,
-            split=split.value,
+            split=split,
             device=device,
             precision=precision.value,
             faiss=kinds,

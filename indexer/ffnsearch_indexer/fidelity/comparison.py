@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.alone import Identity
 from ffnsearch_indexer.answer.prediction import combine, softmax
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, thresholds_of
@@ -22,7 +23,6 @@ from ffnsearch_indexer.fidelity.metrics import measure, normalised
 from ffnsearch_indexer.fidelity.selection import indexed_windows
 from ffnsearch_indexer.fidelity.sisters import Sister
 from ffnsearch_indexer.models.queries import run_prompts
-from ffnsearch_indexer.store.work import Identity
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffnsearch_indexer.alone import LOCK_FILE, alone_in
+from ffnsearch_indexer.alone import LOCK_FILE, Identity, alone_in, first_difference, in_words
 from ffnsearch_indexer.errors import OutputError
 from ffnsearch_indexer.files import PARTIAL, beside, save_text
 
 IDENTITY_FILE = "work.json"
 _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
-
-Identity = dict[str, object]
-"""What must be the same for killed work to be continued, by name; it survives JSON."""
 
 
 def build_folder(out: Path) -> Path:
@@ -29,7 +26,7 @@ def part_folder(snapshot: Path, part: str) -> Path:
 
 @contextmanager
 def claim(work: Path, identity: Identity) -> Iterator[None]:
-    """Make or reopen a work folder for this process alone; a folder in which nothing was done goes again.
+    """Make or reopen a work folder for this process alone; a folder in which nothing was done is deleted again.
 
     Raises OutputError for a folder in use, or with other work begun in it.
     """
@@ -70,16 +67,6 @@ def require_own(work: Path, identity: Identity) -> None:
             path=work,
             different=name,
         )
-
-
-def first_difference(found: Mapping[str, object], wanted: Identity) -> str | None:
-    """The first name of an identity under which something else was found, or None."""
-    return next((name for name, value in wanted.items() if found.get(name) != value), None)
-
-
-def in_words(name: str) -> str:
-    """A name of an identity, for a person."""
-    return name.removesuffix("_sha256").replace("_", " ")
 
 
 def _identity_in(work: Path) -> Identity:
