@@ -1,4 +1,4 @@
-"""How files are named, made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
+"""How files are named, made durable and checked, and what is said where the disk refuses."""
 
 import contextlib
 import errno
@@ -39,7 +39,7 @@ _HASH_THREADS = 4
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """A path in the same folder, with the same name and a suffix; `.` has a name too."""
+    """The absolute path in the same folder with the same name and a suffix; even `.` has a name there."""
     whole = Path(os.path.abspath(path))
     return whole.with_name(whole.name + suffix)
 
@@ -132,7 +132,7 @@ def unreadable(path: Path, error: Exception, next_step: str = _MADE_AGAIN) -> Sn
 
 
 def require_readable(path: Path) -> None:
-    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not tell why."""
+    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not say why."""
     try:
         path.open("rb").close()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What `build` and `index` do to a snapshot that is there: stopped by its user, each leaves it whole, and says so."""
+"""What `build` and `index` do to a finished snapshot; where the user stops them, they leave it whole and say so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ffnsearch_indexer.store.manifest import Manifest
 
 RESUME = "the same command with --resume continues it"
-"""What to do where a build was stopped when OUT was there: another command would not take as many prompts as it did."""
+"""What to do where a build was stopped after OUT was finished: other commands take other numbers of prompts."""
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 
 PROMPTS_MIN = 50
-"""Fewer prompts would be learned by heart."""
+"""A profile would learn fewer prompts by heart."""
 
 BYTES_MAX = 2 << 30
 """Most memory for what is found for all prompts (`Bands`): with it, all of a calibration stays below 8 GB.

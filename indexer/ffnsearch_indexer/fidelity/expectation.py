@@ -1,4 +1,4 @@
-"""What distance to expect of a profile's answer, by how much was found: from prompts that judged it."""
+"""What distance to expect of a profile's answer by how much was found; learned from the prompts that judged it."""
 
 import math
 

@@ -11,7 +11,7 @@ from ffnsearch_indexer.answer.prediction import Bools, Counts, Float64, hellinge
 from ffnsearch_indexer.index.base import Int64
 
 NEAR = 0.2
-"""Distances below it are counted: the article's own mark."""
+"""Distances below it are counted, as `below_0.2`: the article's own mark."""
 
 HISTOGRAM_BINS = 50
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -88,7 +88,7 @@ def summarise(measures: Measures, positions: Int64) -> dict[str, Any]:
             "ci95": list(confidence_interval(distances, positions)),
             "quantiles": {str(q): float(np.quantile(distances, q)) for q in QUANTILES},
             "max": float(distances.max()),
-            f"below_{NEAR}": float((distances < NEAR).mean()),
+            "below_0.2": float((distances < NEAR).mean()),
             "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         },
         "kl": {

@@ -29,7 +29,7 @@ PREFIX_CACHE_BYTES_MAX = 256 << 20
 """What is kept of the prompts' common prefixes: 14,563 of them, with the reference model."""
 
 PREFIX_SAMPLE = 1 << 16
-"""From how many substrings, about, it is told which prefixes are common."""
+"""About how many substrings are looked at to find the common prefixes."""
 
 
 class Place(NamedTuple):
@@ -70,10 +70,10 @@ class Datastore:
     def open(cls, path: Path, *, check: Check = "all", progress: Progress = silent) -> Self:
         """Open a snapshot, or refuse it.
 
-        check: "all" reads every byte and compares hashes (about a second a gigabyte), and tells `progress` how many
-        megabytes of them, from several threads, one at a time, and stops where that raises; "sizes" looks at file sizes
-        only. Model and tokenizer are always compared with the manifest. Raises SnapshotError and its kinds, which say
-        what differs.
+        check: "all" reads every byte and compares hashes, which takes about a second a gigabyte; "sizes" looks at file
+        sizes only. progress: counts the megabytes that are read; it is called from several threads, one at a time, and
+        what it raises ends the reading. Model and tokenizer are always compared with the manifest. Raises SnapshotError
+        and its kinds, which say what differs.
         """
         manifest = read_manifest(path)
         try:

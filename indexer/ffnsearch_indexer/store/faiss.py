@@ -1,4 +1,4 @@
-"""How faiss' indexes of blocks are made, kept and mapped, and how many neighbors are measured to be found by lists."""
+"""How faiss' indexes of blocks are made, kept and mapped, and the recall of its lists measured."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,11 @@ PAGE_KEYS = 1 << 14
 
 @dataclass(frozen=True)
 class MeasuredRecall:
-    """What the lists of a block were measured to find, as it stands beside them.
+    """What the lists of a block were measured to find; kept in a file beside them.
 
     probes: lists searched of `lists`, also the `nprobe` in faiss' file. recall: the share of its neighbors above
-    `threshold` that one of `queries` keys finds, in the mean; recall_of_all: that of all their neighbors together.
+    `threshold` that one of `queries` keys finds on average; recall_of_all: the same share of all their neighbors taken
+    together.
     """
 
     lists: int
@@ -64,7 +65,7 @@ class FaissPlan:
 
 
 def plan_faiss(blocks: Mapping[FaissKind, int], substrings: int, d_model: int) -> FaissPlan:
-    """What it takes to make indexes of each kind for so many blocks. Lists that grow may have twice their room."""
+    """What it takes to make indexes of each kind for so many blocks. Lists that grow may take twice their size."""
     disk = {"flat": flat_bytes(substrings, d_model), "ivf": ivf_bytes(substrings, d_model) + RECALL_FILE_BYTES}
     memory = {"flat": disk["flat"], "ivf": 2 * disk["ivf"] + RECALL_BYTES}
     return FaissPlan(
@@ -74,7 +75,7 @@ def plan_faiss(blocks: Mapping[FaissKind, int], substrings: int, d_model: int) -
 
 
 def kinds_of(text: str | None) -> list[FaissKind]:
-    """The kinds of index that names with commas between them mean, None none.
+    """The kinds of index that names separated by commas stand for; no kind for None.
 
     Raises BackendError for another name, and where faiss is not installed.
     """

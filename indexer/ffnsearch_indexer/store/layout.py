@@ -10,7 +10,7 @@ tiles/block-K/      what the `tiles` backend knows of the keys; a part, which a 
 self-sums/          what every substring finds, at some thresholds; a part, too
 faiss-flat/block-K.faiss   faiss' index of the keys, in its own format; a part, too
 faiss-ivf/block-K.faiss, block-K.json   faiss' lists of the keys, and how many neighbors they find; a part, too
-manifest.json       written last; the folder gets its final name after it
+manifest.json       written last, before the folder gets its final name
 """
 
 from collections.abc import Callable, Collection
@@ -50,7 +50,7 @@ def faiss_file(part: str, block: int) -> str:
 
 
 def recall_file(block: int) -> str:
-    """Where it says how many neighbors the lists of a block find, relative to the snapshot."""
+    """Where the measured recall of a block's lists is, relative to the snapshot."""
     return f"{FAISS_IVF_FOLDER}/block-{block}.json"
 
 
@@ -65,7 +65,7 @@ PARTS: dict[str, Callable[[int], list[str]]] = {
         name for block in range(blocks) for name in (faiss_file(FAISS_IVF_FOLDER, block), recall_file(block))
     ],
 }
-"""What a snapshot has or lacks as a whole: a folder each, and the files in it by the number of blocks."""
+"""What a snapshot has or lacks as a whole: the name of a folder, and the files in it for a number of blocks."""
 
 
 def file_names(blocks: int, parts: Collection[str]) -> list[str]:

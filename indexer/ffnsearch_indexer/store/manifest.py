@@ -30,8 +30,8 @@ class FileEntry:
 class Manifest:
     """All that identifies a snapshot. `snapshot_id` is the SHA-256 of everything else in it.
 
-    trained_on: `corpus` and `corpus_sha256` of what the model was trained on, None where that is not known; the file
-    lacks it then, as an older one does.
+    trained_on: `corpus` and `corpus_sha256` of what the model was trained on. Where that is not known it is None, and
+    the file leaves it out, as files of earlier versions do.
     """
 
     model_sha256: str

@@ -103,7 +103,7 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _support_label(power: int) -> str:
-    """From how many found tokens on a group begins: a power of 2, k being 1,024; nothing found below them."""
+    """The least number of found tokens in a group, a power of 2 (k is 1,024); "none" for the group without any."""
     if power < 0:
         return "none"
     size, letter = next(((size, letter) for size, letter in ((20, "M"), (10, "k"), (0, "")) if power >= size))

@@ -1,4 +1,4 @@
-"""The page: what it says first, which parts it has, and how they become one file without a link to another."""
+"""The page: its summary, its parts, and how they become one file that needs no other."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from ffnsearch_indexer.fidelity.report.tables import comparison_table, ladder_ta
 from ffnsearch_indexer.store.manifest import Manifest
 
 GENERATOR = '<meta name="generator" content="ffnsearch report">'
-"""Stands in every report, so that it is known again."""
+"""Marks a page as a report, so that only a report is replaced by the next one."""
 
 TITLES = {
     Protocol.PARITY: (
