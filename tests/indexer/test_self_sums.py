@@ -525,7 +525,9 @@ def test_the_command_makes_what_its_options_name_and_what_that_needs(
     options: tuple[str, ...], parts: set[str], run: Run, copy: Path
 ) -> None:
     drop_tiles(copy)
-    assert run("index", copy, *options)[0] == 0
+    code, out, _ = run("index", copy, *options)
+    assert code == 0
+    assert out.startswith(f"{copy} has {' and '.join(sorted(parts, reverse=True)) or 'no tiles'}: ")
     assert read_manifest(copy).parts == parts
 
 

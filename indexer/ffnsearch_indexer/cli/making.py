@@ -208,7 +208,7 @@ def index(
         "profiles_answered_by_lookup": answered_by_lookup(snapshot, manifest),
         "seconds": seconds,
     }
-    parts = " and ".join(sorted(manifest.parts, reverse=True))
+    parts = " and ".join(sorted(manifest.parts, reverse=True)) or "no tiles"
     lines = [f"{snapshot} has {parts}: {size_in_words(manifest.total_bytes())} in all, {seconds:.0f} s"]
     if SELF_SUMS_FOLDER in manifest.parts:
         names = ", ".join(answered_by_lookup(snapshot, manifest)) or "none"
