@@ -33,7 +33,7 @@ Answer = tuple[Float64, Bools]
 
 
 def baseline_answers(freq: Int64, totals: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
-    """The answers by name. Only a prompt's own next tokens may lack support: the empty ending always has some.
+    """The answers by name. Where the text has any support, only a prompt's own next tokens may lack it.
 
     freq: [B, L+1, V], what follows the last l tokens of each prompt. totals: [V], what follows all substrings. unigram:
     [V], the distribution of that, which the fitted one starts from. fitted: the n-gram fitted to `ngram_bands`, None
