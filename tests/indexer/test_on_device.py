@@ -205,10 +205,10 @@ def test_a_gpu_asks_with_the_precision_that_the_keys_were_made_with(
 def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(model: Path, tmp_path: Path) -> None:
     for call in (build, estimate):
         with pytest.raises(BackendError) as caught:
-            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16")
+            call(BuildRequest(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16"))
         assert caught.value.reason == "PRECISION_NEEDS_GPU"
         with pytest.raises(ModelError, match="no precision"):
-            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32")
+            call(BuildRequest(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 
