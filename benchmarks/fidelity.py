@@ -15,7 +15,7 @@ from typing import Any
 
 import recording
 
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest
 
 RESULTS = Path(__file__).parent / "results"
 CIRCUMSTANCES = ("revision", "time")

@@ -28,7 +28,7 @@ from racing import QUERIES_MIN, Group, measure_block
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.fidelity.table import aligned
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 PROFILES = ("article", "balanced")
 """What is measured where nobody says, as far as the snapshot has it."""

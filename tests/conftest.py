@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run in Python; read where they are defined
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
@@ -48,7 +48,7 @@ def tiny_corpus() -> Corpus:
 def tiny_snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_corpus: Corpus) -> Path:
     """A snapshot of the tiny corpus. Not to be written to: tests that alter one copy it."""
     snapshot = tmp_path_factory.mktemp("snapshots") / "tiny.ffn"
-    build(tiny_corpus, tiny_model, snapshot)
+    build(BuildRequest(tiny_corpus, tiny_model, snapshot))
     return snapshot
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer import additions
 from ffnsearch_indexer import build as building
+from ffnsearch_indexer.additions import faiss, self_sums, tiles
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import FfnSearchError
@@ -27,7 +27,16 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["__main__", additions.__name__, building.__name__, training.__name__, "matplotlib.figure", "torch._dynamo"]
+    [
+        "__main__",
+        faiss.__name__,
+        self_sums.__name__,
+        tiles.__name__,
+        building.__name__,
+        training.__name__,
+        "matplotlib.figure",
+        "torch._dynamo",
+    ]
 )
 
 
@@ -60,15 +69,12 @@ class BuildJob:
     window_tokens: int = 5
     shard_windows: int = 100
 
-    def run(self, tell: Callable[..., None]) -> building.Plan:
+    def run(self, tell: Callable[..., None]) -> building.BuildPlan:
         keys.SHARD_WINDOWS = self.shard_windows
         building._flops_per_second = lambda: 1e10
-        plans: list[building.Plan] = []
+        plans: list[building.BuildPlan] = []
         building.build(
-            Corpus("text", self.text),
-            self.model,
-            self.out,
-            window_tokens=self.window_tokens,
+            building.BuildRequest(Corpus("text", self.text), self.model, self.out, window_tokens=self.window_tokens),
             announce=plans.append,
             progress=tell,
         )

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
-from ffnsearch_indexer.store.snapshot import revise_manifest
-from tiny import make_model, random_text, save_model
+from tiny import make_model, random_text, revise, save_model
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PNG = b"\x89PNG\r\n"
@@ -30,8 +29,8 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One with the two profiles that are measured by default; the second does not search block 1."""
     folder = tmp_path_factory.mktemp("benchmarks")
     model = save_model(folder / "model", make_model(vocabulary_size=5, d_model=16), ALPHABET)
-    build(Corpus("text", random_text(1, 3000, ALPHABET)), model, folder / "out.ffn", window_tokens=6)
-    revise_manifest(folder / "out.ffn", profiles={profile.name: profile.to_json() for profile in PROFILES})
+    build(BuildRequest(Corpus("text", random_text(1, 3000, ALPHABET)), model, folder / "out.ffn", window_tokens=6))
+    revise(folder / "out.ffn", profiles={profile.name: profile.to_json() for profile in PROFILES})
     return folder / "out.ffn"
 
 
@@ -176,7 +175,7 @@ def test_sisters_stay_with_the_prompts_that_they_answered(snapshot: Path, tmp_pa
     def keep(trained_on: str, sisters: list[dict[str, Any]]) -> dict[str, Any]:
         described = {"protocol": "parity", "prompts": 7, "seed": 1, "trained_on": trained_on}
         document = {**described, "sisters": sisters, "noise_floor": 0.25 if sisters else None}
-        revise_manifest(copy, fidelity={"parity": document, "calibration": {"prompts": 9}})
+        revise(copy, fidelity={"parity": document, "calibration": {"prompts": 9}})
         command = [sys.executable, BENCHMARKS / "fidelity.py", copy, "--results", tmp_path]
         subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
         kept: dict[str, Any] = json.loads((tmp_path / "fidelity-text-parity.json").read_text())

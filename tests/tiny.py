@@ -2,17 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel
 from ffnsearch_indexer.models.record import RECORD_FILE
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 
 
 def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
@@ -24,6 +26,11 @@ def make_model(*, seed: int = 1, scale: float = 5, **sizes: int) -> Transformer:
         if parameter.dim() > 1:
             parameter.mul_(scale)
     return model
+
+
+def revise(snapshot: Path, **fields: object) -> Manifest:
+    """Replace fields of a snapshot's manifest."""
+    return revise_manifest(snapshot, lambda manifest: replace(manifest, **fields))
 
 
 def model_on_cpu(model: Transformer, window_tokens: int, *, device: str, **options: str) -> DeviceModel:
@@ -53,7 +60,7 @@ def build_splits(folder: Path, corpus: Corpus, alphabet: str, *, window_tokens: 
         save_model(folder / name, make_model(seed=seed, vocabulary_size=len(alphabet), d_model=8), alphabet)
         record_training(folder / name, corpus)
     for split in ("all", "train"):
-        build(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split)
+        build(BuildRequest(corpus, folder / "model", folder / split, window_tokens=window_tokens, split=split))
     return folder
 
 

@@ -1,9 +1,12 @@
-"""How does one process work in a folder alone? With a lock on a file there, which goes with the process."""
+"""How does one process work in a folder alone, and how does it know what was begun there?
+
+A lock on a file in the folder goes with the process. An identity says what the work is.
+"""
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -12,10 +15,16 @@ from ffnsearch_indexer.errors import OutputError
 LOCK_FILE = "ffnsearch.lock"
 """In a folder in which one process works; nothing is in it."""
 
+Identity = dict[str, object]
+"""What must be the same for killed work to be continued, by name; it survives JSON.
+
+A name reads well after "another", as `in_words` puts it into a message: `set_of_prompts_sha256` is "set of prompts".
+"""
+
 
 @contextlib.contextmanager
 def alone_in(folder: Path, *, stays: bool = False) -> Iterator[None]:
-    """Make or reopen a folder for this process alone; if nothing is in it in the end, it goes again, unless it `stays`.
+    """Make or reopen a folder for this process alone; one that is empty in the end is deleted, unless it `stays`.
 
     Raises OutputError where it is in use.
     """
@@ -30,7 +39,7 @@ def alone_in(folder: Path, *, stays: bool = False) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> IO[str]:
-    """The lock file of a folder, open and locked; only who holds it may delete it."""
+    """The lock file of a folder, open and locked; only the process that holds it may delete it."""
     path = folder / LOCK_FILE
     while True:
         with contextlib.suppress(FileExistsError):  # which `exist_ok` lets through where another deletes it meanwhile
@@ -46,3 +55,13 @@ def _locked(folder: Path) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 closing.pop_all()
                 return file
+
+
+def first_difference(found: Mapping[str, object], wanted: Identity) -> str | None:
+    """The first name of an identity under which something else was found, or None."""
+    return next((name for name, value in wanted.items() if found.get(name) != value), None)
+
+
+def in_words(name: str) -> str:
+    """A name of an identity, for a person."""
+    return name.removesuffix("_sha256").replace("_", " ")

@@ -13,18 +13,18 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.alone import Identity, first_difference, in_words
 from ffnsearch_indexer.answer.profile import default_profile
-from ffnsearch_indexer.corpora.corpus import Corpus
+from ffnsearch_indexer.corpora.corpus import Corpus, Split
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
 from ffnsearch_indexer.errors import BackendError, MismatchError, ModelError, OutputError
@@ -39,14 +39,12 @@ from ffnsearch_indexer.models.products import ROWS_TOGETHER, multiply_packed, pa
 from ffnsearch_indexer.models.record import training_text
 from ffnsearch_indexer.models.transformer import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store import keys, snapshot
-from ffnsearch_indexer.store.counts import map_bytes, write_records
+from ffnsearch_indexer.store import keys, layout
 from ffnsearch_indexer.store.faiss import FaissKind, plan_faiss
-from ffnsearch_indexer.store.snapshot import Manifest, read_manifest, revise_manifest, write_manifest
+from ffnsearch_indexer.store.manifest import FORMAT_VERSION, Manifest, read_manifest, revise_manifest, write_manifest
+from ffnsearch_indexer.store.records import map_bytes, write_records
 from ffnsearch_indexer.store.tiles import write_tiles
-from ffnsearch_indexer.store.work import Identity, claim, first_difference, in_words, require_own, work_folder
-
-Split = Literal["all", "train"]
+from ffnsearch_indexer.store.work import build_folder, claim, require_own
 
 SHARDS_FOLDER, SNAPSHOT_FOLDER = "shards", "snapshot"
 SECONDS_OF_TILES = {"cpu": 20e-6, "cuda": 8e-6}
@@ -54,11 +52,41 @@ SECONDS_OF_TILES = {"cpu": 20e-6, "cuda": 8e-6}
 LATER_BYTES = 300 << 20
 """What libraries and compiled code take beside a build's arrays once they are used."""
 
+MODEL_OVERHEAD = 1.3
+"""How much longer a forward pass takes on the CPU than the matrix products in it."""
+
+ASSEMBLED_BYTES_PER_SECOND = 0.4e9
+"""How fast the keys of blocks are put together from shards."""
+
+TOKEN_MEMORY_BYTES, SUBSTRING_MEMORY_BYTES = 60, 40
+"""What the corpus and its windows, places and counts take at most, for each token and each substring."""
+
+TOKEN_DISK_BYTES, SUBSTRING_DISK_BYTES, PARAMETER_DISK_BYTES = 16, 30, 4
+"""What corpus, arrays of counts and model take in a snapshot at most: all but records, keys and tiles."""
+
 LIBRARIES = ("ffnsearch", "torch", "numpy", "numba", "lmdb")
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildRequest:
+    """What is to be built, of which corpus and model, and where.
+
+    device: where the model runs and tiles are measured, `auto`, `cpu` or `cuda`. precision: of the model on a GPU, one
+    of PRECISIONS. faiss: the indexes that are to follow the build: their room is asked for, too.
+    """
+
+    corpus: Corpus
+    model_folder: Path
+    out: Path
+    window_tokens: int = 10
+    split: Split = "all"
+    device: str = "auto"
+    precision: str = "float32"
+    faiss: Sequence[FaissKind] = ()
+
+
+@dataclass(frozen=True)
+class BuildPlan:
     """What a build will take, known before the work starts; seconds: without the calibration that may follow."""
 
     substrings: int
@@ -75,17 +103,14 @@ class Plan:
 class _Source:
     """What a build reads: model, tokens, and the windows in both orders."""
 
-    corpus: Corpus
-    split: Split
+    request: BuildRequest
     model: Transformer
     tokenizer: Tokenizer
-    model_folder: Path
     tokens: Tokens
     substrings: Substrings
     windows: NDArray[np.uint16]  # [N, L] by id
     order: NDArray[np.int64]  # [N] ids, in ascending order of windows
     device: str  # cpu or cuda
-    precision: str  # of the model on a GPU
 
     @cached_property
     def packed_model(self) -> PackedModel:
@@ -97,7 +122,7 @@ class _Source:
         """The model as windows are run with it on a GPU; None on the CPU."""
         if self.device == "cpu":
             return None
-        return DeviceModel(self.model, self.windows.shape[1], device=self.device, precision=self.precision)
+        return DeviceModel(self.model, self.windows.shape[1], device=self.device, precision=self.request.precision)
 
     @property
     def forward(self) -> str:
@@ -114,11 +139,11 @@ class _Source:
     def identity(self) -> dict[str, object]:
         """What must be the same for a killed build to be continued."""
         return {
-            "format_version": snapshot.FORMAT_VERSION,
+            "format_version": FORMAT_VERSION,
             "model_sha256": self.model.sha256(),
             "tokenizer_sha256": self.tokenizer.sha256,
-            "corpus_sha256": self.corpus.sha256,
-            "split": self.split,
+            "corpus_sha256": self.request.corpus.sha256,
+            "split": self.request.split,
             "window_tokens": self.substrings.window_tokens,
             "shard_windows": keys.SHARD_WINDOWS,
             "forward_pass": self.forward,
@@ -127,35 +152,27 @@ class _Source:
 
 
 def build(
-    corpus: Corpus,
-    model_folder: Path,
-    out: Path,
+    request: BuildRequest,
     *,
-    window_tokens: int = 10,
-    split: Split = "all",
-    device: str = "auto",
-    precision: str = "float32",
-    faiss: Sequence[FaissKind] = (),
-    announce: Callable[[Plan], None] = lambda plan: None,
+    announce: Callable[[BuildPlan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
-    """Build the snapshot `out` of a corpus with the model in `model_folder` and return its manifest.
+    """Build the snapshot of a request and return its manifest.
 
-    device: where the model runs and tiles are measured, `auto`, `cpu` or `cuda`. precision: of the model on a GPU, one
-    of PRECISIONS. faiss: what `additions.add_faiss` will be called for: its room is asked for, too, here and in the
-    plan. announce: called once with what the work will take, before it starts. Raises OutputError where `out` exists or
-    the disk has no room, CorpusError, TokenError and ModelError for input that does not fit, BackendError for a device
-    that is not there or lacks the precision, and DeviceError for one that fails. What a failed or killed build leaves
-    is `OUT.partial`; the same call continues it, on the same kind of device.
+    announce: called once with what the work will take, before it starts. Raises OutputError where `out` exists or the
+    disk has no room, CorpusError, TokenError and ModelError for input that does not fit, BackendError for a device that
+    is not there or lacks the precision, and DeviceError for one that fails. What a failed or killed build leaves is
+    `OUT.partial`; the same call continues it, on the same kind of device.
     """
+    out = request.out
     _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
-    work = work_folder(out)
+    source = _read(request, progress)
+    work = build_folder(out)
     with (
         disk_errors("make room or choose another place; what is done is kept, the same command continues it"),
         device_errors(),
     ):
-        plan = _plan(source, work, faiss)
+        plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
         with claim(work, source.identity):
             _require_new(out)  # another build may have ended meanwhile
@@ -165,62 +182,54 @@ def build(
             _write_counts(source, whole, progress)
             _write_tiles(source, whole, progress)
             _write_model_and_corpus(source, whole)
-            progress("checksums", 0, 1)
-            manifest = write_manifest(whole, _manifest(source, plan))
-            progress("checksums", 1, 1)
+            manifest = write_manifest(whole, _manifest(source, plan), progress)
             whole.rename(out)
             sync(out.parent)
     return manifest
 
 
-def estimate(
-    corpus: Corpus,
-    model_folder: Path,
-    out: Path,
-    *,
-    window_tokens: int = 10,
-    split: Split = "all",
-    device: str = "auto",
-    precision: str = "float32",
-    faiss: Sequence[FaissKind] = (),
-    progress: Progress = silent,
-) -> Plan:
-    """Say what the same call of `build` would take, or why it would be refused; writes nothing."""
-    _require_new(out)
-    source = _read(corpus, model_folder, window_tokens, split, device, precision, progress)
-    work = work_folder(out)
+def estimate(request: BuildRequest, *, progress: Progress = silent) -> BuildPlan:
+    """Say what `build` would take for the same request, or why it would be refused; writes nothing."""
+    _require_new(request.out)
+    source = _read(request, progress)
+    work = build_folder(request.out)
     with disk_errors("choose another place"), device_errors():
-        plan = _plan(source, work, faiss)
+        plan = _plan(source, work)
         require_free_disk(work, plan.disk_bytes)
     return plan
 
 
-def finished(
-    corpus: Corpus, model_folder: Path, out: Path, *, window_tokens: int, split: Split, precision: str
-) -> Manifest:
-    """The manifest of the snapshot that the same call of `build` has made, on whatever device.
+def finished(request: BuildRequest) -> Manifest:
+    """The manifest of the snapshot that `build` has made for the same request, on whatever device.
 
-    What an earlier version did not write into it is added.
     Raises what reading it and the model raises, and MismatchError for a snapshot of anything else.
     """
-    manifest = read_manifest(out)
+    manifest = read_manifest(request.out)
     wanted: Identity = {
-        "model_sha256": Transformer.load(model_folder).sha256(),
-        "tokenizer_sha256": Tokenizer.load(model_folder / TOKENIZER_FILE).sha256,
-        "corpus_sha256": corpus.sha256,
-        "split": split,
-        "window_tokens": window_tokens,
-        "precision": precision,
+        "model_sha256": Transformer.load(request.model_folder).sha256(),
+        "tokenizer_sha256": Tokenizer.load(request.model_folder / TOKENIZER_FILE).sha256,
+        "corpus_sha256": request.corpus.sha256,
+        "split": request.split,
+        "window_tokens": request.window_tokens,
+        "precision": request.precision,
     }
     if name := first_difference({**vars(manifest), "precision": manifest.precision}, wanted):
         raise MismatchError(
-            f"{out} was built with another {in_words(name)}: give the command that built it, or another --out",
+            f"{request.out} was built with another {in_words(name)}: give the command that built it, or another --out",
             different=name,
         )
-    trained_on = training_text(model_folder)
-    if trained_on and manifest.trained_on is None:  # of a version that did not keep it
-        return revise_manifest(out, trained_on=trained_on)
     return manifest
+
+
+def add_training_text(request: BuildRequest) -> Manifest:
+    """Let a finished snapshot say what its model was trained on, where that is known; return its manifest.
+
+    Earlier versions did not write it.
+    """
+    trained_on = training_text(request.model_folder)
+    if trained_on is None:
+        return read_manifest(request.out)
+    return revise_manifest(request.out, lambda manifest: replace(manifest, trained_on=trained_on))
 
 
 def is_there(out: Path) -> bool:
@@ -244,83 +253,104 @@ def _require_new(out: Path) -> None:
         )
 
 
-def _read(
-    corpus: Corpus,
-    model_folder: Path,
-    window_tokens: int,
-    split: Split,
-    device: str,
-    precision: str,
-    progress: Progress,
-) -> _Source:
-    chosen = choose_device(device)
-    require_precision(precision)
-    if chosen == "cpu" and precision != "float32":
+def _read(request: BuildRequest, progress: Progress) -> _Source:
+    corpus, window_tokens = request.corpus, request.window_tokens
+    device = choose_device(request.device)
+    require_precision(request.precision)
+    if device == "cpu" and request.precision != "float32":
         raise BackendError(
-            f"a model has the precision {precision} on a GPU alone: leave --precision out, or choose --device cuda",
+            f"a model has the precision {request.precision} on a GPU alone: "
+            "leave --precision out, or choose --device cuda",
             reason="PRECISION_NEEDS_GPU",
-            precision=precision,
+            precision=request.precision,
         )
-    model, tokenizer = Transformer.load(model_folder), Tokenizer.load(model_folder / TOKENIZER_FILE)
+    model = Transformer.load(request.model_folder)
+    tokenizer = Tokenizer.load(request.model_folder / TOKENIZER_FILE)
     if tokenizer.vocabulary_size != model.config.vocabulary_size:
         raise ModelError(
-            f"{model_folder} has a model of {model.config.vocabulary_size} tokens and a tokenizer of "
-            f"{tokenizer.vocabulary_size}: they do not belong together"
+            f"{request.model_folder} has a model of {model.config.vocabulary_size} tokens and a tokenizer of "
+            f"{tokenizer.vocabulary_size}: take both from one training run, or choose another model"
         )
     limit = min(model.config.context_tokens, extraction.WINDOW_TOKENS_MAX)
     if not 1 <= window_tokens <= limit:
-        raise ModelError(f"the window has {window_tokens} tokens; this model and the store allow 1 to {limit}")
+        raise ModelError(
+            f"the window has {window_tokens} tokens; this model and the store allow 1 to {limit}: "
+            "choose another --window-tokens"
+        )
     tokens = tokenizer.encode(corpus.text, where=f"the corpus {corpus.name}")
-    indexed = tokens[: corpus.train_tokens()] if split == "train" else tokens
+    indexed = tokens[: corpus.train_tokens()] if request.split == "train" else tokens
     substrings = find_substrings(indexed, window_tokens, tokenizer.vocabulary_size, progress=progress)
     windows = substrings.tokens_of(indexed)
     order = sort_windows(pack_windows(windows, tokenizer.vocabulary_size))
-    return _Source(corpus, split, model, tokenizer, model_folder, tokens, substrings, windows, order, chosen, precision)
+    return _Source(request, model, tokenizer, tokens, substrings, windows, order, device)
 
 
-def _plan(source: _Source, work: Path, faiss: Sequence[FaissKind]) -> Plan:
+def _plan(source: _Source, work: Path) -> BuildPlan:
     require_own(work, source.identity)
     N, config = len(source.substrings), source.model.config
+    shards = len(keys.shard_ranges(N))
+    shards_done = sum(keys.shard_path(work / SHARDS_FOLDER, shard).exists() for shard in range(shards))
+    blocks_done = sum((work / SNAPSHOT_FOLDER / layout.keys_file(block)).exists() for block in range(config.blocks))
+    if blocks_done == config.blocks:
+        shards_done = shards
     prefixes = count_prefixes(source.windows[source.order])
-    shards = keys.shard_ranges(N)
-    done = sum(keys.shard_path(work / SHARDS_FOLDER, shard).exists() for shard in range(len(shards)))
-    blocks_done = sum((work / SNAPSHOT_FOLDER / snapshot.keys_file(block)).exists() for block in range(config.blocks))
-    key_bytes = 2 * N * config.d_model * config.blocks
-    other_bytes = map_bytes(source.substrings) + 16 * len(source.tokens) + 30 * N + 4 * source.model.parameter_count()
-    other_bytes += config.blocks * tiles_bytes(N, config.d_model, source.substrings.counts)
-    of_faiss = plan_faiss(dict.fromkeys(faiss, config.blocks), N, config.d_model)
-    is_done = blocks_done == config.blocks
-    left = 0.0 if is_done else 1 - done / len(shards)
-    missing_bytes = int(key_bytes * (left + 1 - blocks_done / config.blocks))
-    return Plan(
+    of_faiss = plan_faiss(dict.fromkeys(source.request.faiss, config.blocks), N, config.d_model)
+    shards_left, blocks_left = 1 - shards_done / shards, 1 - blocks_done / config.blocks
+    other_bytes = _disk_bytes_beside_keys(source) + of_faiss.disk_bytes
+    return BuildPlan(
         substrings=N,
         distinct_prefixes=prefixes,
-        shards=len(shards),
-        shards_done=len(shards) if is_done else done,
-        seconds=left * _seconds_of_model(source, prefixes)
-        + key_bytes / 0.4e9
-        + config.blocks * N * SECONDS_OF_TILES[source.device] / torch.get_num_threads(),
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of libraries above all, and so far
-        + LATER_BYTES
-        + max(
-            extraction.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
-            2 * N * config.d_model,
-            min(torch.get_num_threads(), config.blocks)  # as `write_tiles` makes them
-            * tiles_memory_bytes(N, config.d_model, source.substrings.counts),
-            of_faiss.memory_bytes,
-        )
-        + 60 * len(source.tokens)
-        + 40 * N,
-        disk_bytes=missing_bytes + other_bytes + of_faiss.disk_bytes,
-        snapshot_bytes=key_bytes + other_bytes + of_faiss.disk_bytes,
+        shards=shards,
+        shards_done=shards_done,
+        seconds=_seconds(source, prefixes, shards_left),
+        memory_bytes=_memory_bytes(source, of_faiss.memory_bytes),
+        disk_bytes=int(_key_bytes(source) * (shards_left + blocks_left)) + other_bytes,
+        snapshot_bytes=_key_bytes(source) + other_bytes,
     )
+
+
+def _seconds(source: _Source, prefixes: int, shards_left: float) -> float:
+    """What the work takes. shards_left: the share of the shards that the model must still be run for."""
+    blocks, N = source.model.config.blocks, len(source.substrings)
+    of_tiles = blocks * N * SECONDS_OF_TILES[source.device] / torch.get_num_threads()
+    of_blocks = _key_bytes(source) / ASSEMBLED_BYTES_PER_SECOND
+    return shards_left * _seconds_of_model(source, prefixes) + of_blocks + of_tiles
+
+
+def _memory_bytes(source: _Source, faiss_bytes: int) -> int:
+    """What the largest of the steps needs, beside what all of them hold. faiss_bytes: of the step that follows."""
+    config, N, counts = source.model.config, len(source.substrings), source.substrings.counts
+    tiles_at_once = min(torch.get_num_threads(), config.blocks)  # as `write_tiles` makes them
+    largest_step_bytes = max(
+        extraction.memory_bytes(min(N, keys.SHARD_WINDOWS), config, source.windows.shape[1]),
+        2 * N * config.d_model,
+        tiles_at_once * tiles_memory_bytes(N, config.d_model, counts),
+        faiss_bytes,
+    )
+    held_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of libraries above all, and so far
+    source_bytes = TOKEN_MEMORY_BYTES * len(source.tokens) + SUBSTRING_MEMORY_BYTES * N
+    return held_bytes + LATER_BYTES + largest_step_bytes + source_bytes
+
+
+def _disk_bytes_beside_keys(source: _Source) -> int:
+    """What all of the snapshot but the keys takes at most: records, arrays, model and tiles."""
+    config, N, counts = source.model.config, len(source.substrings), source.substrings.counts
+    arrays_bytes = TOKEN_DISK_BYTES * len(source.tokens) + SUBSTRING_DISK_BYTES * N
+    model_bytes = PARAMETER_DISK_BYTES * source.model.parameter_count()
+    all_tiles_bytes = config.blocks * tiles_bytes(N, config.d_model, counts)
+    return map_bytes(source.substrings) + arrays_bytes + model_bytes + all_tiles_bytes
+
+
+def _key_bytes(source: _Source) -> int:
+    """What the keys of all blocks take."""
+    return 2 * len(source.substrings) * source.model.config.d_model * source.model.config.blocks
 
 
 def _seconds_of_model(source: _Source, prefixes: int) -> float:
     """What running all windows takes: each distinct prefix once on the CPU, each window whole on a GPU."""
     if source.device_model:
         return len(source.windows) * source.device_model.seconds_per_window()
-    return prefixes * extraction.flops_per_node(source.model.config) / _flops_per_second() * 1.3
+    return prefixes * extraction.flops_per_node(source.model.config) / _flops_per_second() * MODEL_OVERHEAD
 
 
 def _flops_per_second() -> float:
@@ -339,12 +369,12 @@ def _flops_per_second() -> float:
 
 def _write_keys(source: _Source, work: Path, whole: Path, progress: Progress) -> None:
     shards, blocks = work / SHARDS_FOLDER, range(source.model.config.blocks)
-    missing = [block for block in blocks if not (whole / snapshot.keys_file(block)).exists()]
+    missing = [block for block in blocks if not (whole / layout.keys_file(block)).exists()]
     if missing:
         _write_shards(source, shards, progress)
-    (whole / snapshot.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
+    (whole / layout.KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
     for block in missing:
-        keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / snapshot.keys_file(block))
+        keys.assemble_block(shards, block, source.order, source.model.config.d_model, whole / layout.keys_file(block))
         progress("blocks", block + 1, len(blocks))
     shutil.rmtree(shards, ignore_errors=True)
 
@@ -369,18 +399,18 @@ def _write_tiles(source: _Source, whole: Path, progress: Progress) -> None:
 def _mapped_keys(source: _Source, whole: Path) -> list[NDArray[np.float16]]:
     shape = len(source.substrings), source.model.config.d_model
     blocks = range(source.model.config.blocks)
-    return [load_array(whole / snapshot.keys_file(block), np.float16, shape) for block in blocks]
+    return [load_array(whole / layout.keys_file(block), np.float16, shape) for block in blocks]
 
 
 def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
     progress("counts", 0, 1)
     counts = source.substrings.counts
-    save_array(whole / snapshot.FIRST_POSITIONS_FILE, source.substrings.first_positions)
-    save_array(whole / snapshot.OFFSETS_FILE, counts.offsets)
-    save_array(whole / snapshot.TOKENS_FILE, counts.tokens)
-    save_array(whole / snapshot.COUNTS_FILE, counts.counts)
+    save_array(whole / layout.FIRST_POSITIONS_FILE, source.substrings.first_positions)
+    save_array(whole / layout.OFFSETS_FILE, counts.offsets)
+    save_array(whole / layout.TOKENS_FILE, counts.tokens)
+    save_array(whole / layout.COUNTS_FILE, counts.counts)
     write_whole(
-        whole / snapshot.RECORDS_FILE,
+        whole / layout.RECORDS_FILE,
         lambda path: write_records(path, source.substrings, source.windows, source.order),
     )
     progress("counts", 1, 1)
@@ -388,19 +418,19 @@ def _write_counts(source: _Source, whole: Path, progress: Progress) -> None:
 
 def _write_model_and_corpus(source: _Source, whole: Path) -> None:
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        write_whole(whole / snapshot.MODEL_FOLDER / name, partial(shutil.copyfile, source.model_folder / name))
-    save_array(whole / snapshot.CORPUS_FILE, source.tokens)
+        write_whole(whole / layout.MODEL_FOLDER / name, partial(shutil.copyfile, source.request.model_folder / name))
+    save_array(whole / layout.CORPUS_FILE, source.tokens)
 
 
-def _manifest(source: _Source, plan: Plan) -> Manifest:
+def _manifest(source: _Source, plan: BuildPlan) -> Manifest:
     profile = default_profile(source.model.config.blocks)
     return Manifest(
         model_sha256=source.model.sha256(),
         tokenizer_sha256=source.tokenizer.sha256,
-        corpus_name=source.corpus.name,
-        corpus_sha256=source.corpus.sha256,
-        corpus_characters=len(source.corpus.text),
-        split=source.split,
+        corpus_name=source.request.corpus.name,
+        corpus_sha256=source.request.corpus.sha256,
+        corpus_characters=len(source.request.corpus.text),
+        split=source.request.split,
         window_tokens=source.substrings.window_tokens,
         blocks=source.model.config.blocks,
         d_model=source.model.config.d_model,
@@ -411,8 +441,8 @@ def _manifest(source: _Source, plan: Plan) -> Manifest:
         profiles={profile.name: profile.to_json()},
         default_profile=profile.name,
         files={},
-        written_by={**_libraries(), "forward_pass": source.forward, "precision": source.precision},
-        trained_on=training_text(source.model_folder),
+        written_by={**_libraries(), "forward_pass": source.forward, "precision": source.request.precision},
+        trained_on=training_text(source.request.model_folder),
     )
 
 

@@ -1,4 +1,4 @@
-"""How progress looks: bars with rate and time left on a terminal, now and then a line elsewhere, JSON for a program."""
+"""How progress is shown: bars with rate and time left on a terminal, lines elsewhere, JSON for a program."""
 
 import contextlib
 import json
@@ -37,8 +37,8 @@ class ProgressDisplay:
 
     events: a file to which JSON lines are appended: `{"stage", "done", "total", "detail"}`, at most ten a second, and
     `{"error": {"reason", "message"}}` where an error of the tree ends the work. Where they cannot be written any more,
-    that is said once, and the work goes on without them. passing: of what comes before the work itself; bars go when
-    it is done, and nothing is written where stderr is no terminal.
+    that is said once, and the work goes on without them. passing: for what comes before the work itself; its bars
+    disappear when it is done, and nothing is written where stderr is no terminal.
     """
 
     def __init__(self, events: Path | None = None, *, passing: bool = False) -> None:
@@ -60,7 +60,7 @@ class ProgressDisplay:
             self._events.close(error)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` units of a stage are there; a total of 0 is not known."""
+        """Show that `done` of `total` units of a stage are done; a total of 0 means that it is not known."""
         if shown := self._bars or self._lines:
             shown.show(stage, done, total, detail)
         if self._events:
@@ -152,7 +152,7 @@ class _Events:
             self._write({"stage": stage, "done": done, "total": total, "detail": detail})
 
     def close(self, error: BaseException | None) -> None:
-        with contextlib.suppress(OSError):  # who reads them may be gone, which changes nothing about the work's end
+        with contextlib.suppress(OSError):  # the reader may be gone, which does not change how the work ended
             if isinstance(error, FfnSearchError):
                 self._write({"error": {"reason": error.reason, "message": error.message}})
             self._file.close()

@@ -1,4 +1,4 @@
-"""How files are named, made durable and checked: written whole, fsynced, hashed; what the disk refuses is told."""
+"""How files are named, made durable and checked, and what is said where the disk refuses."""
 
 import contextlib
 import errno
@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.errors import DamageError, OutputError, SnapshotError
+from ffnsearch_indexer.progress import Progress, silent
 
 PARTIAL = ".partial"
 """Ends the name of what is not whole yet."""
@@ -29,12 +31,15 @@ _NO_DAMAGE = {
 }
 """What helps where a file cannot be read and nothing says that it is damaged, by errno."""
 
+_MADE_AGAIN = "copy the snapshot again, or build it again"
+"""What helps where a file of a snapshot is damaged."""
+
 _HASH_BYTES = 1 << 22
 _HASH_THREADS = 4
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """A path in the same folder, with the same name and a suffix; `.` has a name too."""
+    """The absolute path in the same folder with the same name and a suffix; even `.` has a name there."""
     whole = Path(os.path.abspath(path))
     return whole.with_name(whole.name + suffix)
 
@@ -66,6 +71,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def save_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array as .npy, whole or not at all."""
 
@@ -87,54 +97,70 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[A
     return mapped
 
 
-def load_array(path: Path, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
+def load_array(path: Path, dtype: type, shape: tuple[int | None, ...], *, next_step: str = _MADE_AGAIN) -> NDArray[Any]:
     """Map an array into memory, read-only. Raises DamageError where dtype or shape (None: any) is not the expected.
 
-    Other errors are those of `unreadable`.
+    Other errors are those of `unreadable`. next_step: what helps where the file is damaged.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, next_step) from None
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)
     )
     if array.dtype != dtype or not fits:
         raise DamageError(
-            f"{path} holds {array.dtype} {list(array.shape)} where the manifest says {np.dtype(dtype)} {list(shape)}: "
-            "build the snapshot again",
+            f"{path} holds {array.dtype} {list(array.shape)} instead of {np.dtype(dtype)} {list(shape)}: {next_step}",
             file=path.name,
         )
     return array
 
 
-def unreadable(path: Path, error: Exception) -> SnapshotError:
-    """What to raise for a file of a snapshot that cannot be read: a DamageError, unless the file may well be whole."""
+def unreadable(path: Path, error: Exception, next_step: str = _MADE_AGAIN) -> SnapshotError:
+    """What to raise for a file that cannot be read: a DamageError, unless the file may well be whole.
+
+    next_step: what helps where the file is damaged.
+    """
     if isinstance(error, OSError) and error.errno in _NO_DAMAGE:
         return SnapshotError(
             f"{path} cannot be read: {error.strerror}; {_NO_DAMAGE[error.errno]}",
             reason="SNAPSHOT_UNREADABLE",
             file=path.name,
         )
-    return DamageError(f"{path} cannot be read ({error}): copy the snapshot again, or build it again", file=path.name)
+    return DamageError(f"{path} cannot be read ({error}): {next_step}", file=path.name)
 
 
 def require_readable(path: Path) -> None:
-    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not tell why."""
+    """Raise what `unreadable` says where a file of a snapshot cannot be opened: some libraries do not say why."""
     try:
         path.open("rb").close()
     except OSError as error:
         raise unreadable(path, error) from None
 
 
-def hash_files(paths: list[Path], was_read: Callable[[int], None] = lambda read_bytes: None) -> list[str]:
+def hash_files(paths: list[Path], *, stage: str = "", progress: Progress = silent) -> list[str]:
     """SHA-256 of each file, in hexadecimal; several files are read at once.
 
-    was_read: called with how many bytes were read of some file, from several threads; what it raises ends the reading.
-    An OSError knows its file.
+    progress: counts the megabytes of all files as a stage; it is called from several threads, one at a time, and what
+    it raises ends the reading. An OSError knows its file.
     """
+    was_read = _counter(stage, sum(path.stat().st_size for path in paths), progress)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         return list(pool.map(partial(_hash_file, was_read), paths))
+
+
+def _counter(stage: str, total_bytes: int, progress: Progress) -> Callable[[int], None]:
+    """What several threads call with the number of bytes that they have read."""
+    done_bytes, lock = 0, Lock()
+
+    def was_read(read_bytes: int) -> None:
+        nonlocal done_bytes
+        with lock:
+            done_bytes += read_bytes
+            progress(stage, done_bytes // 10**6, total_bytes // 10**6)
+
+    return was_read
 
 
 def _hash_file(was_read: Callable[[int], None], path: Path) -> str:
@@ -166,7 +192,8 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"cannot write in {folder}: it is no folder, or may not be written; let it be, or choose another place",
+            f"cannot write in {folder}: it is not a folder, or you have no write permission there; "
+            "change that, or choose another place",
             reason="WRITE_FAILED",
         )
     free = shutil.disk_usage(folder).free
@@ -180,12 +207,17 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the file system has no room left: for anybody, for this user, or in this file."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def disk_errors(next_step: str) -> Iterator[None]:
     """Turn whatever the file system refuses into an OutputError that ends in what to do."""
     try:
         yield
     except OSError as error:
-        reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "WRITE_FAILED"
+        reason = "DISK_FULL" if is_full(error) else "WRITE_FAILED"
         where = f" {error.filename}" if error.filename else ""
         raise OutputError(f"cannot write{where}: {error.strerror or error}; {next_step}", reason=reason) from error

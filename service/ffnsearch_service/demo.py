@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
@@ -58,7 +58,7 @@ def _build(snapshot: Path) -> None:
     _say(f"Indexing Coriolanus ({len(text):,} characters) with the reference model, in {snapshot}.")
     started = time.perf_counter()
     with ProgressDisplay() as display:
-        manifest = build(Corpus("coriolanus", text), reference_folder(), snapshot, progress=display)
+        manifest = build(BuildRequest(Corpus("coriolanus", text), reference_folder(), snapshot), progress=display)
     seconds = time.perf_counter() - started
     _say(f"{manifest.substrings:,} substrings in {manifest.blocks} blocks, {seconds:.1f} s.")
 

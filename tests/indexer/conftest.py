@@ -11,8 +11,7 @@ from measuring import ALPHABET, PROFILES, TEXT, WINDOW
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import revise_manifest
-from tiny import build_splits
+from tiny import build_splits, revise
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +27,7 @@ def measurable(splits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = {"final_train_loss": 1.5, "final_validation_loss": 1.75, "settings": {"seed": 2}}
     (folder / "sister" / "training.json").write_text(json.dumps(record))
     for split in ("all", "train"):
-        revise_manifest(folder / split, profiles={profile.name: profile.to_json() for profile in PROFILES})
+        revise(folder / split, profiles={profile.name: profile.to_json() for profile in PROFILES})
     return folder
 
 

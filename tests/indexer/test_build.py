@@ -12,18 +12,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 import stopping
 from ffnsearch_indexer import build as building
-from ffnsearch_indexer.build import build, estimate
+from ffnsearch_indexer.build import BuildRequest, build, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
-from ffnsearch_indexer.errors import CorpusError, FfnSearchError, ModelError, OutputError, TokenError
+from ffnsearch_indexer.errors import CorpusError, DamageError, FfnSearchError, ModelError, OutputError, TokenError
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from stopping import KILLED, BuildJob, Stop
 from tiny import files_of, make_model, random_text, record_training, save_model
 
@@ -70,7 +71,7 @@ def refusal(*arguments: object, **options: object) -> FfnSearchError:
     errors = []
     for call in (build, estimate):
         with pytest.raises(FfnSearchError) as caught:
-            call(*arguments, **options)
+            call(BuildRequest(*arguments, **options))
         errors.append(caught.value)
     assert (type(errors[0]), errors[0].message) == (type(errors[1]), errors[1].message)
     assert "\n" not in errors[0].message
@@ -80,7 +81,7 @@ def refusal(*arguments: object, **options: object) -> FfnSearchError:
 def test_two_builds_give_the_same_bytes_in_every_file(
     tiny_corpus: Corpus, tiny_model: Path, tiny_snapshot: Path, tmp_path: Path
 ) -> None:
-    build(tiny_corpus, tiny_model, tmp_path / "again")
+    build(BuildRequest(tiny_corpus, tiny_model, tmp_path / "again"))
     assert files_of(tmp_path / "again") == files_of(tiny_snapshot)
     assert not partial(tmp_path / "again").exists()
 
@@ -124,11 +125,36 @@ def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.
 
     monkeypatch.setattr(building.extraction, "extract_keys", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        build(CORPUS, job.model, job.out, window_tokens=5)
-    plan = estimate(CORPUS, job.model, job.out, window_tokens=5)
+        build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
+    plan = estimate(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     assert plan.shards_done == 2
-    build(CORPUS, job.model, job.out, window_tokens=5)
+    build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     assert len(computed) == 3 + plan.shards - 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "other numbers"])
+def test_a_damaged_shard_is_refused_and_made_again_once_it_is_deleted(
+    damage: str, job: BuildJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(building.keys, "assemble_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
+    shard = partial(job.out) / "shards" / "shard-00000.npy"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        np.save(shard, np.load(shard).astype(np.float32))
+    with pytest.raises(DamageError) as caught:
+        build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
+    assert caught.value.message.endswith(f": delete {shard.parent}; the same command makes it again")
+    shutil.rmtree(shard.parent)
+    build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
+    assert job.out.exists()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_is_left_of_another_build_is_refused_and_kept(job: BuildJob, model: Path, tmp_path: Path) -> None:
@@ -162,6 +188,15 @@ def test_a_folder_that_is_no_leftover_is_refused_and_kept(model: Path, tmp_path:
     assert files_of(tmp_path) == before
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_with_what_to_change(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = refusal(CORPUS, model, tmp_path / "file" / "out")
+    assert error.message == (
+        f"cannot write in {tmp_path / 'file'}: it is not a folder, or you have no write permission there; "
+        "change that, or choose another place"
+    )
+
+
 def test_an_output_that_exists_is_refused_and_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -178,10 +213,10 @@ def test_of_two_builds_at_once_the_second_is_refused_and_the_first_ends_well(mod
 
     def build_again(_: object) -> None:
         with pytest.raises(OutputError) as caught:
-            build(CORPUS, model, tmp_path / "out")
+            build(BuildRequest(CORPUS, model, tmp_path / "out"))
         refused.append(caught.value.reason)
 
-    build(CORPUS, model, tmp_path / "out", announce=build_again)
+    build(BuildRequest(CORPUS, model, tmp_path / "out"), announce=build_again)
     assert refused == ["OUTPUT_BUSY"]
     with Datastore.open(tmp_path / "out"):
         pass
@@ -220,19 +255,19 @@ def test_a_full_disk_ends_the_build_in_order_and_a_later_one_completes_it(
     assert list(small_disk.iterdir()) == [], "refused before anything was written"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, 1 << 40))
     with pytest.raises(OutputError) as caught:
-        build(CORPUS, job.model, job.out, window_tokens=5)
+        build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     assert caught.value.reason == "DISK_FULL"
     del caught  # its traceback holds maps of the disk's files
     assert not job.out.exists()
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    build(CORPUS, job.model, job.out, window_tokens=5)
+    build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     assert files_of(job.out)["counts/counts.lmdb"] == whole[0]["counts/counts.lmdb"]
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = estimate(CORPUS, model, tmp_path / "deep" / "out")
+    plan = estimate(BuildRequest(CORPUS, model, tmp_path / "deep" / "out"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes - 1))
     error = refusal(CORPUS, model, tmp_path / "deep" / "out")
     assert error.reason == "DISK_FULL"
@@ -240,7 +275,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     assert f"{plan.disk_bytes / 1e6:.2f} MB of disk are needed" in error.message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(1 << 40, 0, plan.disk_bytes))
-    build(CORPUS, model, tmp_path / "deep" / "out")
+    build(BuildRequest(CORPUS, model, tmp_path / "deep" / "out"))
 
 
 def test_a_place_that_cannot_be_written_is_refused(model: Path, tmp_path: Path) -> None:
@@ -280,7 +315,7 @@ def test_an_interrupt_before_the_work_leaves_nothing(model: Path, tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(CORPUS, model, tmp_path / "out", announce=interrupt)
+        build(BuildRequest(CORPUS, model, tmp_path / "out"), announce=interrupt)
     require_nothing_at(tmp_path / "out")
 
 
@@ -307,7 +342,7 @@ def test_input_that_does_not_fit_is_refused_and_leaves_nothing(
 def test_a_window_beyond_what_the_records_can_hold_is_refused(tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", make_model(context_tokens=300, d_model=4), TINY_SHAKESPEARE)
     assert "1 to 255" in refusal(CORPUS, model, tmp_path / "out", window_tokens=256).message
-    build(Corpus("text", "abc" * 90), model, tmp_path / "out", window_tokens=255)
+    build(BuildRequest(Corpus("text", "abc" * 90), model, tmp_path / "out", window_tokens=255))
 
 
 def test_a_model_and_a_tokenizer_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -349,7 +384,7 @@ def test_a_model_that_gives_no_numbers_is_refused_and_leaves_nothing(tmp_path: P
     large.blocks[1].ffn.up.weight.fill_(1e25)
     large.blocks[1].ffn.down.weight.fill_(1e25)
     with pytest.raises(FfnSearchError) as caught:
-        build(CORPUS, save_model(tmp_path / "m", large, ALPHABET), tmp_path / "out")
+        build(BuildRequest(CORPUS, save_model(tmp_path / "m", large, ALPHABET), tmp_path / "out"))
     assert caught.value.reason == "NOT_FINITE"
     require_nothing_at(tmp_path / "out")
 
@@ -357,7 +392,7 @@ def test_a_model_that_gives_no_numbers_is_refused_and_leaves_nothing(tmp_path: P
 @pytest.mark.parametrize("characters", [110, 119, 601])
 def test_the_training_split_is_the_first_nine_tenths(characters: int, model: Path, tmp_path: Path) -> None:
     text = random_text(3, characters, ALPHABET)
-    build(Corpus("text", text), model, tmp_path / "out", split="train")
+    build(BuildRequest(Corpus("text", text), model, tmp_path / "out", split="train"))
     first = text[: int(0.9 * characters)]
     with Datastore.open(tmp_path / "out") as datastore:
         assert datastore.manifest.split == "train"
@@ -383,7 +418,7 @@ def test_the_plan_holds(tmp_path: Path) -> None:
     assert plan.memory_bytes / 4 < ended.rss_bytes_max <= plan.memory_bytes
     assert plan.shards == 3
     shutil.rmtree(job.out)
-    build(Corpus("text", job.text), model, job.out, window_tokens=12, progress=weigh)
+    build(BuildRequest(Corpus("text", job.text), model, job.out, window_tokens=12), progress=weigh)
     assert plan.disk_bytes / 2 < max(used) <= plan.disk_bytes
 
 
@@ -392,18 +427,16 @@ def test_the_plan_has_memory_for_the_tiles_of_several_blocks(
 ) -> None:
     monkeypatch.setattr(building, "tiles_memory_bytes", lambda *_: 1 << 40)
     monkeypatch.setattr(building.torch, "get_num_threads", lambda: 3)
-    assert estimate(CORPUS, model, tmp_path / "out").memory_bytes >> 40 == 2
+    assert estimate(BuildRequest(CORPUS, model, tmp_path / "out")).memory_bytes >> 40 == 2
 
 
 def test_progress_goes_through_the_stages_and_each_comes_to_its_end(model: Path, tmp_path: Path) -> None:
     told: dict[str, list[tuple[int, int]]] = {}
     build(
-        CORPUS,
-        model,
-        tmp_path / "out",
+        BuildRequest(CORPUS, model, tmp_path / "out"),
         progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
     )
-    assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums"]
+    assert list(told) == ["substrings", "keys", "blocks", "counts", "tiles", "checksums, MB"]
     for pairs in told.values():
         assert pairs == sorted(pairs)
         assert pairs[-1][0] == pairs[-1][1]
@@ -432,7 +465,7 @@ def test_the_manifest_says_what_the_model_was_trained_on_where_that_is_known(
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     for name, text in (("same", tiny_corpus), ("other", Corpus("tiny", tiny_corpus.text + "\n"))):
         record_training(model, text)
-        manifest = build(tiny_corpus, model, tmp_path / name)
+        manifest = build(BuildRequest(tiny_corpus, model, tmp_path / name))
         assert manifest == read_manifest(tmp_path / name)
         assert manifest.trained_on == {"corpus": "tiny", "corpus_sha256": text.sha256}
         assert manifest.is_of_training_text is (name == "same")

@@ -1,5 +1,6 @@
 """The commands build, verify and train: what they print, and one line with status 2 for what cannot be done."""
 
+import inspect
 import json
 import os
 import re
@@ -14,13 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from ffnsearch_indexer.build import Plan
+from ffnsearch_indexer.build import BuildPlan
+from ffnsearch_indexer.cli.training import train
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.models.training import TrainingSettings
+from ffnsearch_indexer.models.transformer import TransformerConfig
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
-from tiny import files_of, make_model, random_text, record_training, save_model
+from tiny import files_of, make_model, random_text, record_training, revise, save_model
 
 ALPHABET = "abc\n"
 TEXT = random_text(1, 600, ALPHABET)
@@ -188,7 +192,7 @@ def test_a_build_that_resumes_adds_what_an_earlier_version_did_not_keep(
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--calibration-prompts", 0)
     run(*arguments)
     assert read_manifest(tmp_path / "out").is_of_training_text
-    revise_manifest(tmp_path / "out", trained_on=None)
+    revise(tmp_path / "out", trained_on=None)
     code, _, _ = run(*arguments, "--resume")
     assert code == 0
     assert read_manifest(tmp_path / "out").is_of_training_text
@@ -218,7 +222,7 @@ def test_a_program_can_follow_a_build(run: Run, corpus: Path, model: Path, tmp_p
     arguments = ("build", "--corpus", corpus, "--model", model, "--out", tmp_path / "out", "--progress-json", events)
     assert run(*arguments)[0] == 0
     told = [json.loads(line) for line in events.read_text().splitlines()]
-    assert {"substrings", "keys", "blocks", "counts", "tiles", "checksums"} < {event["stage"] for event in told}
+    assert {"substrings", "keys", "blocks", "counts", "tiles", "checksums, MB"} < {event["stage"] for event in told}
     assert all(0 <= event["done"] <= event["total"] for event in told)
     events.unlink()
     assert run(*arguments)[0] == 2
@@ -272,7 +276,7 @@ def test_an_estimate_writes_nothing(run: Run, corpus: Path, model: Path, tmp_pat
     assert "distinct prefixes" in out
     code, out, err = run(*arguments, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out).keys() == Plan.__dataclass_fields__.keys()
+    assert json.loads(out).keys() == BuildPlan.__dataclass_fields__.keys()
     assert files_of(tmp_path) == before
     assert not (tmp_path / "deep").exists()
 
@@ -287,6 +291,29 @@ def test_train_makes_a_model_that_can_be_built_with(run: Run, corpus: Path, tmp_
     assert json.loads(out).keys() == {"model", "train_loss", "validation_loss", "seconds"}
     build = ("build", "--corpus", corpus, "--model", tmp_path / "m", "--out", tmp_path / "out", "--window-tokens", 8)
     assert run(*build)[0] == 0
+
+
+def test_a_start_brings_its_own_sizes_and_characters(run: Run, corpus: Path, tmp_path: Path) -> None:
+    start = save_model(tmp_path / "start", make_model(vocabulary_size=4, d_model=8), ALPHABET)
+    arguments = ("train", "--corpus", corpus, "--out", tmp_path / "m", "--start", start, "--iterations", 1)
+    refusals = {
+        (*arguments, option, value): f"{option} and --start exclude each other"
+        for option, value in (*zip(MODEL_SIZES[::2], MODEL_SIZES[1::2], strict=True), ("--vocabulary", start / "v"))
+    }
+    check_refusals(run, refusals, tmp_path)
+    assert run(*arguments, "--dropout", 0.5)[0] == 0
+    assert json.loads((tmp_path / "m" / "training.json").read_text())["config"]["dropout"] == 0.5
+
+
+def test_the_defaults_of_train_are_those_of_settings_and_model(run: Run) -> None:
+    config, settings = vars(TransformerConfig()), vars(TrainingSettings())
+    defaults = {name: option.default for name, option in inspect.signature(train).parameters.items()}
+    for name in ("seed", "iterations", "batch_windows", "rate_peak"):
+        assert defaults[name] == settings[name], name
+    assert defaults["dropout"] == config["dropout"]
+    shown = " ".join(run("train", "--help")[1].split())
+    for name in ("blocks", "heads", "d_model", "context_tokens"):
+        assert re.search(rf"--{name.replace('_', '-')} [^-]*\[default: \({config[name]}, or", shown), name
 
 
 def test_a_build_that_is_interrupted_says_how_it_goes_on_and_does(

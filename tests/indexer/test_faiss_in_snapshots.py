@@ -15,9 +15,9 @@ from test_index_contract import FakeGpus, make_counts
 from test_snapshot import entry, flip, rewrite_manifest
 
 import stopping
-from ffnsearch_indexer.additions import add_faiss
+from ffnsearch_indexer.additions.faiss import add_faiss
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import estimate
+from ffnsearch_indexer.build import BuildRequest, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, OutputError
 from ffnsearch_indexer.index.exact import ExactIndex
@@ -28,7 +28,8 @@ from ffnsearch_indexer.index.faiss.ivf import FaissIvfIndex, ivf_of, lists_of
 from ffnsearch_indexer.store import faiss as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.faiss import MeasuredRecall, load_recall, open_flat, open_lists, plan_faiss
-from ffnsearch_indexer.store.snapshot import PARTS, read_manifest
+from ffnsearch_indexer.store.layout import PARTS
+from ffnsearch_indexer.store.manifest import read_manifest
 from stopping import KILLED, Stop
 from tiny import files_of
 
@@ -220,8 +221,8 @@ def test_a_build_adds_them_after_the_calibration(run: Run, tmp_path: Path, tiny_
 
 
 def test_the_plan_asks_for_their_room(tiny_corpus: Corpus, tiny_model: Path, tmp_path: Path, with_faiss: Path) -> None:
-    without = estimate(tiny_corpus, tiny_model, tmp_path / "out")
-    planned = estimate(tiny_corpus, tiny_model, tmp_path / "out", faiss=["flat", "ivf"])
+    without = estimate(BuildRequest(tiny_corpus, tiny_model, tmp_path / "out"))
+    planned = estimate(BuildRequest(tiny_corpus, tiny_model, tmp_path / "out", faiss=["flat", "ivf"]))
     room = plan_faiss({"flat": 2, "ivf": 2}, without.substrings, 32).disk_bytes
     files = read_manifest(with_faiss).files
     taken = sum(of.bytes for name, of in files.items() if name.startswith("faiss"))

@@ -13,20 +13,20 @@ from test_snapshot import rewrite_manifest
 
 from ffnsearch_indexer.answer.prediction import support
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import ARTICLE, Profile
+from ffnsearch_indexer.answer.profile import ARTICLE, Profile, choose_profiles
 from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity import calibrate as calibrating
 from ffnsearch_indexer.fidelity import fitting
 from ffnsearch_indexer.fidelity.bands import bytes_of_prompt, collect
-from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, work_folder
+from ffnsearch_indexer.fidelity.calibrate import Calibration, calibrate, calibration_folder
 from ffnsearch_indexer.fidelity.chunks import work_in
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles
-from ffnsearch_indexer.fidelity.expectation import LOW_CLASS_PROMPTS
+from ffnsearch_indexer.fidelity.expectation import LOW_GROUP_PROMPTS
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.fidelity.selection import calibration_ids, choose_positions
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
+from tiny import revise
 
 NAMES = {"one-step", "sum", "fast", "balanced", "best"}
 
@@ -49,7 +49,7 @@ def without_times(found: Calibration) -> dict[str, Any]:
 
 def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predictor: Predictor) -> None:
     before = read_manifest(tiny_copy)
-    revise_manifest(tiny_copy, fidelity={"parity": {"of": "earlier profiles"}})
+    revise(tiny_copy, fidelity={"parity": {"of": "earlier profiles"}})
     found = calibrate(predictor, prompts=200, save=True)
     after = read_manifest(tiny_copy)
     assert after.snapshot_id != before.snapshot_id
@@ -58,14 +58,14 @@ def test_the_profiles_are_the_snapshots_own_from_then_on(tiny_copy: Path, predic
     assert after.default_profile == "balanced"
     assert after.fidelity == {"calibration": json.loads(json.dumps(found.document))}
     assert {name: Profile.from_json(after.profiles[name]) for name in NAMES} == found.profiles
-    assert not work_folder(tiny_copy).exists()
+    assert not calibration_folder(tiny_copy).exists()
     with Datastore.open(tiny_copy) as reopened:
         assert reopened.manifest == after
 
 
 def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor: Predictor) -> None:
     calibrate(predictor, prompts=400, save=True)
-    profiles = choose_profiles(read_manifest(tiny_copy))
+    profiles = choose_profiles(read_manifest(tiny_copy).profiles)
     document = evaluate(predictor, Protocol.PARITY, profiles, prompts=200).document
     means = {name: measures["hellinger"]["mean"] for name, measures in document["profiles"].items()}
     assert means["best"] < means["one-step"] < means["even"]
@@ -97,7 +97,7 @@ def test_an_ngram_is_fitted_to_the_same_prompts_and_measured_beside_the_profiles
     positions = predictor.datastore.first_positions[calibration_ids(predictor.datastore.manifest.substrings, 400)]
     assert not set(positions) & set(choose_positions(predictor.datastore, Protocol.PARITY, 200))
     with Datastore.open(tiny_copy, check="sizes") as datastore:
-        profiles = choose_profiles(datastore.manifest, ["balanced"])
+        profiles = choose_profiles(datastore.manifest.profiles, ["balanced"])
         baselines = evaluate(Predictor(datastore), Protocol.PARITY, profiles, prompts=200).document["baselines"]
     fitted = baselines["fitted_ngram"]["hellinger"]["mean"]
     assert fitted == pytest.approx(found["hellinger"], abs=0.05), "no farther from prompts that it has not seen"
@@ -122,7 +122,7 @@ def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor
         assert len(by_class) == len(expectation.support) > 1
         for expected, distances in by_class.items():
             assert np.mean(distances) == pytest.approx(expected, abs=1e-9)
-            assert len(distances) > LOW_CLASS_PROMPTS / 2  # some have the same support
+            assert len(distances) > LOW_GROUP_PROMPTS / 2  # some have the same support
         lowest, *higher = (len(by_class[distance]) for distance in expectation.distance)
         assert lowest <= min(higher)
 
@@ -134,7 +134,7 @@ def test_a_killed_calibration_goes_on_with_the_same_result(
     monkeypatch.setattr(fitting, "choose_one_step", lambda bands: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         calibrate(predictor, prompts=60, save=True)
-    assert list(work_folder(tiny_copy).glob("chunk-*"))
+    assert list(calibration_folder(tiny_copy).glob("chunk-*"))
     monkeypatch.undo()
     monkeypatch.setattr(fitting, "ITERATIONS", 60)
     sizes: list[int] = []
@@ -170,7 +170,7 @@ def test_what_another_search_found_is_not_continued(
 
 
 def test_other_work_in_the_folder_is_refused(tiny_copy: Path, predictor: Predictor, run: Any) -> None:
-    folder = work_folder(tiny_copy)
+    folder = calibration_folder(tiny_copy)
     folder.mkdir()
     (folder / "work.json").write_text('{"split": "train"}')
     (folder / "chunk-00000.npz").write_bytes(b"")
@@ -216,6 +216,6 @@ def test_the_command_prints_what_was_tried_and_leaves_the_snapshot_alone_if_aske
 
 
 def test_the_article_profile_stays(tiny_copy: Path, predictor: Predictor) -> None:
-    revise_manifest(tiny_copy, profiles={"article": ARTICLE.to_json()}, default_profile="article")
+    revise(tiny_copy, profiles={"article": ARTICLE.to_json()}, default_profile="article")
     calibrate(predictor, prompts=60, save=True)
     assert read_manifest(tiny_copy).profiles["article"] == ARTICLE.to_json()

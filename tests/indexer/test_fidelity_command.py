@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
 from tiny import files_of, make_model, save_model
 
@@ -85,7 +85,9 @@ def test_json_says_all_and_is_kept_in_the_manifest(
 def test_without_a_protocol_held_out_is_left_away_where_it_has_no_prompts_and_that_is_said(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:
-    build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    build(
+        BuildRequest(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    )
     (tmp_path / "repeats.txt").write_text("ab" * 99)
     for options, reason, training in (
         (
@@ -167,7 +169,9 @@ def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, fol
     (tmp_path / "other.txt").write_text("abc?" * 9)
     (tmp_path / "repeats.txt").write_text("ab" * 99)
     save_model(tmp_path / "stranger", make_model(vocabulary_size=3, d_model=8), "xyz")
-    build(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    build(
+        BuildRequest(Corpus("repeats", "ab" * 99), folder / "model", folder / "repeats", window_tokens=5, split="train")
+    )
     whole, train = folder / "all", folder / "train"
     refusals = {
         (tmp_path / "nothing",): "is no snapshot",

@@ -21,7 +21,7 @@ from measuring import ALPHABET, EVEN, STEPS, TEXT, WINDOW, evaluate, measure
 import naive
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol
@@ -237,7 +237,7 @@ def alternating(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = Corpus("ab", "ab" * 50)
     record_training(folder / "model", corpus)
     for split in ("all", "train"):
-        build(corpus, folder / "model", folder / split, window_tokens=4, split=split)
+        build(BuildRequest(corpus, folder / "model", folder / split, window_tokens=4, split=split))
     return folder
 
 

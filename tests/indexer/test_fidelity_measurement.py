@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from measuring import ALPHABET, EVEN, PROFILES, PROMPTS, TEXT, WINDOW, evaluate,
 
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, choose_profiles, one_step
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison
-from ffnsearch_indexer.fidelity.evaluate import choose_profiles, prepare, work_folder
+from ffnsearch_indexer.fidelity.evaluate import measurement_folder, prepare
 from ffnsearch_indexer.fidelity.evaluation import Evaluation
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest, revise_manifest
 from tiny import files_of, make_model, record_training, save_model
 
 
@@ -62,7 +63,7 @@ def test_where_the_training_text_is_not_known_no_prompt_is_said_to_be_in_it(meas
     for name, text in (("unknown", None), ("another", Corpus("other", ALPHABET * 20)), ("same", corpus)):
         if text:
             record_training(stranger, text)
-        build(corpus, stranger, tmp_path / name, window_tokens=WINDOW, split="train")
+        build(BuildRequest(corpus, stranger, tmp_path / name, window_tokens=WINDOW, split="train"))
         with Datastore.open(tmp_path / name) as datastore:
             predictor = Predictor(datastore)
             document = evaluate(predictor, Protocol.LEAVE_ONE_OUT, [EVEN], prompts=PROMPTS).document
@@ -96,7 +97,7 @@ def test_the_result_does_not_depend_on_chunks_or_interruptions(
 
     with pytest.raises(KeyboardInterrupt):
         measure(predictors, protocol, progress=interrupt)
-    work = work_folder(measurable / protocol.indexed_split, protocol)
+    work = measurement_folder(measurable / protocol.indexed_split, protocol)
     assert sorted(path.name for path in work.iterdir()) == ["chunk-00000.npz", "chunk-00001.npz", "work.json"]
     assert without_time(measure(predictors, protocol)) == whole
     assert files_of(measurable) == before, "nothing is left behind"
@@ -114,7 +115,7 @@ class EvaluateJob:
             evaluation = evaluate(
                 Predictor(datastore),
                 Protocol.LEAVE_ONE_OUT,
-                choose_profiles(datastore.manifest),
+                choose_profiles(datastore.manifest.profiles),
                 prompts=PROMPTS,
                 save=True,
                 progress=tell,
@@ -130,7 +131,7 @@ def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
     for before in (7, 15):
         assert stopping.run(job, stopping.Stop(before)).exit_status == stopping.KILLED
         assert read_manifest(snapshot).fidelity is None
-        assert work_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
+        assert measurement_folder(snapshot, Protocol.LEAVE_ONE_OUT).exists()
     full_disk = stopping.run(job, stopping.Stop(file_bytes_max=2_000))
     assert isinstance(full_disk.error, OutputError)
     assert re.match(r"cannot write .*; make room .* the same command continues it$", full_disk.error.message)
@@ -138,7 +139,7 @@ def test_a_measurement_that_is_killed_or_lacks_room_goes_on_and_gives_the_same(
     assert ended.error is None
     with Datastore.open(measurable / "train") as datastore:
         whole = evaluate(
-            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest), prompts=PROMPTS
+            Predictor(datastore), Protocol.LEAVE_ONE_OUT, choose_profiles(datastore.manifest.profiles), prompts=PROMPTS
         )
     assert ended.result == without_time(whole)
     saved = read_manifest(snapshot).fidelity
@@ -159,32 +160,34 @@ def test_unfinished_work_with_other_prompts_is_not_mixed_in(predictors: dict[str
         measure(predictors, Protocol.PARITY, seed=2)
     assert caught.value.reason == "OUTPUT_EXISTS"
     measure(predictors, Protocol.PARITY)
-    assert not work_folder(measurable / "all", Protocol.PARITY).exists()
+    assert not measurement_folder(measurable / "all", Protocol.PARITY).exists()
 
 
 NGRAM = ProductProfile("n-gram", ((ProductStep(-0.2, 1.0, prior_mass=1.0), ProductStep(0.2, 1.0, prior_mass=1.0)),))
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "change",
     [
-        {"profiles": lambda manifest: manifest.profiles | {"even": one_step("even", (0.5, 0.5), (1, 1)).to_json()}},
-        {"fidelity": {"calibration": {"ngram": {"profile": NGRAM.to_json()}}}},
+        lambda manifest: replace(
+            manifest, profiles=manifest.profiles | {"even": one_step("even", (0.5, 0.5), (1, 1)).to_json()}
+        ),
+        lambda manifest: replace(manifest, fidelity={"calibration": {"ngram": {"profile": NGRAM.to_json()}}}),
     ],
     ids=["a profile", "the fitted n-gram"],
 )
 def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
-    changes: dict[str, Any], measurable: Path, tmp_path: Path
+    change: Callable[[Manifest], Manifest], measurable: Path, tmp_path: Path
 ) -> None:
     """Not of any protocol of one command: what it has done is of no use to the next."""
     snapshot = Path(shutil.copytree(measurable / "train", tmp_path / "copy.ffn"))
     with Datastore.open(snapshot) as datastore:
-        predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest)
+        predictor, profiles = Predictor(datastore), choose_profiles(datastore.manifest.profiles)
         first, second = (prepare(predictor, of, profiles) for of in (Protocol.LEAVE_ONE_OUT, Protocol.HELD_OUT))
 
         def both() -> None:
             with first.run(save=True):
-                revise_manifest(snapshot, **changes)
+                revise_manifest(snapshot, change)
                 with second.run(save=True):
                     pytest.fail("it is refused")
 
@@ -193,8 +196,10 @@ def test_figures_of_what_a_calibration_changed_meanwhile_are_not_kept(
         assert "held_out" not in (read_manifest(snapshot).fidelity or {})
         assert [path.name for path in tmp_path.iterdir()] == ["copy.ffn"]
     with Datastore.open(snapshot) as datastore:
-        again = evaluate(Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest), save=True)
-    assert ("fitted_ngram" in again.document["baselines"]) is ("fidelity" in changes)
+        again = evaluate(
+            Predictor(datastore), Protocol.HELD_OUT, choose_profiles(datastore.manifest.profiles), save=True
+        )
+    assert ("fitted_ngram" in again.document["baselines"]) is ("calibration" in read_manifest(snapshot).fidelity)
     assert "held_out" in (read_manifest(snapshot).fidelity or {})
 
 
@@ -213,7 +218,7 @@ def test_unfinished_work_with_other_answers_is_not_mixed_in(
             measure(predictors, Protocol.PARITY, progress=interrupt)
     with pytest.raises(OutputError, match="another set of answers"):
         measure(predictors, Protocol.PARITY)
-    shutil.rmtree(work_folder(measurable / "all", Protocol.PARITY))
+    shutil.rmtree(measurement_folder(measurable / "all", Protocol.PARITY))
 
 
 def test_what_cannot_be_measured_is_refused_before_the_work(
@@ -242,5 +247,5 @@ def test_what_cannot_be_measured_is_refused_before_the_work(
         assert caught.value.reason == reason
         assert "\n" not in caught.value.message
     with pytest.raises(ProfileError, match="it has even, steps"):
-        choose_profiles(read_manifest(measurable / "all"), ["even", "none"])
+        choose_profiles(read_manifest(measurable / "all").profiles, ["even", "none"])
     assert files_of(measurable) == before

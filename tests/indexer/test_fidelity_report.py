@@ -23,9 +23,9 @@ from ffnsearch_indexer.fidelity.report.explained import BEST, WORST, explain
 from ffnsearch_indexer.fidelity.report.writing import write_report
 from ffnsearch_indexer.progress import silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from refusals import check_refusals
-from tiny import build_splits, files_of
+from tiny import build_splits, files_of, revise
 
 PIECES = ["<script>", "a", "b", "&", " ", "\n"]
 TEXT = "".join(np.random.default_rng(1).choice(PIECES, 400))
@@ -68,13 +68,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = build_splits(tmp_path_factory.mktemp("built"), Corpus("te<xt\udce9", TEXT), ALPHABET)
     for split, sisters in (("all", []), ("train", [folder / "sister"])):
         profiles = {profile.name: profile.to_json() for profile in PROFILES}
-        revise_manifest(folder / split, profiles=profiles, default_profile="<best>")
+        revise(folder / split, profiles=profiles, default_profile="<best>")
         with Datastore.open(folder / split, check="sizes") as datastore:
             for protocol in Protocol:
                 if protocol.indexed_split == split:
                     evaluate(Predictor(datastore), protocol, PROFILES, prompts=20, sisters=sisters, save=True)
     fidelity = read_manifest(folder / "train").fidelity or {}
-    revise_manifest(folder / "train", fidelity={**fidelity, "calibration": CALIBRATION})
+    revise(folder / "train", fidelity={**fidelity, "calibration": CALIBRATION})
     return folder
 
 
@@ -195,7 +195,7 @@ def test_without_data_a_part_is_left_out(run: Run, folder: Path) -> None:
 def test_a_report_replaces_an_earlier_one_and_nothing_else(run: Run, folder: Path, report: Path) -> None:
     written = Path(shutil.copytree(report, folder / "all-report"))
     (written / "notes.txt").write_text("mine")
-    revise_manifest(folder / "all", fidelity={"calibration": {**CALIBRATION, "curves": []}})
+    revise(folder / "all", fidelity={"calibration": {**CALIBRATION, "curves": []}})
     assert run("report", folder / "all")[0] == 0
     page = Page(written / "report.html")
     assert page.values("section", "id") == ["calibration", "profile", "words"]
@@ -238,7 +238,7 @@ def test_a_name_in_a_figure_is_no_formula() -> None:
 
 
 def test_every_refusal_is_one_line_and_status_2_and_leaves_nothing(run: Run, folder: Path, tmp_path: Path) -> None:
-    revise_manifest(folder / "all", fidelity=None)
+    revise(folder / "all", fidelity=None)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "report.html").write_text("somebody else's")
     (tmp_path / "file").write_text("")

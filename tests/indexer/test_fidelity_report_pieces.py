@@ -7,8 +7,8 @@ import pytest
 
 from ffnsearch_indexer.answer.prediction import combine
 from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, Profile, Step, SumProfile
-from ffnsearch_indexer.fidelity.report.classes import classes, support_classes
 from ffnsearch_indexer.fidelity.report.explained import typical_weights
+from ffnsearch_indexer.fidelity.report.groups import groups, support_groups
 from ffnsearch_indexer.fidelity.report.markup import inline, signed, visible
 
 
@@ -43,12 +43,12 @@ def test_typical_weights_are_those_that_answers_are_made_with() -> None:
 
 def test_groups_by_support_are_named_and_joined() -> None:
     few = [{"support_from": support, "count": 1, "mean": 0.5} for support in (0, 1, 2, 1024)]
-    assert [name for name, _ in support_classes(few)] == ["none", "1+", "2+", "1k+"]
+    assert [name for name, _ in support_groups(few)] == ["none", "1+", "2+", "1k+"]
     many = [
         {"support_from": 2**power if power >= 0 else 0, "count": power + 2, "mean": 0.1 * (power + 1)}
         for power in range(-1, 10)
     ]
-    joined = support_classes(many)
+    joined = support_groups(many)
     assert [name for name, _ in joined] == ["none", "1+", "4+", "16+", "64+", "256+"]
     assert joined[1][1] == {"count": 5, "mean": pytest.approx((2 * 0.1 + 3 * 0.2) / 5)}
 
@@ -61,8 +61,8 @@ def test_a_figure_of_classes_lacks_what_is_not_known_of_the_training_text() -> N
         "hellinger": {"mean": 0.5},
         "by_support": [{"support_from": 1, "count": 4, "mean": 0.5}],
     }
-    known = classes({**document, "in_training": part, "not_in_training": {**part, "count": 1}})
-    unknown = classes({**document, "in_training": None, "not_in_training": None})
+    known = groups({**document, "in_training": part, "not_in_training": {**part, "count": 1}})
+    unknown = groups({**document, "in_training": None, "not_in_training": None})
     assert "training text" in known.caption
     assert "training text: 0.500; other text: 0.500; 1+" in known.alt
     assert "training text" not in unknown.caption + unknown.alt

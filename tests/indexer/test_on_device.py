@@ -15,7 +15,7 @@ from ffnsearch_indexer.answer import backends
 from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import Backend
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import build, estimate
+from ffnsearch_indexer.build import BuildRequest, build, estimate
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, ModelError, OutputError, PromptError
 from ffnsearch_indexer.index.base import Index
@@ -25,7 +25,7 @@ from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
 from tiny import files_of, float16_steps, make_model, model_on_cpu, random_text, save_model
 
@@ -149,9 +149,9 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 def test_a_build_on_a_device_differs_in_its_keys_alone(model: Path, tmp_path: Path) -> None:
-    build(CORPUS, model, tmp_path / "cpu", window_tokens=5, device="cpu")
-    build(CORPUS, model, tmp_path / "gpu", window_tokens=5, device="cuda")
-    build(CORPUS, model, tmp_path / "again", window_tokens=5, device="auto")
+    build(BuildRequest(CORPUS, model, tmp_path / "cpu", window_tokens=5, device="cpu"))
+    build(BuildRequest(CORPUS, model, tmp_path / "gpu", window_tokens=5, device="cuda"))
+    build(BuildRequest(CORPUS, model, tmp_path / "again", window_tokens=5, device="auto"))
     on_cpu, on_gpu = files_of(tmp_path / "cpu"), files_of(tmp_path / "gpu")
     assert on_gpu == files_of(tmp_path / "again")
     assert on_cpu.keys() == on_gpu.keys()
@@ -174,7 +174,7 @@ def test_tiles_are_measured_where_the_model_runs(model: Path, tmp_path: Path, mo
         lambda *arguments, device: (asked.append(device), on_cpu(*arguments, device=device)),
     )
     for device in ("cpu", "cuda"):
-        build(CORPUS, model, tmp_path / device, window_tokens=5, device=device)
+        build(BuildRequest(CORPUS, model, tmp_path / device, window_tokens=5, device=device))
     assert asked == ["cpu", "cuda"]
 
 
@@ -190,7 +190,7 @@ def test_a_gpu_asks_with_the_precision_that_the_keys_were_made_with(
     monkeypatch.setattr(predicting, "DeviceModel", model_on_cpu)
     for precision in PRECISIONS:
         out = tmp_path / precision
-        build(CORPUS, model, out, window_tokens=5, device="cuda", precision=precision)
+        build(BuildRequest(CORPUS, model, out, window_tokens=5, device="cuda", precision=precision))
         with Datastore.open(out, check="sizes") as datastore:
             assert datastore.manifest.precision == precision
             assert datastore.manifest.written_by["forward_pass"] == f"torch {precision} on CPU, 64 rows"
@@ -207,10 +207,10 @@ def test_a_gpu_asks_with_the_precision_that_the_keys_were_made_with(
 def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(model: Path, tmp_path: Path) -> None:
     for call in (build, estimate):
         with pytest.raises(BackendError) as caught:
-            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16")
+            call(BuildRequest(CORPUS, model, tmp_path / "out", window_tokens=5, device="cpu", precision="bfloat16"))
         assert caught.value.reason == "PRECISION_NEEDS_GPU"
         with pytest.raises(ModelError, match="is not a precision"):
-            call(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32")
+            call(BuildRequest(CORPUS, model, tmp_path / "out", window_tokens=5, device="cuda", precision="tf32"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 
@@ -219,7 +219,7 @@ def test_a_build_goes_on_with_the_forward_pass_that_it_was_begun_with(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
-    build(CORPUS, model, whole, window_tokens=5, device="cuda")
+    build(BuildRequest(CORPUS, model, whole, window_tokens=5, device="cuda"))
     extract, calls = DeviceModel.extract_keys, []
 
     def fail_at_the_third(self: DeviceModel, windows: np.ndarray) -> np.ndarray:
@@ -230,9 +230,9 @@ def test_a_build_goes_on_with_the_forward_pass_that_it_was_begun_with(
 
     monkeypatch.setattr(DeviceModel, "extract_keys", fail_at_the_third)
     with pytest.raises(DeviceError):
-        build(CORPUS, model, out, window_tokens=5, device="cuda")
-    assert estimate(CORPUS, model, out, window_tokens=5, device="cuda").shards_done > 0
+        build(BuildRequest(CORPUS, model, out, window_tokens=5, device="cuda"))
+    assert estimate(BuildRequest(CORPUS, model, out, window_tokens=5, device="cuda")).shards_done > 0
     with pytest.raises(OutputError, match="another forward pass"):
-        build(CORPUS, model, out, window_tokens=5, device="cpu")
-    build(CORPUS, model, out, window_tokens=5, device="cuda")
+        build(BuildRequest(CORPUS, model, out, window_tokens=5, device="cpu"))
+    build(BuildRequest(CORPUS, model, out, window_tokens=5, device="cuda"))
     assert files_of(out) == files_of(whole)

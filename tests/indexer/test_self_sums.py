@@ -16,12 +16,13 @@ from test_snapshot import entry, flip, refusal, rewrite_manifest
 from test_tiles_in_snapshots import drop_tiles
 
 import stopping
-from ffnsearch_indexer.additions import add_faiss
-from ffnsearch_indexer.answer import lookup, predictor, self_join
+from ffnsearch_indexer.additions import self_sums as additions
+from ffnsearch_indexer.additions.faiss import add_faiss
+from ffnsearch_indexer.additions.self_sums import SelfSumsPlan, add_self_sums, drop_self_sums, estimate_self_sums
+from ffnsearch_indexer.answer import lookup, predictor
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, one_step
-from ffnsearch_indexer.answer.self_join import Plan, add_self_sums, drop_self_sums, estimate_self_sums, work_folder
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
@@ -29,10 +30,12 @@ from ffnsearch_indexer.errors import BackendError, CancelledError, DamageError, 
 from ffnsearch_indexer.index.tiled import TiledIndex
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, read_manifest, revise_manifest, self_sums_files
+from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
+from ffnsearch_indexer.store.manifest import read_manifest
+from ffnsearch_indexer.store.work import part_folder
 from refusals import check_refusals
 from stopping import KILLED, Stop
-from tiny import files_of, make_model, random_text, save_model
+from tiny import files_of, make_model, random_text, revise, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -52,9 +55,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot without self-sums, whose default profile is `low`. Not to be written to."""
     folder = tmp_path_factory.mktemp("plain")
     model = save_model(folder / "model", make_model(vocabulary_size=4, d_model=8), ALPHABET)
-    build(Corpus("text", random_text(1, 700, ALPHABET)), model, folder / "s.ffn", window_tokens=WINDOW)
+    build(BuildRequest(Corpus("text", random_text(1, 700, ALPHABET)), model, folder / "s.ffn", window_tokens=WINDOW))
     documents = {profile.name: profile.to_json() for profile in (*PROFILES, OTHER)}
-    revise_manifest(folder / "s.ffn", profiles=documents, default_profile="low")
+    revise(folder / "s.ffn", profiles=documents, default_profile="low")
     return folder / "s.ffn"
 
 
@@ -91,7 +94,7 @@ class SelfSumsJob:
     profiles: tuple[Profile, ...] = tuple(PROFILES)
 
     def run(self, tell: Callable[..., None]) -> None:
-        self_join.PIECE_QUERIES, self_join.CALL_QUERIES_MAX = 200, 90
+        additions.PIECE_QUERIES, additions.CALL_QUERIES_MAX = 200, 90
         add_self_sums(self.out, self.profiles, progress=tell)
 
 
@@ -201,7 +204,7 @@ def test_the_files_say_what_they_hold(whole: Path, plain: Path, opened: Datastor
     assert after.parts == {"tiles", "self-sums"}
     assert json.loads((whole / SELF_SUMS_THRESHOLDS_FILE).read_text()) == [list(of) for of in STORED]
     assert {name: after.files[name] for name in before.files} == before.files
-    assert not work_folder(whole).exists()
+    assert not part_folder(whole, "self-sums").exists()
     for of, thresholds in zip(opened.self_sums, STORED, strict=True):
         assert of.thresholds == thresholds
         rows = np.diff(of.offsets)
@@ -224,8 +227,8 @@ def test_another_backend_makes_the_same_files(writes: str, copy: Path, whole: Pa
 def test_pieces_and_calls_of_any_size_make_the_same_files(
     queries: tuple[int, int], copy: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_join, "CALL_QUERIES_MAX", queries[0])
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 20 * queries[1])
+    monkeypatch.setattr(additions, "CALL_QUERIES_MAX", queries[0])
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 20 * queries[1])
     add_self_sums(copy, PROFILES)
     assert files_of(copy) == files_of(whole)
 
@@ -233,7 +236,7 @@ def test_pieces_and_calls_of_any_size_make_the_same_files(
 @pytest.mark.parametrize("text", ["a" * 50, "abc", "ab" * 200])
 def test_snapshots_of_one_substring_and_of_two(text: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
-    build(Corpus("text", text), model, tmp_path / "out", window_tokens=3)
+    build(BuildRequest(Corpus("text", text), model, tmp_path / "out", window_tokens=3))
     add_self_sums(tmp_path / "out", PROFILES)
     with Datastore.open(tmp_path / "out") as datastore:
         both = [Predictor(datastore, self_sums=of) for of in (True, False)]
@@ -255,7 +258,7 @@ def test_other_thresholds_take_the_place_of_those_that_are_there(whole_copy: Pat
 
 
 def test_self_sums_are_dropped(whole_copy: Path, plain: Path) -> None:
-    work_folder(whole_copy).mkdir()
+    part_folder(whole_copy, "self-sums").mkdir()
     assert drop_self_sums(whole_copy) == read_manifest(plain)
     assert files_of(whole_copy) == files_of(plain)
     assert drop_self_sums(whole_copy) == read_manifest(plain)
@@ -288,7 +291,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(
 def test_an_error_at_any_file_operation_leaves_a_snapshot_and_work_that_goes_on(
     start: str, plain: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 400)
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 400)
     at_start = Path(shutil.copytree(plain, tmp_path / "start"))
     if start == "other":
         add_self_sums(at_start, [OTHER])
@@ -360,12 +363,12 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(copy: Path, m
 
 
 def test_the_plan_holds(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_join, "PIECE_QUERIES", 100)
-    plans: list[Plan] = []
+    monkeypatch.setattr(additions, "PIECE_QUERIES", 100)
+    plans: list[SelfSumsPlan] = []
     taken: list[int] = []
 
     def weigh(*_: object) -> None:
-        taken.append(sum(path.stat().st_size for path in work_folder(copy).rglob("*") if path.is_file()))
+        taken.append(sum(path.stat().st_size for path in part_folder(copy, "self-sums").rglob("*") if path.is_file()))
 
     add_self_sums(copy, PROFILES, announce=plans.append, progress=weigh)
     (plan,) = plans
@@ -382,13 +385,13 @@ def test_progress_counts_what_was_there(copy: Path, operations: int) -> None:
     assert stopping.run(SelfSumsJob(copy), Stop(operations // 2)).exit_status == KILLED
     told: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(self_join, "PIECE_QUERIES", 200)
+        patched.setattr(additions, "PIECE_QUERIES", 200)
         add_self_sums(copy, PROFILES, progress=lambda *state: told.append(state))
     N = read_manifest(copy).substrings
     of_sums = [done for stage, done, total in told if stage == "self-sums" and total == 2 * N]
     assert of_sums == sorted(of_sums)
     assert (of_sums[0], of_sums[-1]) == (0, 2 * N)
-    assert told[-1] == ("checksums", 1, 1)
+    assert told[-1] == ("checksums, MB", 0, 0)
 
 
 def test_approximate_backends_and_too_many_tokens_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,14 +452,20 @@ def test_what_cannot_be_self_sums_is_refused_even_if_the_manifest_knows_it(
     assert "self-sums" in error.message
 
 
-def test_a_damaged_piece_is_refused(copy: Path, operations: int, whole: Path) -> None:
+@pytest.mark.parametrize("damage", ["shorter", "cut", "other numbers"])
+def test_a_damaged_piece_is_refused_and_made_again_once_it_is_deleted(
+    damage: str, copy: Path, operations: int, whole: Path
+) -> None:
     assert stopping.run(SelfSumsJob(copy), Stop(operations // 4)).exit_status == KILLED
-    piece = sorted(work_folder(copy).rglob("piece-*.npy"))[0]
-    np.save(piece, np.load(piece)[:-1])
+    piece = sorted(part_folder(copy, "self-sums").rglob("piece-*.npy"))[0]
+    if damage == "cut":
+        piece.write_bytes(piece.read_bytes()[:-1])
+    else:
+        np.save(piece, np.load(piece)[:-1] if damage == "shorter" else np.load(piece).astype(np.int64))
     error = stopping.run(SelfSumsJob(copy)).error
     assert isinstance(error, DamageError)
-    assert str(work_folder(copy) / "pieces") in error.message
-    shutil.rmtree(work_folder(copy) / "pieces")
+    assert error.message.endswith(f": delete {piece.parent}; the same command makes it again")
+    shutil.rmtree(piece.parent)
     add_self_sums(copy, PROFILES[:1])
     assert read_manifest(copy).parts == {"tiles", "self-sums"}
 
@@ -492,12 +501,43 @@ def test_the_command_takes_the_default_profile_and_refuses_others(run: Run, copy
 
 def test_the_command_refuses_options_that_would_do_nothing(run: Run, copy: Path) -> None:
     refusals = {
-        ("index", copy, "--profile", "none"): "--profile is given without --self-sums",
-        ("index", copy, "--no-self-sums", "--backend", "exact"): "--backend is given without --self-sums",
-        ("index", copy, "--faiss", "ivf", "--estimate"): "--estimate is of --self-sums alone, and --faiss is given",
-        ("index", copy, "--no-self-sums", "--estimate"): "and --no-self-sums is given",
+        ("index", copy, "--profile", "none"): "--profile only matters with --self-sums",
+        ("index", copy, "--no-self-sums", "--backend", "exact"): "--backend only matters with --self-sums",
+        ("index", copy, "--faiss", "ivf", "--estimate"): "--estimate covers --self-sums only: drop it, or drop --faiss",
+        ("index", copy, "--no-self-sums", "--estimate"): "or drop --no-self-sums",
     }
     check_refusals(run, refusals, copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--self-sums",), {"tiles", "self-sums"}),
+        (("--self-sums", "--backend", "exact"), {"self-sums"}),
+        (("--no-self-sums",), set()),
+        (("--faiss", "flat"), {"faiss-flat"}),
+        (("--faiss", "flat", "--self-sums"), {"tiles", "faiss-flat", "self-sums"}),
+        (("--faiss", "flat", "--no-self-sums"), {"faiss-flat"}),
+        ((), {"tiles"}),
+    ],
+)
+def test_the_command_makes_what_its_options_name_and_what_that_needs(
+    options: tuple[str, ...], parts: set[str], run: Run, copy: Path
+) -> None:
+    drop_tiles(copy)
+    code, out, _ = run("index", copy, *options)
+    assert code == 0
+    assert out.startswith(f"{copy} has {' and '.join(sorted(parts, reverse=True)) or 'no tiles'}: ")
+    assert read_manifest(copy).parts == parts
+
+
+def test_an_estimate_without_tiles_says_that_they_come_first(run: Run, copy: Path) -> None:
+    drop_tiles(copy)
+    asked = ("index", copy, "--self-sums", "--estimate")
+    check_refusals(run, {asked: f"run `ffnsearch index {copy}` first, or add --backend exact"}, copy)
+    assert run(*asked, "--backend", "exact")[0] == 0
+    assert run("index", copy)[0] == 0
+    assert run(*asked)[0] == 0
 
 
 def test_a_stopped_command_says_how_it_is_continued(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +551,7 @@ def test_a_stopped_command_says_how_it_is_continued(run: Run, copy: Path, monkey
     assert (code, out) == (130, "")
     assert f"ffnsearch index {copy} --self-sums --profile high" in err
     assert run("index", copy, "--self-sums", "--profile", "high")[0] == 0
-    assert not work_folder(copy).exists()
+    assert not part_folder(copy, "self-sums").exists()
 
 
 def test_a_build_makes_them_behind_its_calibration(run: Run, tmp_path: Path) -> None:

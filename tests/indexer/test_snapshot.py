@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,18 +19,11 @@ from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import DamageError, FormatError, MismatchError, SnapshotError
 from ffnsearch_indexer.files import hash_files
 from ffnsearch_indexer.store import datastore as datastore_module
-from ffnsearch_indexer.store import snapshot as store
+from ffnsearch_indexer.store import manifest as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import (
-    FileEntry,
-    Manifest,
-    drop_part,
-    file_names,
-    list_part,
-    read_manifest,
-    revise_manifest,
-)
-from tiny import files_of, make_model, open_files, save_model
+from ffnsearch_indexer.store.layout import file_names
+from ffnsearch_indexer.store.manifest import FileEntry, Manifest, drop_part, list_part, read_manifest, revise_manifest
+from tiny import files_of, make_model, open_files, revise, save_model
 
 MANIFEST = "manifest.json"
 FILES = [*file_names(2, ["tiles"]), MANIFEST]
@@ -195,7 +189,7 @@ def test_arrays_of_other_shapes_than_the_manifest_says_are_refused(field: str, t
     rewrite_manifest(tiny_copy, **{field: getattr(read_manifest(tiny_copy), field) + 1})
     error = refusal(tiny_copy)
     assert isinstance(error, DamageError)
-    assert "manifest says" in error.message
+    assert "instead of" in error.message
 
 
 def test_a_manifest_that_leaves_out_a_file_is_refused(tiny_copy: Path) -> None:
@@ -277,7 +271,7 @@ def test_too_few_open_files_are_told_of_whatever_they_lack_for(tiny_copy: Path) 
 def test_a_part_that_is_dropped_while_a_snapshot_is_opened_is_not_missed(
     tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, calls = store.check_sizes, []
+    read, calls = datastore_module.check_sizes, []
 
     def drop_meanwhile(folder: Path, manifest: Manifest) -> None:
         """As another process does."""
@@ -316,7 +310,7 @@ def test_a_manifest_survives_being_written_and_read(tiny_snapshot: Path, tiny_co
 def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(measurable: Path, tmp_path: Path) -> None:
     snapshot = Path(shutil.copytree(measurable / "all", tmp_path / "copy.ffn"))
     before, files = read_manifest(snapshot), files_of(snapshot)
-    after = revise_manifest(snapshot, default_profile="steps", fidelity={"parity": {"prompts": 1}})
+    after = revise(snapshot, default_profile="steps", fidelity={"parity": {"prompts": 1}})
     assert after == read_manifest(snapshot)
     assert after.snapshot_id != before.snapshot_id
     assert (after.default_profile, after.fidelity) == ("steps", {"parity": {"prompts": 1}})
@@ -324,7 +318,7 @@ def test_a_revised_manifest_is_whole_and_the_files_are_as_they_were(measurable: 
     changed = {name for name, content in files_of(snapshot).items() if files.get(name) != content}
     assert changed == {"manifest.json"}
     Datastore.open(snapshot).close()
-    assert revise_manifest(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id
+    assert revise(snapshot, default_profile="even", fidelity=None).snapshot_id == before.snapshot_id
 
 
 def test_how_much_of_a_snapshot_is_read_is_told(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,13 +336,23 @@ def test_how_much_of_a_snapshot_is_read_is_told(tiny_copy: Path, monkeypatch: py
     assert not told
 
 
+def test_how_much_of_a_new_part_is_hashed_is_told(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_HASH_BYTES", 1000)
+    told: list[tuple[str, int, int]] = []
+    drop_part(tiny_copy, "tiles")
+    list_part(tiny_copy, "tiles", lambda stage, done, total, detail: told.append((stage, done, total)))
+    part_bytes = sum(path.stat().st_size for path in (tiny_copy / "tiles").rglob("*.npy"))
+    assert len(told) > part_bytes // 1000
+    assert told[-1] == ("checksums, MB", part_bytes // 10**6, part_bytes // 10**6)
+
+
 def test_what_others_change_while_a_part_is_hashed_stays(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read_manifest(tiny_copy).files
     drop_part(tiny_copy, "tiles")
 
-    def measured_meanwhile(paths: list[Path]) -> list[str]:
-        revise_manifest(tiny_copy, fidelity={"parity": {"prompts": 1}})
-        return hash_files(paths)
+    def measured_meanwhile(paths: list[Path], **options: Any) -> list[str]:
+        revise(tiny_copy, fidelity={"parity": {"prompts": 1}})
+        return hash_files(paths, **options)
 
     monkeypatch.setattr(store, "hash_files", measured_meanwhile)
     after = list_part(tiny_copy, "tiles")
@@ -358,7 +362,10 @@ def test_what_others_change_while_a_part_is_hashed_stays(tiny_copy: Path, monkey
 
 def test_a_manifest_that_many_change_at_once_has_all_their_changes(tiny_copy: Path) -> None:
     def measure(number: int) -> None:
-        revise_manifest(tiny_copy, fidelity=lambda manifest: (manifest.fidelity or {}) | {str(number): {}})
+        revise_manifest(
+            tiny_copy,
+            lambda manifest: replace(manifest, fidelity=(manifest.fidelity or {}) | {str(number): {}}),
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(measure, range(40)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from measuring import STEPS
 
-from ffnsearch_indexer.additions import add_faiss
+from ffnsearch_indexer.additions.faiss import add_faiss
 from ffnsearch_indexer.answer import speed
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.speed import BatchSpeed, Times, measure

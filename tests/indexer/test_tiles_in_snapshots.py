@@ -17,18 +17,19 @@ import torch
 from test_snapshot import entry, flip, refusal, rewrite_manifest
 
 import stopping
-from ffnsearch_indexer.additions import add_tiles
+from ffnsearch_indexer.additions.tiles import add_tiles
 from ffnsearch_indexer.answer.backends import BACKENDS
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import default_profile
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, FfnSearchError, OutputError
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_bytes, tiles_of
 from ffnsearch_indexer.store import tiles as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest, file_names, read_manifest, tiles_files
+from ffnsearch_indexer.store.layout import file_names, tiles_files
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest
 from stopping import KILLED, Stop
 from tiny import files_of, make_model, random_text, save_model
 
@@ -207,7 +208,8 @@ def test_what_was_measured_and_chosen_stays(without_tiles: Path) -> None:
 def test_progress_tells_of_each_block(without_tiles: Path) -> None:
     told: list[tuple[object, ...]] = []
     add_tiles(without_tiles, progress=lambda *state: told.append(state))
-    assert told == [("tiles", done, 2) for done in range(3)]
+    assert told[:3] == [("tiles", done, 2) for done in range(3)]
+    assert {stage for stage, *_ in told[3:]} == {"checksums, MB"}
 
 
 def test_the_same_tiles_twice_at_once_are_refused(without_tiles: Path, tiny_snapshot: Path) -> None:
@@ -225,7 +227,7 @@ def test_the_same_tiles_twice_at_once_are_refused(without_tiles: Path, tiny_snap
 def test_index_and_build_agree_for_windows_of_any_length(window_tokens: int, split: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
     corpus = Corpus("text", random_text(1, 600, ALPHABET))
-    build(corpus, model, tmp_path / "out", window_tokens=window_tokens, split=split)
+    build(BuildRequest(corpus, model, tmp_path / "out", window_tokens=window_tokens, split=split))
     before = files_of(tmp_path / "out")
     add_tiles(drop_tiles(tmp_path / "out"))
     assert files_of(tmp_path / "out") == before
@@ -235,7 +237,7 @@ def test_index_and_build_agree_for_windows_of_any_length(window_tokens: int, spl
 @pytest.mark.parametrize("text", ["a" * 50, "abc", "ab" * 200])
 def test_corpora_of_one_substring_and_of_two(text: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", make_model(vocabulary_size=4, d_model=8), ALPHABET)
-    manifest = build(Corpus("text", text), model, tmp_path / "out", window_tokens=3)
+    manifest = build(BuildRequest(Corpus("text", text), model, tmp_path / "out", window_tokens=3))
     assert manifest.substrings == len({text[first : first + 3] for first in range(len(text) - 2)})
     assert prediction(tmp_path / "out", "tiles") == prediction(tmp_path / "out", "exact")
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from ffnsearch_indexer.answer.profile import Expectation, ProductProfile, ProductStep, Step, SumProfile, one_step
-from ffnsearch_indexer.store.snapshot import revise_manifest
+from tiny import revise
 
 EVEN = one_step("even", [0.85, 0.85], [1.0, 1.0])
 SUM = SumProfile(
@@ -63,5 +63,5 @@ def calibrate(tiny: Path, folder: Path) -> Path:
     """Copy a snapshot of the tiny corpus, and give it these profiles and measurements; returns the copy."""
     shutil.copytree(tiny, folder)
     documents = {name: profile.to_json() for name, profile in PROFILES.items()}
-    revise_manifest(folder, profiles=documents, default_profile="multiplied", fidelity=FIDELITY)
+    revise(folder, profiles=documents, default_profile="multiplied", fidelity=FIDELITY)
     return folder

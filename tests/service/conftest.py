@@ -10,7 +10,7 @@ from calibrated import calibrate
 from processes import Servers
 from serving import SlowPredictor, serving
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore
@@ -72,7 +72,7 @@ def slow_engine(slow: SlowPredictor) -> Iterator[Engine]:
 def other_snapshot(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A snapshot of another text than the tiny one's, with the same model."""
     snapshot = tmp_path_factory.mktemp("snapshots") / "other.ffn"
-    build(Corpus("other", shakespeare.render(1)[4000:7000]), tiny_model, snapshot)
+    build(BuildRequest(Corpus("other", shakespeare.render(1)[4000:7000]), tiny_model, snapshot))
     return snapshot
 
 

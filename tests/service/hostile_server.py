@@ -19,7 +19,7 @@ from certificates import Authority
 from serving import get
 from vitals import Watched, free_port
 
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_service.security.token_edits import add_token
@@ -111,8 +111,8 @@ def make_site(root: Path) -> None:
         (root / folder / "link").symlink_to("/etc")
     text = shakespeare.render(1)[:CORPUS_CHARACTERS]
     (root / "corpora" / "novel.txt").write_text(text)
-    build(Corpus("tiny", text), model, root / "snapshots" / "tiny.ffn")
-    build(Corpus("second", text[: CORPUS_CHARACTERS // 4]), model, root / "snapshots" / LOADABLE)
+    build(BuildRequest(Corpus("tiny", text), model, root / "snapshots" / "tiny.ffn"))
+    build(BuildRequest(Corpus("second", text[: CORPUS_CHARACTERS // 4]), model, root / "snapshots" / LOADABLE))
 
 
 @contextmanager

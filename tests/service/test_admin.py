@@ -18,7 +18,7 @@ from vitals import hurry
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
 from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX
-from ffnsearch_indexer.store.snapshot import read_manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.admin.administration import opener_of_built
 from ffnsearch_service.builds.record import BuildSpec
 from ffnsearch_service.catalog import FidelityGate
@@ -38,6 +38,7 @@ from ffnsearch_service.errors import (
 from ffnsearch_service.security.protection import Protection
 from ffnsearch_service.security.token_edits import add_token
 from ffnsearch_service.security.tokens import new_secret, new_token
+from tiny import revise
 
 REAL_BUILD_S = 300.0
 """How long a build of a tiny corpus may take on a machine that has much else to do."""
@@ -62,7 +63,7 @@ def two(site, tiny_snapshot):
         "no_support": 0.0,
         "noise_floor": None,
     }
-    revise_manifest(site.folders.snapshots / "two", fidelity={"held_out": document})
+    revise(site.folders.snapshots / "two", fidelity={"held_out": document})
     return site
 
 

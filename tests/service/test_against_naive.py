@@ -17,7 +17,7 @@ from serving import serving
 
 import naive
 from ffnsearch_indexer.answer.profile import Profile, one_step
-from ffnsearch_indexer.build import build
+from ffnsearch_indexer.build import BuildRequest, build
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE
@@ -65,7 +65,7 @@ def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("naive")
     model = make_model(vocabulary_size=len(characters))
     save_model(folder / "model", model, characters)
-    build(Corpus("text", text), folder / "model", folder / "snapshot", window_tokens=window_tokens)
+    build(BuildRequest(Corpus("text", text), folder / "model", folder / "snapshot", window_tokens=window_tokens))
     corpus = naive.Corpus(text, window_tokens)
     own = [naive.vectors(forward(model, characters), window) for window in corpus.windows]
     keys = [canonical(folder / "snapshot", block, [vectors[block] for vectors in own]) for block in range(2)]

@@ -14,7 +14,7 @@ from serving import WAIT_S
 from vitals import is_running
 
 import stopping
-from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.builds import process as processes
 from ffnsearch_service.builds.builds import Builds
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, write_record
@@ -345,14 +345,14 @@ def test_a_build_that_failed_leaves_nothing_once_it_is_deleted(site):
     with builds_of(site) as builds:
         id = builds.create(spec()).record.id
         ended(builds, id)
-        work = work_folder(site.folders.snapshots / "novel")
+        work = build_folder(site.folders.snapshots / "novel")
         (work / "shards").mkdir(parents=True)
         builds.delete(id)
         assert not work.exists()
 
 
 def test_nobody_waits_for_the_work_of_a_deleted_build_to_be_cleared_away(site, monkeypatch):
-    work, found = work_folder(site.folders.snapshots / "novel"), []
+    work, found = build_folder(site.folders.snapshots / "novel"), []
 
     def clear(folder, **_):
         found.append((builds._lock.locked(), work.exists(), builds.list() if not builds._lock.locked() else None))
@@ -374,7 +374,7 @@ def test_nobody_waits_for_the_work_of_a_deleted_build_to_be_cleared_away(site, m
 def test_only_the_last_build_of_a_name_takes_its_work_along_when_it_is_deleted(site):
     with builds_of(site) as builds:
         older, newer = (cancelled(builds, builds.create(spec()).record.id) for _ in range(2))
-        work = work_folder(site.folders.snapshots / "novel")
+        work = build_folder(site.folders.snapshots / "novel")
         work.mkdir()
         builds.delete(older)
         assert work.exists()

@@ -17,7 +17,7 @@ from serving import WAIT_S
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.client import Client
 from ffnsearch_service.client.admin import AdminClient

@@ -11,7 +11,7 @@ from ffnsearch_indexer.hardware.gpu import cuda_problem, require_known, triton_p
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.tiles import Tiles
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import FAISS_IVF_FOLDER, TILES_FOLDER
+from ffnsearch_indexer.store.layout import FAISS_IVF_FOLDER, TILES_FOLDER
 
 AUTO = "auto"
 """The name that leaves the choice of a backend, or of a device, to what is there."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import profiles_of
 from ffnsearch_indexer.index.base import Checkpoint, Float16, Index, Int64, RangeSums, nobody_waits
+from ffnsearch_indexer.store.layout import SELF_SUMS_FOLDER
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_indexer.store.self_sums import SelfSums, load_thresholds
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, Manifest
 
 
 def ask_with_keys(vectors: NDArray[np.float16], keys: Sequence[Float16], self_ids: Sequence[int | None]) -> None:
@@ -67,7 +68,7 @@ def answered_by_lookup(folder: Path, manifest: Manifest) -> list[str]:
     if SELF_SUMS_FOLDER not in manifest.parts:
         return []
     stored = list(map(set, load_thresholds(folder, manifest.blocks)))
-    by_block = {name: Profile.from_json(profile).thresholds_by_block for name, profile in manifest.profiles.items()}
+    by_block = {name: profile.thresholds_by_block for name, profile in profiles_of(manifest.profiles).items()}
     return sorted(
         name for name, of in by_block.items() if all(map(set.issuperset, stored, of)) and len(of) == len(stored)
     )

@@ -263,6 +263,29 @@ def default_profile(blocks: int) -> SumProfile:
     return one_step("even", [0.85] * blocks, [1.0] * blocks, source="even weights, not calibrated")
 
 
+def profiles_of(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
+    """The profiles of a snapshot by name, from what its manifest says of them."""
+    return {name: Profile.from_json(document) for name, document in documents.items()}
+
+
+def choose_profiles(documents: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()) -> list[Profile]:
+    """The profiles of a snapshot with these names, each once, or all of them; raises ProfileError for one it lacks."""
+    for name in names:
+        if name not in documents:
+            raise ProfileError(
+                f"the snapshot has no profile {name!r}; it has {', '.join(sorted(documents))}",
+                reason="UNKNOWN_PROFILE",
+                profile=name,
+            )
+    return [Profile.from_json(documents[name]) for name in dict.fromkeys(names or sorted(documents))]
+
+
+def thresholds_of(profiles: Sequence[Profile]) -> list[tuple[float, ...]]:
+    """The thresholds of each block that any of the profiles, at least one, has: ascending, each once."""
+    by_block = zip(*(profile.thresholds_by_block for profile in profiles), strict=True)
+    return [tuple(sorted(map(float, set().union(*of_block)))) for of_block in by_block]
+
+
 def _check_step(step: Step, blocks: int, path: str) -> None:
     if not (math.isfinite(step.threshold) and -1 <= step.threshold <= 1):
         raise _invalid(

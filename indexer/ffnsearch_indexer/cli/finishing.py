@@ -1,20 +1,20 @@
-"""What `build` and `index` do to a snapshot that is there: stopped by its user, each leaves it whole, and says so."""
+"""What `build` and `index` do to a finished snapshot; where the user stops them, they leave it whole and say so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, command
 
 if TYPE_CHECKING:
-    from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_indexer.store.snapshot import Manifest
+    from ffnsearch_indexer.additions.self_sums import SelfSumsPlan
+    from ffnsearch_indexer.store.manifest import Manifest
 
 RESUME = "the same command with --resume continues it"
-"""What to do where a build was stopped when OUT was there: another command would not take as many prompts as it did."""
+"""What to do where a build was stopped after OUT was finished: other commands take other numbers of prompts."""
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.calibrate import calibrate
     from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     with (
         leaves_whole(snapshot, f", but not calibrated; {RESUME}"),
@@ -47,11 +47,12 @@ def calibrate_new(snapshot: Path, prompts: int, device: str, progress_json: Path
 def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path | None) -> "Manifest":
     """Measure the default profile of a snapshot in every way that it allows and was not measured in; its manifest."""
     from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity import evaluate as evaluating
     from ffnsearch_indexer.fidelity.protocols import choose_protocols
     from ffnsearch_indexer.store.datastore import Datastore
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     with (
         leaves_whole(snapshot, f", but not measured; {RESUME}"),
@@ -59,7 +60,7 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
         ProgressDisplay(progress_json) as display,
     ):
         manifest, predictor = datastore.manifest, Predictor(datastore, device=device)
-        profiles = evaluating.choose_profiles(manifest, [manifest.default_profile])
+        profiles = choose_profiles(manifest.profiles, [manifest.default_profile])
         protocols = [
             protocol
             for protocol in choose_protocols(manifest.split, [])
@@ -75,14 +76,17 @@ def evaluate_new(snapshot: Path, prompts: int, device: str, progress_json: Path 
 
 def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_json: Path | None = None) -> "Manifest":
     """Give a snapshot the self-sums of some profiles, of its default where none is named; its new manifest."""
-    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.additions import self_sums
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
+    from ffnsearch_indexer.store.manifest import read_manifest
 
-    chosen = profiles_of(snapshot, profiles)
+    manifest = read_manifest(snapshot)
+    chosen = choose_profiles(manifest.profiles, profiles or [manifest.default_profile])
     options = [option for name in profiles for option in ("--profile", name)]
     rest = f"; {command('index', snapshot, '--self-sums', *options)} continues its self-sums"
     with leaves_whole(snapshot, rest), ProgressDisplay(progress_json) as display:
-        return self_join.add_self_sums(
+        return self_sums.add_self_sums(
             snapshot,
             chosen,
             backend=backend,
@@ -91,16 +95,7 @@ def add_self_sums(snapshot: Path, profiles: list[str], backend: str, progress_js
         )
 
 
-def profiles_of(snapshot: Path, names: list[str] | None) -> "list[Profile]":
-    """The profiles of these names, or the snapshot's default."""
-    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
-    from ffnsearch_indexer.store.snapshot import read_manifest
-
-    manifest = read_manifest(snapshot)
-    return choose_profiles(manifest, names or [manifest.default_profile])
-
-
-def self_sums_lines(plan: Any) -> list[str]:
+def self_sums_lines(plan: "SelfSumsPlan") -> list[str]:
     """What self-sums will take, for a person."""
     from ffnsearch_indexer.files import size_in_words
 
@@ -108,5 +103,5 @@ def self_sums_lines(plan: Any) -> list[str]:
     return [
         f"sums of {plan.substrings:,} substrings at {plan.thresholds} thresholds of all blocks{resumed}",
         f"about {plan.seconds / 60:.1f} minutes, {size_in_words(plan.disk_bytes)} of disk while they are made, "
-        f"{size_in_words(plan.bytes)} in the end, as a sample has it",
+        f"{size_in_words(plan.bytes)} in the end (estimated from a sample)",
     ]

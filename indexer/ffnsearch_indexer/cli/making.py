@@ -13,18 +13,12 @@ from ffnsearch_indexer.cli.finishing import (
     calibrate_new,
     evaluate_new,
     leaves_whole,
-    profiles_of,
     self_sums_lines,
 )
 from ffnsearch_indexer.cli.options import AsJson, Corpus, Faiss, Out, Snapshot, command, opened, print_result, resumable
-from ffnsearch_indexer.errors import FfnSearchError
-
-
-class SplitName(StrEnum):
-    """Which part of a corpus is indexed."""
-
-    ALL = "all"
-    TRAIN = "train"
+from ffnsearch_indexer.corpora.corpus import Split
+from ffnsearch_indexer.errors import BackendError, FfnSearchError
+from ffnsearch_indexer.fidelity.defaults import FIRST_CALIBRATION_PROMPTS
 
 
 class PrecisionName(StrEnum):
@@ -41,7 +35,7 @@ def build(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a trained model.", show_default="the reference model")
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Index the whole text, or its first nine tenths.")] = SplitName.ALL,
+    split: Annotated[Split, typer.Option(help="Index the whole text, or its first nine tenths.")] = "all",
     window_tokens: Annotated[int, typer.Option(help="Length L of a substring, in tokens.", min=1)] = 10,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, or cuda.")] = "auto",
     precision: Annotated[
@@ -50,7 +44,7 @@ def build(
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the build will take, and stop.")] = False,
     calibration_prompts: Annotated[
         int, typer.Option(help="Prompts for a first calibration after the build; fewer than 50 for none.", min=0)
-    ] = 2000,
+    ] = FIRST_CALIBRATION_PROMPTS,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)
     ] = 0,
@@ -63,7 +57,11 @@ def build(
     ] = False,
     faiss: Faiss = None,
     progress_json: Annotated[
-        Path | None, typer.Option(help="Append progress to this file as well, a JSON object a line.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Append JSON lines {stage, done, total, detail}, and {error: {reason, message}}, to this file.",
+            metavar="FILE",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,51 +71,37 @@ def build(
     that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
     from ffnsearch_indexer import build as building
-    from ffnsearch_indexer.additions import add_faiss
+    from ffnsearch_indexer.additions.faiss import add_faiss
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.models import reference_folder
     from ffnsearch_indexer.store.faiss import kinds_of
-    from ffnsearch_indexer.store.work import work_folder
+    from ffnsearch_indexer.store.work import build_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
-    if estimate:
-        with resumable(), ProgressDisplay(progress_json) as display:
-            plan = building.estimate(
-                read_corpus(corpus),
-                model or reference_folder(),
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                device=device,
-                precision=precision.value,
-                faiss=kinds,
-                progress=display,
-            )
-        return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
-    with resumable(work_folder(out)), ProgressDisplay(progress_json) as display:
-        text, folder = read_corpus(corpus), model or reference_folder()
+    with resumable(*([] if estimate else [build_folder(out)])), ProgressDisplay(progress_json) as display:
+        request = building.BuildRequest(
+            corpus=read_corpus(corpus),
+            model_folder=model or reference_folder(),
+            out=out,
+            window_tokens=window_tokens,
+            split=split,
+            device=device,
+            precision=precision.value,
+            faiss=kinds,
+        )
+        if estimate:
+            plan = building.estimate(request, progress=display)
+            return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
         if resume and building.is_there(out):
-            manifest = building.finished(
-                text,
-                folder,
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                precision=precision.value,
-            )
+            manifest = building.finished(request)
+            if manifest.trained_on is None:
+                manifest = building.add_training_text(request)
         else:
             manifest = building.build(
-                text,
-                folder,
-                out,
-                window_tokens=window_tokens,
-                split=split.value,
-                device=device,
-                precision=precision.value,
-                faiss=kinds,
+                request,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan, calibration_prompts))),
                 progress=display,
             )
@@ -171,39 +155,51 @@ def index(
     faiss: Faiss = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a snapshot what the backend `tiles` needs, where it was built without; or self-sums, or indexes of faiss'.
+    """Give a snapshot the tiles that it was built without; or, where options name them, self-sums or indexes of faiss'.
 
-    Nothing else changes but the snapshot's id. What was stopped is continued by the same command. After a calibration
-    the sums of the new default profile are not there: the same command with --self-sums makes them.
+    Self-sums are searched for with tiles, which are made first where there are none. Nothing else changes but the
+    snapshot's id. What was stopped is continued by the same command. After a calibration the sums of the new default
+    profile are not there: the same command with --self-sums makes them.
     """
-    from ffnsearch_indexer.additions import add_faiss, add_tiles
-    from ffnsearch_indexer.answer import self_join
+    from ffnsearch_indexer.additions.faiss import add_faiss
+    from ffnsearch_indexer.additions.self_sums import drop_self_sums, estimate_self_sums
+    from ffnsearch_indexer.additions.tiles import add_tiles
     from ffnsearch_indexer.answer.lookup import answered_by_lookup
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.files import size_in_words
     from ffnsearch_indexer.store.faiss import FOLDERS, FaissPlan, kinds_of
-    from ffnsearch_indexer.store.snapshot import SELF_SUMS_FOLDER, TILES_FOLDER
+    from ffnsearch_indexer.store.layout import SELF_SUMS_FOLDER, TILES_FOLDER
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     def announce(plan: FaissPlan) -> None:
         display.say(f"{plan.memory_bytes / 1e9:.1f} GB of memory, {size_in_words(plan.disk_bytes)} of disk")
 
     _require_purpose(self_sums, profile, backend, estimate, faiss)
-    started, kinds = time.monotonic(), kinds_of(faiss)
+    started, kinds, searched_by = time.monotonic(), kinds_of(faiss), backend or "tiles"
+    needs_tiles = searched_by == "tiles" if self_sums or estimate else not kinds and self_sums is None
+    manifest = read_manifest(snapshot)
     if estimate:
+        if needs_tiles and TILES_FOLDER not in manifest.parts:
+            raise BackendError(
+                f"{snapshot} has no tiles, and --self-sums makes them before it can be estimated: "
+                f"run `{command('index', snapshot)}` first, or add --backend exact",
+                reason="NO_TILES",
+            )
         with resumable():
-            chosen = profiles_of(snapshot, profile)
-            plan = self_join.estimate_self_sums(snapshot, chosen, backend=backend or "tiles")
+            chosen = choose_profiles(manifest.profiles, profile or [manifest.default_profile])
+            plan = estimate_self_sums(snapshot, chosen, backend=searched_by)
         return print_result(as_json, vars(plan), self_sums_lines(plan))
-    folders = [FOLDERS[kind] for kind in kinds] or [TILES_FOLDER]
+    folders = [*([TILES_FOLDER] if needs_tiles else []), *(FOLDERS[kind] for kind in kinds)]
     with resumable(*(snapshot / folder for folder in folders)), ProgressDisplay() as display:
+        if needs_tiles:
+            manifest = add_tiles(snapshot, progress=display)
         if kinds:
             manifest = add_faiss(snapshot, kinds, announce=announce, progress=display)
-        else:
-            manifest = add_tiles(snapshot, progress=display)
     if self_sums:
-        manifest = add_self_sums(snapshot, profile or [], backend or "tiles")
+        manifest = add_self_sums(snapshot, profile or [], searched_by)
     elif self_sums is False:
-        manifest = self_join.drop_self_sums(snapshot)
+        manifest = drop_self_sums(snapshot)
     seconds = time.monotonic() - started
     result = {
         "snapshot": str(snapshot),
@@ -212,7 +208,7 @@ def index(
         "profiles_answered_by_lookup": answered_by_lookup(snapshot, manifest),
         "seconds": seconds,
     }
-    parts = " and ".join(sorted(manifest.parts, reverse=True))
+    parts = " and ".join(sorted(manifest.parts, reverse=True)) or "no tiles"
     lines = [f"{snapshot} has {parts}: {size_in_words(manifest.total_bytes())} in all, {seconds:.0f} s"]
     if SELF_SUMS_FOLDER in manifest.parts:
         names = ", ".join(answered_by_lookup(snapshot, manifest)) or "none"
@@ -244,13 +240,13 @@ def _require_purpose(
     for name, is_given in (("--profile", bool(profile)), ("--backend", backend is not None)):
         if is_given and not (self_sums or estimate):
             raise FfnSearchError(
-                f"{name} is given without --self-sums, which it is for: add --self-sums, or leave it out",
+                f"{name} only matters with --self-sums: add --self-sums, or drop {name}",
                 reason="INVALID_REQUEST",
             )
     for name, is_given in (("--no-self-sums", self_sums is False), ("--faiss", faiss is not None)):
         if is_given and estimate:
             raise FfnSearchError(
-                f"--estimate is of --self-sums alone, and {name} is given: leave one of the two out",
+                f"--estimate covers --self-sums only: drop it, or drop {name}",
                 reason="INVALID_REQUEST",
             )
 

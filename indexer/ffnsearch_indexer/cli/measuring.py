@@ -45,7 +45,7 @@ def calibrate(
     from ffnsearch_indexer.fidelity import calibrate as calibrating
     from ffnsearch_indexer.fidelity.table import ladder_lines
 
-    work = calibrating.work_folder(snapshot)
+    work = calibrating.calibration_folder(snapshot)
     with resumable(work), opened(snapshot, skip_verify=skip_verify) as datastore:
         predictor = Predictor(datastore, backend=backend, device=device)
         with ProgressDisplay() as display:
@@ -93,16 +93,17 @@ def evaluate(
     A measurement that was stopped is continued by the same command.
     """
     from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import evaluate as evaluating
     from ffnsearch_indexer.fidelity.table import table_lines
 
     documents = {}
-    works = [evaluating.work_folder(snapshot, each) for each in Protocol]
+    works = [evaluating.measurement_folder(snapshot, each) for each in Protocol]
     with resumable(*works), opened(snapshot, skip_verify=skip_verify) as datastore:
         protocols = choose_protocols(datastore.manifest.split, protocol or [])
-        profiles = evaluating.choose_profiles(datastore.manifest, profile or [])
+        profiles = choose_profiles(datastore.manifest.profiles, profile or [])
         corpus = read_corpus(trained_on) if trained_on else None
         predictor = Predictor(datastore, backend=backend, device=device)
         options: dict[str, Any] = dict(prompts=prompts, seed=seed, sisters=sister or [], trained_on=corpus)
@@ -136,7 +137,7 @@ def report(
     from ffnsearch_indexer.answer.predictor import Predictor
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.report import writing
-    from ffnsearch_indexer.store.snapshot import read_manifest
+    from ffnsearch_indexer.store.manifest import read_manifest
 
     folder = out or writing.default_folder(snapshot)
     writing.require_measured(snapshot, read_manifest(snapshot))

@@ -1,4 +1,4 @@
-"""What the subcommands share: options, how a result is printed, and what an interrupted one says."""
+"""What the subcommands share: options, how a result is printed, and what is said where the user stops one."""
 
 import json
 import shlex
@@ -56,7 +56,7 @@ def epilog(examples: Iterable[str]) -> str:
 
 @contextmanager
 def resumable(*kept: Path) -> Iterator[None]:
-    """Say, when the user stops the work, what is left of it, and where, and how it is continued."""
+    """Say, when the user stops the work, what is kept of it, where, and how it is continued."""
     try:
         yield
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def resumable(*kept: Path) -> Iterator[None]:
 
 @contextmanager
 def opened(snapshot: Path, *, skip_verify: bool = False) -> Iterator["Datastore"]:
-    """Open a snapshot, and tell how much of it is read."""
+    """Open a snapshot, and show how much of it has been read."""
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.store.datastore import Datastore
 

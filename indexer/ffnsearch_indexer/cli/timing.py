@@ -36,14 +36,14 @@ def bench(
     """
     from ffnsearch_indexer.answer import speed
     from ffnsearch_indexer.answer.predictor import Predictor
+    from ffnsearch_indexer.answer.profile import choose_profiles
     from ffnsearch_indexer.console import ProgressDisplay
-    from ffnsearch_indexer.fidelity.evaluate import choose_profiles
     from ffnsearch_indexer.fidelity.selection import evaluation_ids
 
     batches = _batches(batch)
     with resumable(), opened(snapshot, skip_verify=skip_verify) as datastore:
         manifest = datastore.manifest
-        (chosen,) = choose_profiles(manifest, [profile or manifest.default_profile])
+        (chosen,) = choose_profiles(manifest.profiles, [profile or manifest.default_profile])
         asked = list(datastore.substrings[evaluation_ids(manifest.substrings, max(prompts, *batches))])
         if batches[-1] > len(asked):
             typer.echo(f"no call has more than {len(asked):,} prompts: the snapshot has no more to ask", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ffnsearch_indexer.cli.options import SEED_MAX, AsJson, Corpus, Out, command, print_result, resumable
+from ffnsearch_indexer.errors import FfnSearchError
 
 
 def train(
@@ -16,10 +17,21 @@ def train(
     iterations: Annotated[int, typer.Option(help="Batches to train on.", min=1)] = 2000,
     batch_windows: Annotated[int, typer.Option(help="Windows in a batch.", min=1)] = 32,
     rate_peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    blocks: Annotated[int, typer.Option(help="Blocks of the model.", min=1)] = 6,
-    heads: Annotated[int, typer.Option(help="Attention heads of a block.", min=1)] = 6,
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.", min=1)] = 384,
-    context_tokens: Annotated[int, typer.Option(help="Longest input, and length of a training window.", min=1)] = 256,
+    blocks: Annotated[
+        int | None, typer.Option(help="Blocks of the model.", min=1, show_default="6, or those of --start")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads of a block.", min=1, show_default="6, or those of --start")
+    ] = None,
+    d_model: Annotated[
+        int | None, typer.Option(help="Width of the residual stream.", min=1, show_default="384, or that of --start")
+    ] = None,
+    context_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest input, and length of a training window.", min=1, show_default="256, or that of --start"
+        ),
+    ] = None,
     dropout: Annotated[float, typer.Option(help="Share of values dropped, outside attention.")] = 0.1,
     vocabulary: Annotated[
         Path | None,
@@ -42,9 +54,12 @@ def train(
     from ffnsearch_indexer.models.training import train as run_training
     from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
 
-    text = read_corpus(corpus)
+    given = {"blocks": blocks, "heads": heads, "d_model": d_model, "context_tokens": context_tokens}
+    sizes = {name: value for name, value in given.items() if value is not None}
     if start:
+        _require_none([*sizes, *(["vocabulary"] if vocabulary else [])])
         vocabulary = start / TOKENIZER_FILE
+    text = read_corpus(corpus)
     if vocabulary:
         tokenizer = Tokenizer.load(vocabulary)
     else:
@@ -52,7 +67,7 @@ def train(
     if start:
         config = replace(Transformer.load(start).config, dropout=dropout)
     else:
-        config = TransformerConfig(tokenizer.vocabulary_size, blocks, heads, d_model, context_tokens, dropout=dropout)
+        config = TransformerConfig(tokenizer.vocabulary_size, dropout=dropout, **sizes)
     settings = TrainingSettings(seed=seed, iterations=iterations, batch_windows=batch_windows, rate_peak=rate_peak)
     with resumable(out), ProgressDisplay() as display:
         record = run_training(text, tokenizer, config, settings, out, start=start, device=device, progress=display)
@@ -65,3 +80,14 @@ def train(
     losses = f"loss {record.final_train_loss:.4f} in training, {record.final_validation_loss:.4f} in validation"
     following = command("build", "--corpus", corpus, "--model", out, "--out", f"{out}.ffn")
     print_result(as_json, result, [f"trained {out}: {losses}", f"next: {following}"])
+
+
+def _require_none(names: list[str]) -> None:
+    """Refuse options of sizes and characters beside --start."""
+    if names:
+        option = f"--{names[0].replace('_', '-')}"
+        raise FfnSearchError(
+            f"{option} and --start exclude each other, for sizes and characters are those of the model to train "
+            f"further: drop {option} or --start",
+            reason="INVALID_REQUEST",
+        )

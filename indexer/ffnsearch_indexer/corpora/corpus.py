@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.errors import CorpusError
 
 BUILT_IN = {"shakespeare": shakespeare.render}
+Split = Literal["all", "train"]
+"""Which part of a corpus is indexed: the whole, or what a model trains on."""
+
 TRAIN_FRACTION = 0.9
 """Share of the characters, from the start, that a model trains on; the rest is for validation."""
 

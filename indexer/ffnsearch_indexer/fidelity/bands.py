@@ -14,7 +14,7 @@ from ffnsearch_indexer.answer.prediction import softmax
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, concatenated, map_chunks
 from ffnsearch_indexer.progress import Progress
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 GRID = (
     *(0.6, 0.64, 0.68, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84),

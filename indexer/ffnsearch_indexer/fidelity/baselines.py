@@ -12,6 +12,7 @@ from ffnsearch_indexer.fidelity.bands import Bands
 from ffnsearch_indexer.fidelity.endings import Endings
 from ffnsearch_indexer.fidelity.metrics import normalised
 from ffnsearch_indexer.index.base import Int64
+from ffnsearch_indexer.parts import parts_of
 
 LABELS = {
     "own_next_tokens": "own next tokens",
@@ -33,12 +34,11 @@ Answer = tuple[Float64, Bools]
 
 
 def baseline_answers(freq: Int64, totals: Int64, unigram: Float64, fitted: Profile | None) -> dict[str, Answer]:
-    """The answers by name, from what follows the last l tokens of each prompt, [B, L+1, V].
+    """The answers by name. Where the text has any support, only a prompt's own next tokens may lack it.
 
-    All but a prompt's own next tokens have support as long as the text has: the shortest ending is none.
-
-    totals: [V], what follows all substrings. unigram: [V], the distribution of that, which the fitted one starts from.
-    fitted: of `ngram_bands`, None for none.
+    freq: [B, L+1, V], what follows the last l tokens of each prompt. totals: [V], what follows all substrings. unigram:
+    [V], the distribution of that, which the fitted one starts from. fitted: the n-gram fitted to `ngram_bands`, None
+    where there is none.
     """
     answers = {
         "own_next_tokens": normalised(freq[:, -1]),
@@ -57,18 +57,16 @@ def ngram_bands(
 ) -> Bands:
     """The endings of the prompts [n, L] of a search as a block of their own, for the fit of a profile.
 
-    The similarity of a prompt and a substring is here the share of the window, from its end, in which they agree: step
-    l, above (l - 1) / L, has what shares at least l tokens, from none on. So an n-gram is fitted just as what is
-    searched is, to the same answers of the model. The step for no token at all is of the whole text, whatever is
-    excluded.
+    The similarity of a prompt and a substring is the share of the window, counted from its end, in which they agree:
+    step l, above (l - 1) / L, holds what shares at least l tokens, from l = 0 on. So an n-gram is fitted in the same
+    way as a search, to the same answers of the model. The step of no token holds the whole text, whatever is excluded.
     """
     window_tokens = prompts.shape[1]
     steps = min(window_tokens, FITTED_TOKENS) + 1
     chunk_prompts = max(1, CHUNK_BYTES // (8 * steps * of_search.model.shape[1]))
     freq = np.empty((len(prompts), 1, steps, of_search.model.shape[1]), dtype=np.int32)
     neighbors = np.empty((len(prompts), 1, steps), dtype=np.int64)
-    for first in range(0, len(prompts), chunk_prompts):
-        part = slice(first, first + chunk_prompts)
+    for part in parts_of(len(prompts), chunk_prompts):
         found = endings.followers(prompts[part], own_ids[part], exclude_self=exclude_self, longest=steps - 1)
         freq[part, 0], neighbors[part, 0] = _beside_unigram(found.freq, endings.totals), found.substrings
     thresholds = tuple((length - 1) / window_tokens for length in range(steps))
@@ -76,7 +74,7 @@ def ngram_bands(
 
 
 def _beside_unigram(freq: Int64, totals: Int64) -> Int64:
-    """The sums [B, L+1, V], those after no token with a prompt's own row too, as `unigram` has it.
+    """The sums [B, L+1, V]; those after no token include a prompt's own row, as `unigram` does.
 
     A fit weighs what each step says beyond the wider one, the first beyond the unigram. Without the own row that would
     be this row alone, and a negative weight would make it the answer.
@@ -97,8 +95,8 @@ def _longest(freq: Int64) -> Int64:
 def _witten_bell(freq: Int64) -> Answer:
     """Every ending's distribution smoothed by the next shorter one, the shortest by an even one.
 
-    It counts as much as there are different tokens after the ending (Witten and Bell 1991, as Chen and Goodman 1999
-    have it): `p_l = (freq_l + types_l * p_(l-1)) / (mass_l + types_l)`.
+    The shorter one counts as much as there are different tokens after the ending (Witten and Bell 1991, as given by
+    Chen and Goodman 1999): `p_l = (freq_l + types_l * p_(l-1)) / (mass_l + types_l)`.
     """
     answers = np.full(freq.shape[::2], 1 / freq.shape[2])
     for of_length in np.moveaxis(freq, 1, 0):

@@ -28,10 +28,10 @@ from ffnsearch_indexer.fidelity.selection import calibration_ids
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 
 PROMPTS_MIN = 50
-"""Fewer prompts would be learned by heart."""
+"""A profile would learn fewer prompts by heart."""
 
 BYTES_MAX = 2 << 30
 """Most memory for what is found for all prompts (`Bands`): with it, all of a calibration stays below 8 GB.
@@ -97,9 +97,9 @@ def calibrate(
     """Find profiles whose answers are near the model's own, on prompts that no evaluation looks at.
 
     prompts: how many at most. seed: of the order in which prompts are fitted. save: write profiles and figures into
-    the snapshot's manifest; evaluations of earlier profiles go. It works in a folder beside the snapshot
-    (`work_folder`): what is killed is continued there. A snapshot of the training split is calibrated without each
-    prompt's own row (leave-one-out), so that prompts from elsewhere find the same; one of the whole text with it.
+    the snapshot's manifest; evaluations of earlier profiles go. It works in `calibration_folder`, beside the snapshot,
+    and continues there what was killed. A snapshot of the training split is calibrated without each prompt's own row
+    (leave-one-out), so that prompts from elsewhere find the same; one of the whole text with it.
 
     Raises FidelityError where there are too few prompts, and BackendError where what an approximate backend finds is
     to be saved.
@@ -117,7 +117,7 @@ def calibrate(
             prompts=len(ids),
         )
     protocol = Protocol.PARITY if datastore.manifest.split == "all" else Protocol.LEAVE_ONE_OUT
-    folder = work_folder(datastore.path)
+    folder = calibration_folder(datastore.path)
     positions = datastore.first_positions[ids]
     chosen = datastore.windows[positions]
     exclude_self = protocol is Protocol.LEAVE_ONE_OUT
@@ -159,7 +159,7 @@ def most_prompts(manifest: Manifest) -> int:
     return min(BYTES_MAX // bytes_of_prompt(manifest), len(calibration_ids(manifest.substrings, manifest.substrings)))
 
 
-def work_folder(snapshot: Path) -> Path:
+def calibration_folder(snapshot: Path) -> Path:
     """Where a calibration works until it is done, beside the snapshot."""
     return beside(snapshot, ".calibrate")
 
@@ -281,7 +281,10 @@ def _save(snapshot: Path, calibration: Calibration) -> None:
     profiles = {name: profile.to_json() for name, profile in calibration.profiles.items()}
     revise_manifest(
         snapshot,
-        profiles=lambda manifest: manifest.profiles | profiles,
-        default_profile=calibration.default,
-        fidelity={CALIBRATION: calibration.document},
+        lambda manifest: replace(
+            manifest,
+            profiles=manifest.profiles | profiles,
+            default_profile=calibration.default,
+            fidelity={CALIBRATION: calibration.document},
+        ),
     )

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.alone import Identity
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.errors import BackendError
 from ffnsearch_indexer.files import disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.work import Identity, claim, clear
+from ffnsearch_indexer.store.work import claim, clear
 
 CHUNK_PROMPTS = 512
 """Prompts searched at once, at most: enough for wide matrix products, and all that a kill can lose."""

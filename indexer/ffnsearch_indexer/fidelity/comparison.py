@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.alone import Identity
 from ffnsearch_indexer.answer.prediction import combine, softmax
 from ffnsearch_indexer.answer.predictor import Found, Predictor
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, thresholds_of
 from ffnsearch_indexer.fidelity.baselines import LABELS, Answer, baseline_answers
 from ffnsearch_indexer.fidelity.chunks import Arrays, chunk_prompts, identity_of_search
 from ffnsearch_indexer.fidelity.endings import Endings
@@ -22,7 +22,6 @@ from ffnsearch_indexer.fidelity.evaluation import AnswerKey
 from ffnsearch_indexer.fidelity.metrics import measure, normalised
 from ffnsearch_indexer.fidelity.sisters import Sister
 from ffnsearch_indexer.models.queries import run_prompts
-from ffnsearch_indexer.store.work import Identity
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,9 @@ class Comparison:
         ]
 
     @cached_property
-    def thresholds(self) -> list[list[float]]:
+    def thresholds(self) -> list[tuple[float, ...]]:
         """For each block, the thresholds of all profiles, each once."""
-        of_profiles = (profile.thresholds_by_block for profile in self.profiles)
-        return [sorted(set(chain(*of_block))) for of_block in zip(*of_profiles, strict=True)]
+        return thresholds_of(self.profiles)
 
     @cached_property
     def chunk_prompts(self) -> int:

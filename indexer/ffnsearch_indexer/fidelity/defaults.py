@@ -1,4 +1,7 @@
-"""How many prompts are taken where nobody says. Light, so that the command line can tell it in its help."""
+"""How many prompts are taken by default. It imports nothing, so that the help of the command line is fast."""
+
+FIRST_CALIBRATION_PROMPTS = 2000
+"""Most prompts of the calibration that follows a build."""
 
 CALIBRATION_PROMPTS = 8000
 """Most prompts of a calibration."""

@@ -5,15 +5,15 @@ Shapes: n prompts.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
-from ffnsearch_indexer.errors import ChangedError, FidelityError, ProfileError
+from ffnsearch_indexer.errors import ChangedError, FidelityError
 from ffnsearch_indexer.fidelity.chunks import concatenated, map_chunks, require_exact, work_in
 from ffnsearch_indexer.fidelity.comparison import Comparison
 from ffnsearch_indexer.fidelity.defaults import EVALUATION_PROMPTS
@@ -25,7 +25,7 @@ from ffnsearch_indexer.fidelity.sisters import load_sisters
 from ffnsearch_indexer.files import beside
 from ffnsearch_indexer.index.base import Int64
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store.snapshot import Manifest, revise_manifest
+from ffnsearch_indexer.store.manifest import Manifest, revise_manifest
 from ffnsearch_indexer.store.work import clear
 
 
@@ -115,32 +115,35 @@ class Measurement:
     def run(self, *, save: bool = False, progress: Progress = silent) -> Iterator[Evaluation]:
         """Measure, and with `save` put the result into the snapshot's manifest.
 
-        It works in a folder beside the snapshot (`work_folder`), which goes when the context ends without an error:
-        what is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
+        It works in `measurement_folder`, beside the snapshot, which goes when the context ends without an error; what
+        is killed or fails before is continued there. Raises OutputError where the disk refuses, or the folder
         is that of another measurement, BackendError where what an approximate backend finds is to be saved, and
         ChangedError where a calibration came between.
         """
         if save:
             require_exact(self.comparison.predictor)
         snapshot = self.comparison.predictor.datastore.path
-        folder = work_folder(snapshot, self.protocol)
+        folder = measurement_folder(snapshot, self.protocol)
         with work_in(folder, {"protocol": self.protocol.value, **self.comparison.identity()}):
             evaluation = self._evaluation(folder, progress)
             try:
                 if save:
-                    revise_manifest(snapshot, fidelity=lambda manifest: self._kept_in(manifest, evaluation))
+                    revise_manifest(snapshot, lambda manifest: self._kept_in(manifest, evaluation))
                 yield evaluation
             except ChangedError:  # of this measurement, or of one that the caller runs within its context
                 clear(folder)
                 raise
 
-    def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> dict[str, Any]:
-        """A manifest's figures with this measurement's; refuses (ChangedError) where a calibration came between."""
+    def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> Manifest:
+        """A manifest with this measurement's figures too; refuses (ChangedError) where a calibration came between."""
         measured = {profile.name: profile for profile in self.comparison.profiles}
-        found = {name: Profile.from_json(profile) for name, profile in manifest.profiles.items() if name in measured}
-        if found != measured or _fitted_ngram(manifest) != self.comparison.ngram:
+        found = profiles_of(manifest.profiles)
+        if (
+            any(found.get(name) != profile for name, profile in measured.items())
+            or _fitted_ngram(manifest) != self.comparison.ngram
+        ):
             raise ChangedError("the snapshot was calibrated while it was measured, so nothing is kept: measure again")
-        return (manifest.fidelity or {}) | {self.protocol.key: evaluation.document}
+        return replace(manifest, fidelity=(manifest.fidelity or {}) | {self.protocol.key: evaluation.document})
 
     def _evaluation(self, folder: Path, progress: Progress) -> Evaluation:
         comparison, datastore = self.comparison, self.comparison.predictor.datastore
@@ -173,18 +176,6 @@ class Measurement:
         )
 
 
-def choose_profiles(manifest: Manifest, names: Sequence[str] = ()) -> list[Profile]:
-    """The profiles of a snapshot with these names, all of them without; raises ProfileError for one it lacks."""
-    for name in names:
-        if name not in manifest.profiles:
-            raise ProfileError(
-                f"the snapshot has no profile {name!r}; it has {', '.join(sorted(manifest.profiles))}",
-                reason="UNKNOWN_PROFILE",
-                profile=name,
-            )
-    return [Profile.from_json(manifest.profiles[name]) for name in dict.fromkeys(names or sorted(manifest.profiles))]
-
-
 def _fitted_ngram(manifest: Manifest) -> Profile | None:
     """The n-gram that the snapshot's calibration fitted, None where there is none."""
     calibration = (manifest.fidelity or {}).get(CALIBRATION, {})
@@ -203,6 +194,6 @@ def _training_unknown(manifest: Manifest) -> FidelityError:
     )
 
 
-def work_folder(snapshot: Path, protocol: Protocol) -> Path:
+def measurement_folder(snapshot: Path, protocol: Protocol) -> Path:
     """Where a measurement works until it is done, beside the snapshot."""
     return beside(snapshot, f".evaluate-{protocol}")

@@ -1,4 +1,4 @@
-"""What one measurement found, and how that is told: as a document for programs.
+"""What one measurement found, and the JSON document that says so.
 
 Shapes: n prompts.
 """
@@ -22,7 +22,7 @@ AnswerKey = tuple[str, str]
 Document = dict[str, Any]
 
 EXAMPLES = 8
-"""How many of the nearest and of the farthest answers are told."""
+"""How many of the nearest and of the farthest answers are listed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Evaluation:
 
     @cached_property
     def document(self) -> Document:
-        """The JSON form of this measurement: the default profile's measures first, then all that is beside it.
+        """The JSON form of this measurement: the default profile's measures, then those of everything else.
 
         `noise_floor` is the mean Hellinger distance of the sisters, null where there is none; `trained_on`,
         `in_training` and `not_in_training` are null where it is not known what the model was trained on.
@@ -63,7 +63,7 @@ class Evaluation:
         best = min(range(len(blocks)), key=lambda block: blocks[block]["hellinger"]["mean"])
         sisters = list(self._summaries("sisters").values())
         is_in = self.is_in_training
-        descriptions = {profile.name: profile.to_json().get("source", "") for profile in self.profiles}
+        descriptions = {profile.name: profile.source for profile in self.profiles}
         return {
             "protocol": self.protocol.key,
             "corpus": self.corpus,

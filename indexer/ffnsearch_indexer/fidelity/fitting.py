@@ -28,6 +28,9 @@ RATE = 0.04
 TOKEN_BIAS_MAX = 1000
 """Largest vocabulary for which a product learns a bias of every token: with more, they would be learned by heart."""
 
+ONE_STEP_PROMPTS, ONE_STEP_SWEEPS_MAX = 1500, 4
+"""How many prompts are looked at to choose one threshold a block, and how often the blocks take turns at most."""
+
 Thresholds = Sequence[Sequence[float]]
 """For each block its thresholds, as many in every block, ascending."""
 
@@ -61,7 +64,7 @@ def fit_sum(
     largest = float(constants.max())
     blocks = tuple(
         tuple(
-            Step(t, float(np.exp(constants[block, step] - largest)), **fields(block, step)) for step, t in enumerate(of)
+            Step(t, float(np.exp(constants[block, step] - largest)), **fields[block][step]) for step, t in enumerate(of)
         )
         for block, of in enumerate(thresholds)
     )
@@ -96,7 +99,7 @@ def fit_product(
     prior_masses = log_prior_mass.detach().exp().clamp(1e-6, PRIOR_MASS_MAX).tolist()
     blocks = tuple(
         tuple(
-            ProductStep(t, float(constants[block, step]), prior_mass=prior_masses[block][step], **fields(block, step))
+            ProductStep(t, float(constants[block, step]), prior_mass=prior_masses[block][step], **fields[block][step])
             for step, t in enumerate(of)
         )
         for block, of in enumerate(thresholds)
@@ -105,16 +108,16 @@ def fit_product(
     return ProductProfile("", blocks, float(prior_weight.detach()), token_bias)
 
 
-def choose_one_step(bands: Bands, prompts: int = 1500, sweeps_max: int = 4) -> list[list[float]]:
+def choose_one_step(bands: Bands) -> list[list[float]]:
     """Choose one threshold a block, block by block in turn: that with which the best weighted sum is nearest.
 
-    Starts with each block's best threshold alone. Looks at the first `prompts` prompts.
+    Starts with each block's best threshold alone.
     """
-    bands = bands.take(slice(prompts))
+    bands = bands.take(slice(ONE_STEP_PROMPTS))
     freq, root = torch.from_numpy(bands.freq).float(), _root_of(bands)
     alone = [[_nearest_sum(freq[:, [block], [step]], root) for step in range(freq.shape[2])] for block in _blocks(freq)]
     chosen = [int(np.argmin(of_block)) for of_block in alone]
-    for _ in range(sweeps_max):
+    for _ in range(ONE_STEP_SWEEPS_MAX):
         before = list(chosen)
         for block in _blocks(freq):
             tried = [[*chosen[:block], step, *chosen[block + 1 :]] for step in range(freq.shape[2])]
@@ -165,23 +168,24 @@ class _Weights:
         of_blocks = torch.einsum("ksj,nj->nks", self._middle, self._steps.middle[rows])
         return self.constant + self._own * self._steps.own[rows] + of_blocks
 
-    def fields(self) -> tuple[np.ndarray, Callable[[int, int], dict[str, Any]]]:
-        """The constants [K, S] of plain, not standardised support, and the other fields of a step."""
+    def fields(self) -> tuple[np.ndarray, list[list[dict[str, Any]]]]:
+        """The constants [K, S] of plain, not standardised support, and for each block the other fields of each step."""
         mean, scale = self._steps.mean.double(), self._steps.scale.double()
         step = mean.shape[1] // 2
         own = self._own.detach().double() / scale
         middle = self._middle.detach().double() / scale[:, step]
         constant = self.constant.detach().double() - own * mean - middle @ mean[:, step]
 
-        def of(block: int, number: int) -> dict[str, Any]:
-            if not self.by_support:
-                return {}
-            return {
-                "support_weight": float(own[block, number]),
-                "block_support_weights": tuple(middle[block, number].tolist()),
-            }
-
-        return constant.numpy(), of
+        fields: list[list[dict[str, Any]]] = [[{} for _ in of_block] for of_block in own]
+        if self.by_support:
+            fields = [
+                [
+                    {"support_weight": weight, "block_support_weights": tuple(weights)}
+                    for weight, weights in zip(*of_block, strict=True)
+                ]
+                for of_block in zip(own.tolist(), middle.tolist(), strict=True)
+            ]
+        return constant.numpy(), fields
 
 
 def _log_ratios(freq: Tensor, mass: Tensor, prior_mass: Tensor, log_unigram: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from ffnsearch_indexer.answer.prediction import Bools, Counts, Float64, hellinge
 from ffnsearch_indexer.index.base import Int64
 
 NEAR = 0.2
-"""Distances below it are counted: the article's own mark."""
+"""Distances below it are counted, as `below_0.2`: the article's own mark."""
 
 HISTOGRAM_BINS = 50
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-RESAMPLES = 1000
+RESAMPLES, RESAMPLING_SEED = 1000, 0
 CONFIDENCE = 0.95
 
 PASSAGE_TOKENS, PASSAGES_MIN = 512, 20
@@ -88,7 +88,7 @@ def summarise(measures: Measures, positions: Int64) -> dict[str, Any]:
             "ci95": list(confidence_interval(distances, positions)),
             "quantiles": {str(q): float(np.quantile(distances, q)) for q in QUANTILES},
             "max": float(distances.max()),
-            f"below_{NEAR}": float((distances < NEAR).mean()),
+            "below_0.2": float((distances < NEAR).mean()),
             "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         },
         "kl": {
@@ -123,7 +123,7 @@ def by_support(distances: Float64, mass: Int64) -> list[dict[str, Any]]:
     ]
 
 
-def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> tuple[float, float]:
+def confidence_interval(values: Float64, positions: Int64) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean of values [B]: of 1,000 resamples' means, the middle 95 %.
 
     positions: [B], where in its text the prompt of each begins. Prompts that are near each other share tokens and a
@@ -133,7 +133,7 @@ def confidence_interval(values: Float64, positions: Int64, *, seed: int = 0) -> 
     passage_tokens = min(PASSAGE_TOKENS, int(np.ptp(positions)) // PASSAGES_MIN + 1)
     passages = np.unique(positions // passage_tokens, return_inverse=True)[1]
     sums, prompts = np.bincount(passages, values), np.bincount(passages)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(RESAMPLING_SEED)
     draws = (random.integers(0, len(sums), len(sums)) for _ in range(RESAMPLES))
     means = [sums[drawn].sum() / prompts[drawn].sum() for drawn in draws]
     low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))

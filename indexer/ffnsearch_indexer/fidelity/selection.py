@@ -1,6 +1,6 @@
 """Which prompts a measurement takes: seeded, the article's own for its corpus, none shared with calibration.
 
-A prompt is told by its position, that of its first token in the corpus: neighbouring ones have much in common.
+A prompt is identified by the position of its first token in the corpus; neighbouring prompts have much in common.
 Shapes: L window, M prompts, N substrings, T tokens of a text.
 """
 

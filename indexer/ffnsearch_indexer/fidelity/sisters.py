@@ -1,4 +1,7 @@
-"""Other models of the same kind: how far they are from the snapshot's model is the noise floor of its answers."""
+"""Sisters: models of the same kind, trained again from other seeds.
+
+How far they are from the snapshot's model is the noise floor of its answers. A report calls a sister a retrained model.
+"""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +34,7 @@ def load_sisters(folders: Sequence[Path], tokenizer: Tokenizer, window_tokens: i
     for folder, sister in zip(folders, sisters, strict=True):
         if sister.facts["model_sha256"] in known:
             raise ModelError(
-                f"the model in {folder} is the snapshot's own, or given twice, and no further from itself than 0: "
+                f"the model in {folder} is the snapshot's own model or was given twice, so its distance would be 0: "
                 "give models that were trained from other seeds",
                 reason="SAME_MODEL",
                 folder=folder,

@@ -1,4 +1,4 @@
-"""How a measurement and a calibration look to a person: a line for each profile, block, baseline and sister."""
+"""A measurement and a calibration as tables for a person: a line for each profile, block, baseline and sister."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffnsearch_indexer.alone import LOCK_FILE, alone_in
+from ffnsearch_indexer.alone import LOCK_FILE, alone_in, first_difference, in_words
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
@@ -262,14 +262,14 @@ class _Run:
             raise OutputError(
                 f"{path} is not a checkpoint that can be continued: delete it, or choose another folder"
             ) from None
-        for name in ("corpus_sha256", "tokenizer_sha256", "settings", "config", "started_from"):
-            if saved.get(name) != mine[name]:
-                raise OutputError(
-                    f"{path} belongs to a run with another {name.removesuffix('_sha256').replace('_', ' ')}: "
-                    "give the same options, or choose another folder",
-                    reason="OUTPUT_EXISTS",
-                    different=name,
-                )
+        names = ("corpus_sha256", "tokenizer_sha256", "settings", "config", "started_from")
+        if name := first_difference(saved, {name: mine[name] for name in names}):
+            raise OutputError(
+                f"{path} belongs to a run with another {in_words(name)}: "
+                "give the same options, or choose another folder",
+                reason="OUTPUT_EXISTS",
+                different=name,
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]

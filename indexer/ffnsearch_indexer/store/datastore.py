@@ -16,10 +16,11 @@ from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.prefix_cache import PrefixCache
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_indexer.store import snapshot
-from ffnsearch_indexer.store.counts import Record, RecordStore
+from ffnsearch_indexer.store import layout
+from ffnsearch_indexer.store.check import check_content, check_sizes
+from ffnsearch_indexer.store.manifest import Manifest, read_manifest
+from ffnsearch_indexer.store.records import Record, RecordStore
 from ffnsearch_indexer.store.self_sums import load_self_sums
-from ffnsearch_indexer.store.snapshot import Manifest, check_content, check_sizes, read_manifest
 from ffnsearch_indexer.store.tiles import load_tiles
 
 Check = Literal["all", "sizes"]
@@ -28,7 +29,7 @@ PREFIX_CACHE_BYTES_MAX = 256 << 20
 """What is kept of the prompts' common prefixes: 14,563 of them, with the reference model."""
 
 PREFIX_SAMPLE = 1 << 16
-"""From how many substrings, about, it is told which prefixes are common."""
+"""About how many substrings are looked at to find the common prefixes."""
 
 
 class Place(NamedTuple):
@@ -50,31 +51,29 @@ class Datastore:
         N, D = manifest.substrings, manifest.d_model
         self.path, self.manifest, self.model, self.tokenizer = path, manifest, model, tokenizer
         self.window_tokens = manifest.window_tokens
-        self.corpus: Tokens = load_array(path / snapshot.CORPUS_FILE, np.uint16, (None,))
-        self.first_positions: NDArray[np.int64] = load_array(path / snapshot.FIRST_POSITIONS_FILE, np.int64, (N,))
-        self.keys = [
-            load_array(path / snapshot.keys_file(block), np.float16, (N, D)) for block in range(manifest.blocks)
-        ]
+        self.corpus: Tokens = load_array(path / layout.CORPUS_FILE, np.uint16, (None,))
+        self.first_positions: NDArray[np.int64] = load_array(path / layout.FIRST_POSITIONS_FILE, np.int64, (N,))
+        self.keys = [load_array(path / layout.keys_file(block), np.float16, (N, D)) for block in range(manifest.blocks)]
         self.counts = NextTokenCounts(
-            load_array(path / snapshot.OFFSETS_FILE, np.int64, (N + 1,)),
-            load_array(path / snapshot.TOKENS_FILE, np.uint16, (None,)),
-            load_array(path / snapshot.COUNTS_FILE, np.uint32, (None,)),
+            load_array(path / layout.OFFSETS_FILE, np.int64, (N + 1,)),
+            load_array(path / layout.TOKENS_FILE, np.uint16, (None,)),
+            load_array(path / layout.COUNTS_FILE, np.uint32, (None,)),
             manifest.vocabulary_size,
         )
-        has_tiles = snapshot.TILES_FOLDER in manifest.parts
+        has_tiles = layout.TILES_FOLDER in manifest.parts
         self.tiles = [load_tiles(path, block, N, D) for block in range(manifest.blocks)] if has_tiles else None
-        has_self_sums = snapshot.SELF_SUMS_FOLDER in manifest.parts
+        has_self_sums = layout.SELF_SUMS_FOLDER in manifest.parts
         self.self_sums = load_self_sums(path, manifest.blocks, N) if has_self_sums else None
-        self._records = RecordStore(path / snapshot.RECORDS_FILE)
+        self._records = RecordStore(path / layout.RECORDS_FILE)
 
     @classmethod
     def open(cls, path: Path, *, check: Check = "all", progress: Progress = silent) -> Self:
         """Open a snapshot, or refuse it.
 
-        check: "all" reads every byte and compares hashes (about a second a gigabyte), and tells `progress` how many
-        megabytes of them, from several threads, one at a time, and stops where that raises; "sizes" looks at file sizes
-        only. Model and tokenizer are always compared with the manifest. Raises SnapshotError and its kinds, which say
-        what differs.
+        check: "all" reads every byte and compares hashes, which takes about a second a gigabyte; "sizes" looks at file
+        sizes only. progress: counts the megabytes that are read; it is called from several threads, one at a time, and
+        what it raises ends the reading. Model and tokenizer are always compared with the manifest. Raises SnapshotError
+        and its kinds, which say what differs.
         """
         manifest = read_manifest(path)
         try:
@@ -173,7 +172,7 @@ class Datastore:
 
 
 def _load_model(path: Path) -> tuple[Transformer, Tokenizer]:
-    folder = path / snapshot.MODEL_FOLDER
+    folder = path / layout.MODEL_FOLDER
     try:
         return Transformer.load(folder), Tokenizer.load(folder / TOKENIZER_FILE)
     except ModelError as error:

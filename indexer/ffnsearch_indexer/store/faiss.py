@@ -1,4 +1,4 @@
-"""How faiss' indexes of blocks are made, kept and mapped, and how many neighbors are measured to be found by lists."""
+"""How faiss' indexes of blocks are made, kept and mapped, and the recall of its lists measured."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,17 @@ import numpy as np
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
 from ffnsearch_indexer.errors import BackendError, DamageError
-from ffnsearch_indexer.files import require_readable, unreadable, write_whole
+from ffnsearch_indexer.files import require_readable, save_text, unreadable, write_whole
 from ffnsearch_indexer.index.base import Float16, Index
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.faiss.flat import FaissFlatIndex, flat_bytes, flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
 from ffnsearch_indexer.index.faiss.ivf import SEED, FaissIvfIndex, ivf_bytes, ivf_of, measure
 from ffnsearch_indexer.index.faiss.library import count_gpus, library
+from ffnsearch_indexer.parts import parts_of
 from ffnsearch_indexer.progress import Progress
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import FAISS_FLAT_FOLDER, FAISS_IVF_FOLDER, faiss_file, recall_file
+from ffnsearch_indexer.store.layout import FAISS_FLAT_FOLDER, FAISS_IVF_FOLDER, faiss_file, recall_file
 
 FaissKind = Literal["flat", "ivf"]
 
@@ -41,10 +42,11 @@ PAGE_KEYS = 1 << 14
 
 @dataclass(frozen=True)
 class MeasuredRecall:
-    """What the lists of a block were measured to find, as it stands beside them.
+    """What the lists of a block were measured to find; kept in a file beside them.
 
     probes: lists searched of `lists`, also the `nprobe` in faiss' file. recall: the share of its neighbors above
-    `threshold` that one of `queries` keys finds, in the mean; recall_of_all: that of all their neighbors together.
+    `threshold` that one of `queries` keys finds on average; recall_of_all: the same share of all their neighbors taken
+    together.
     """
 
     lists: int
@@ -64,7 +66,7 @@ class FaissPlan:
 
 
 def plan_faiss(blocks: Mapping[FaissKind, int], substrings: int, d_model: int) -> FaissPlan:
-    """What it takes to make indexes of each kind for so many blocks. Lists that grow may have twice their room."""
+    """What it takes to make indexes of each kind for so many blocks. Lists that grow may take twice their size."""
     disk = {"flat": flat_bytes(substrings, d_model), "ivf": ivf_bytes(substrings, d_model) + RECALL_FILE_BYTES}
     memory = {"flat": disk["flat"], "ivf": 2 * disk["ivf"] + RECALL_BYTES}
     return FaissPlan(
@@ -74,7 +76,7 @@ def plan_faiss(blocks: Mapping[FaissKind, int], substrings: int, d_model: int) -
 
 
 def kinds_of(text: str | None) -> list[FaissKind]:
-    """The kinds of index that names with commas between them mean, None none.
+    """The kinds of index that names separated by commas stand for; no kind for None.
 
     Raises BackendError for another name, and where faiss is not installed.
     """
@@ -167,12 +169,11 @@ def _write_lists(folder: Path, block: int, keys: Float16, counts: NextTokenCount
     ivf = ivf_of(keys, Gpus() if count_gpus() else None)
     sample = np.sort(np.random.default_rng(SEED).permutation(len(keys))[:RECALL_QUERIES])
     queries, exact = keys[sample], ExactIndex(keys, counts)
-    pages = [range(len(keys))[first : first + PAGE_KEYS] for first in range(0, len(keys), PAGE_KEYS)]
+    pages = [range(len(keys))[part] for part in parts_of(len(keys), PAGE_KEYS)]
     found = measure(ivf, queries, (exact.range_search(queries, threshold, ids=page) for page in pages))
     ivf.nprobe = found.probes
     measured = MeasuredRecall(ivf.nlist, *found, len(queries), threshold)
-    text = json.dumps(asdict(measured), indent=1) + "\n"
-    write_whole(folder / recall_file(block), lambda path: path.write_text(text))
+    save_text(folder / recall_file(block), json.dumps(asdict(measured), indent=1) + "\n")
     _write_index(folder / faiss_file(FAISS_IVF_FOLDER, block), ivf)
 
 
@@ -181,9 +182,8 @@ def _write_index(path: Path, index: Any) -> None:
 
     def write(partial: Path) -> None:
         faiss = library()
-        with partial.open(
-            "wb"
-        ) as file:  # faiss' own writer leaves the last buffer to C's fclose, a full disk unnoticed
+        # Faiss' own writer leaves the last buffer to C's fclose, and a full disk unnoticed.
+        with partial.open("wb") as file:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
     write_whole(path, write)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.files import create_array, load_array, save_array, write_whole
+from ffnsearch_indexer.store.work import delete_step
 
 SHARD_WINDOWS = 32_768
 """Windows in a shard: about ten seconds of work for the reference model, and all that a kill can lose."""
@@ -47,5 +48,6 @@ def _shards_of_block(
     folder: Path, block: int, order: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
     for shard, positions in enumerate(shard_ranges(len(order))):
-        rows = load_array(shard_path(folder, shard), np.float16, (None, len(positions), None))[block]
+        shape, next_step = (None, len(positions), None), delete_step(folder)
+        rows = load_array(shard_path(folder, shard), np.float16, shape, next_step=next_step)[block]
         yield order[positions.start : positions.stop], rows

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import entries_of_rows
 from ffnsearch_indexer.errors import DamageError
-from ffnsearch_indexer.files import create_array, load_array, save_array, unreadable, write_whole
+from ffnsearch_indexer.files import create_array, load_array, save_array, save_text, unreadable, write_whole
 from ffnsearch_indexer.index.base import Int64, RangeSums
-from ffnsearch_indexer.store.snapshot import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
+from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
+from ffnsearch_indexer.store.work import delete_step
 
 Uint32 = NDArray[np.uint32]
 
@@ -103,8 +104,7 @@ def load_thresholds(folder: Path, blocks: int) -> list[tuple[float, ...]]:
 
 def save_thresholds(folder: Path, thresholds: Sequence[Sequence[float]]) -> None:
     """Write at which thresholds the sums of each block are."""
-    text = json.dumps([list(of_block) for of_block in thresholds]) + "\n"
-    write_whole(folder / SELF_SUMS_THRESHOLDS_FILE, lambda path: path.write_text(text))
+    save_text(folder / SELF_SUMS_THRESHOLDS_FILE, json.dumps([list(of_block) for of_block in thresholds]) + "\n")
 
 
 def piece_path(pieces: Path, number: int) -> Path:
@@ -167,12 +167,12 @@ def assemble_block(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int
 
 def _load_pieces(pieces: Path, ids_of_pieces: Sequence[Int64], thresholds: int) -> Iterator[tuple[Int64, Rows]]:
     for number, ids in enumerate(ids_of_pieces):
-        path = piece_path(pieces, number)
-        values = load_array(path, np.uint32, (None,))
+        path, next_step = piece_path(pieces, number), delete_step(pieces)
+        values = load_array(path, np.uint32, (None,), next_step=next_step)
         rows = len(ids) * thresholds
         entries = int(values[:rows].sum(dtype=np.int64))
         if len(values) != 2 * (rows + entries):
-            raise DamageError(f"{path} has another length than it says: delete {pieces.parent}", file=path.name)
+            raise DamageError(f"{path} has another length than it says: {next_step}", file=path.name)
         sizes, neighbors, tokens, sums = np.split(values, np.cumsum([rows, rows, entries]))
         shape = len(ids), thresholds
         yield ids, Rows(sizes.reshape(shape).astype(np.int64), neighbors.reshape(shape), tokens, sums)

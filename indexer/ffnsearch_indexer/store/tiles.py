@@ -15,7 +15,7 @@ from ffnsearch_indexer.hardware.threads import shared_out
 from ffnsearch_indexer.index.base import Float16
 from ffnsearch_indexer.index.tiles import GROUP_TILES, PREFIX, TILE_KEYS, Tiles, padded, tiles_of
 from ffnsearch_indexer.progress import Progress
-from ffnsearch_indexer.store.snapshot import tiles_files
+from ffnsearch_indexer.store.layout import tiles_files
 
 
 def write_tiles(

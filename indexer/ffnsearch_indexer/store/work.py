@@ -2,29 +2,31 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffnsearch_indexer.alone import LOCK_FILE, alone_in
+from ffnsearch_indexer.alone import LOCK_FILE, Identity, alone_in, first_difference, in_words
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.files import PARTIAL, write_whole
+from ffnsearch_indexer.files import PARTIAL, beside, save_text
 
 IDENTITY_FILE = "work.json"
 _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
 
-Identity = dict[str, object]
-"""What must be the same for killed work to be continued, by name; it survives JSON."""
 
-
-def work_folder(out: Path) -> Path:
+def build_folder(out: Path) -> Path:
     """Where a build of `out` works until it is whole."""
-    return out.parent / (out.name + PARTIAL)
+    return beside(out, PARTIAL)
+
+
+def part_folder(snapshot: Path, part: str) -> Path:
+    """The folder that the process that makes a part of a snapshot claims, until the part is whole."""
+    return snapshot / (part + PARTIAL)
 
 
 @contextmanager
 def claim(work: Path, identity: Identity) -> Iterator[None]:
-    """Make or reopen a work folder for this process alone; a folder in which nothing was done goes again.
+    """Make or reopen a work folder for this process alone; a folder in which nothing was done is deleted again.
 
     Raises OutputError for a folder in use, or with other work begun in it.
     """
@@ -32,8 +34,7 @@ def claim(work: Path, identity: Identity) -> Iterator[None]:
         try:
             require_own(work, identity)
             if _identity_in(work) != identity:
-                text = json.dumps(identity, sort_keys=True)
-                write_whole(work / IDENTITY_FILE, lambda path: path.write_text(text))
+                save_text(work / IDENTITY_FILE, json.dumps(identity, sort_keys=True))
             yield
         finally:
             if not _is_begun(work):
@@ -49,6 +50,11 @@ def clear(work: Path) -> None:
             path.unlink()
 
 
+def delete_step(folder: Path) -> str:
+    """What helps where unfinished work in a folder is damaged, for the end of a message."""
+    return f"delete {folder}; the same command makes it again"
+
+
 def require_own(work: Path, identity: Identity) -> None:
     """Refuse a work folder with something in it that the work of this identity would not continue."""
     if not _is_begun(work):
@@ -61,16 +67,6 @@ def require_own(work: Path, identity: Identity) -> None:
             path=work,
             different=name,
         )
-
-
-def first_difference(found: Mapping[str, object], wanted: Identity) -> str | None:
-    """The first name of an identity under which something else was found, or None."""
-    return next((name for name, value in wanted.items() if found.get(name) != value), None)
-
-
-def in_words(name: str) -> str:
-    """A name of an identity, for a person."""
-    return name.removesuffix("_sha256").replace("_", " ")
 
 
 def _identity_in(work: Path) -> Identity:

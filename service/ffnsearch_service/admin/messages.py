@@ -6,7 +6,7 @@ from google.longrunning import operations_pb2
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView

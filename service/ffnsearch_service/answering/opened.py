@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.predictor import Predictor, RankedNeighbors, SuffixClass
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.errors import CancelledError, DamageError, ProfileError
 from ffnsearch_indexer.index.base import Checkpoint
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.answers import Part, Times, combine_pieces
 from ffnsearch_service.answering.batcher import Batch, Work
 from ffnsearch_service.answering.call import Call
@@ -56,7 +56,7 @@ class OpenSnapshot:
         self.predictor = predictor
         self.datastore = predictor.datastore
         manifest = self.datastore.manifest
-        self.profiles = {name: Profile.from_json(document) for name, document in manifest.profiles.items()}
+        self.profiles = profiles_of(manifest.profiles)
         self.reader = RequestReader(
             snapshot_id=manifest.snapshot_id,
             tokenizer=self.datastore.tokenizer,

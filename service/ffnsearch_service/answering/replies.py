@@ -8,7 +8,7 @@ from ffnsearch_indexer.answer.predictor import SuffixClass
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.config import Limits
 from ffnsearch_service.profiles import profile_message

@@ -5,7 +5,6 @@ which a restart must know; `start` takes up what was queued or running. Records,
 """
 
 import contextlib
-import errno
 import json
 import logging
 import secrets
@@ -18,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.files import PARTIAL, beside
-from ffnsearch_indexer.store.work import work_folder
+from ffnsearch_indexer.files import PARTIAL, beside, is_full
+from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
@@ -263,7 +262,7 @@ class Builds:
         try:
             write_record(self._folder, record)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if is_full(error):
                 raise ExhaustedError(
                     "the disk of the server's state folder is full: make room", reason="DISK_FULL"
                 ) from error
@@ -313,7 +312,7 @@ class Builds:
 
     def _set_aside(self, record: BuildRecord) -> Path:
         """Move what a build left undone, if anything, to where no build looks; returns where that is."""
-        work = work_folder(self._folders.snapshot(record.spec.name, field="name"))
+        work = build_folder(self._folders.snapshot(record.spec.name, field="name"))
         aside = beside(work, f".{record.id}{_DISCARDED}")
         with contextlib.suppress(OSError):
             work.rename(aside)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ffnsearch_indexer.files import write_whole
+from ffnsearch_indexer.files import save_text
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.pathless import without_paths
 
@@ -85,7 +85,7 @@ class BuildRecord:
 def write_record(folder: Path, record: BuildRecord) -> None:
     """Make a record durable in one step. Raises OSError."""
     text = json.dumps(asdict(record), indent=1, sort_keys=True) + "\n"
-    write_whole(record_file(folder, record.id), lambda partial: partial.write_text(text, encoding="utf-8"))
+    save_text(record_file(folder, record.id), text)
 
 
 def read_records(folder: Path) -> list[BuildRecord]:

@@ -5,7 +5,6 @@ file is written; `_lock` guards the maps for as long as it takes to read or repl
 disk. A change is durable before anybody sees it: killed at any moment, a restart finds what was there before or after.
 """
 
-import errno
 import logging
 import secrets
 import threading
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Generic
 
 from ffnsearch_indexer.errors import FfnSearchError
-from ffnsearch_indexer.store.snapshot import read_manifest
+from ffnsearch_indexer.files import is_full
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.catalog.entry import Entry, Open
 from ffnsearch_service.catalog.gate import FidelityGate
 from ffnsearch_service.catalog.state import (
@@ -385,7 +385,7 @@ class Catalog(Generic[Open]):
             try:
                 write_state(self._state_file, state)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if is_full(error):
                     raise ExhaustedError(
                         "the disk of the server's state folder is full: nothing was changed; make room",
                         reason="DISK_FULL",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.errors import RequestError, StateError
 from ffnsearch_service.protocols import PROTOCOLS
 

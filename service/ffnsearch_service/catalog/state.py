@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer.files import write_whole
+from ffnsearch_indexer.files import save_text
 from ffnsearch_service.config import ServerConfig
 from ffnsearch_service.errors import StateError
 
@@ -112,7 +112,7 @@ def read_state(path: Path) -> CatalogState:
 def write_state(path: Path, state: CatalogState) -> None:
     """Write the state in one step: a process that is killed leaves the old one or the new one. Raises OSError."""
     text = json.dumps({"version": _VERSION, **asdict(state)}, indent=1, sort_keys=True) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    save_text(path, text)
 
 
 def _merge(stored: Mapping[str, Any], before: Mapping[str, str], now: Mapping[str, str], make: Any) -> dict[str, Any]:

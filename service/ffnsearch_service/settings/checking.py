@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ffnsearch_indexer.errors import FfnSearchError
-from ffnsearch_indexer.store.snapshot import check_sizes, read_manifest
+from ffnsearch_indexer.store.check import check_sizes
+from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.address import require_free
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, read_state
 from ffnsearch_service.config import ServerConfig

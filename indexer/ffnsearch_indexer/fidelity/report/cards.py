@@ -1,4 +1,4 @@
-"""How an explained prompt looks: one table of tokens, what each block says of them, and the evidence."""
+"""An explained prompt on the page: one table of tokens, what each block says of them, and the evidence."""
 
 from ffnsearch_indexer.fidelity.report.explained import Evidence, Explained, TokenRow
 from ffnsearch_indexer.fidelity.report.markup import NONE, distance, inline, share, signed, visible

@@ -51,9 +51,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Explained:
-    """One prompt. hellinger: None without support. block: that has most say, above a threshold of its steps.
+    """One prompt. hellinger: None without support. block: the one with most say. threshold: of one of its steps.
 
-    neighbors: how many substrings that block has above the threshold.
+    neighbors: how many substrings the block has above the threshold.
     """
 
     text: str
@@ -67,7 +67,7 @@ class Explained:
 
 
 def explain(predictor: Predictor, document: Document, profile: Profile, progress: Progress) -> list[Explained]:
-    """Answer the best and the worst prompts of a measurement again, as it was made, and say why: best first."""
+    """Answer the best and the worst prompts of a measurement again in the same way, and explain them, best first."""
     texts = [(example["text"], True) for example in document["best"][:BEST]]
     texts += [(example["text"], False) for example in document["worst"][:WORST]]
     exclude_self = document["protocol"] == Protocol.LEAVE_ONE_OUT.key

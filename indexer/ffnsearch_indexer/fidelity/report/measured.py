@@ -1,4 +1,4 @@
-"""The figures of one measurement: how far answers are from the model, and what else is how far."""
+"""The figures of one measurement: how far the answers are from the model, and how far everything else is."""
 
 from typing import Any
 

@@ -1,9 +1,8 @@
-"""The page: what it says first, which parts it has, and how they become one file without a link to another."""
+"""The page: its summary, its parts, and how they become one file that needs no other."""
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 from ffnsearch_indexer.answer.profile import Profile
@@ -15,10 +14,10 @@ from ffnsearch_indexer.fidelity.report.explained import Explained
 from ffnsearch_indexer.fidelity.report.markup import distance, picture, section
 from ffnsearch_indexer.fidelity.report.measured import ARTICLE
 from ffnsearch_indexer.fidelity.report.tables import comparison_table, ladder_table, profile_table, terms
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 GENERATOR = '<meta name="generator" content="ffnsearch report">'
-"""Stands in every report, so that it is known again."""
+"""Marks a page as a report, so that only a report is replaced by the next one."""
 
 TITLES = {
     Protocol.PARITY: (
@@ -39,29 +38,40 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Content:
-    """All that a page shows. A part without content is left out.
+class Measured:
+    """One measurement on the page. pictures: the histogram, the comparison and the groups of prompts.
 
-    By protocol: documents; pictures, which are the histogram, the comparison and the classes; the prompts explained,
-    and with which profile. calibrated: the calibration's pictures. profiles: of the snapshot. drawn: its default one.
+    explained: its best and worst prompts, answered with a profile.
+    """
+
+    protocol: Protocol
+    document: Document
+    pictures: tuple[Picture, Picture, Picture]
+    explained: Sequence[Explained]
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a page shows.
+
+    calibration: empty where there was none, and calibrated its pictures. profiles: of the snapshot. drawn: its default
+    one.
     """
 
     snapshot: str
     manifest: Manifest
-    documents: Mapping[Protocol, Document]
-    pictures: Mapping[Protocol, tuple[Picture, Picture, Picture]]
-    explained: Mapping[Protocol, Sequence[Explained]]
-    explained_by: Mapping[Protocol, Profile]
-    calibration: Document = field(default_factory=dict)
-    calibrated: Sequence[Picture] = ()
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
-    drawn: Picture | None = None
+    measured: Sequence[Measured]
+    calibration: Document
+    calibrated: Sequence[Picture]
+    profiles: Mapping[str, Profile]
+    drawn: Picture
 
-    @cached_property
+    @property
     def all_pictures(self) -> list[Picture]:
         """Every picture, in the order of the page."""
-        measured = [drawn for of_protocol in self.pictures.values() for drawn in of_protocol]
-        return [*measured, *self.calibrated, *([self.drawn] if self.drawn else [])]
+        measured = [drawn for of_protocol in self.measured for drawn in of_protocol.pictures]
+        return [*measured, *self.calibrated, self.drawn]
 
 
 def render(content: Content) -> str:
@@ -69,10 +79,10 @@ def render(content: Content) -> str:
     style = Path(__file__).with_name("page.css").read_text()
     title = f"Fidelity of {html.escape(content.snapshot)}"
     sections = [
-        *(_measured(content, protocol) for protocol in content.documents),
+        *map(_measured, content.measured),
         section("calibration", "What calibration found", _calibration(content)),
         section("profile", "The profile that answers", _profile(content)),
-        *(_examples(content, protocol) for protocol in content.explained),
+        *(_examples(of_protocol, several=len(content.measured) > 1) for of_protocol in content.measured),
         section("words", "The words of this page", terms()),
     ]
     return f"""<!DOCTYPE html>
@@ -125,10 +135,10 @@ def sentence(document: Document, manifest: Manifest, beginning: str = "On") -> s
 
 
 def _summary(content: Content) -> str:
-    several = len(content.documents) > 1
+    several = len(content.measured) > 1
     lines = [
-        sentence(document, content.manifest, f"{TITLES[protocol][0]}: on" if several else "On")
-        for protocol, document in content.documents.items()
+        sentence(of.document, content.manifest, f"{TITLES[of.protocol][0]}: on" if several else "On")
+        for of in content.measured
     ]
     scale = "Differences are Hellinger distances: 0 for the same distribution, 1 for nothing in common."
     return "\n".join(f"<p>{line}</p>" for line in lines) + f"\n<small>{scale}</small>"
@@ -144,19 +154,19 @@ def _facts(manifest: Manifest) -> str:
 
 
 def _links(content: Content) -> str:
-    links = [(protocol.value, TITLES[protocol][0]) for protocol in content.documents]
+    links = [(of.protocol.value, TITLES[of.protocol][0]) for of in content.measured]
     links += [("calibration", "Calibration")] if content.calibration else []
-    links += [("profile", "Profile")] if content.profiles else []
-    links += [(f"examples-{protocol}", f"Best and worst ({protocol})") for protocol in content.explained]
+    links += [("profile", "Profile")]
+    links += [(f"examples-{of.protocol}", f"Best and worst ({of.protocol})") for of in content.measured]
     anchors = "".join(f'<a href="#{name}">{title}</a>' for name, title in [*links, ("words", "Words")])
     return f"<nav>{anchors}</nav>"
 
 
-def _measured(content: Content, protocol: Protocol) -> str:
-    title, told = TITLES[protocol]
-    document = content.documents[protocol]
-    distances, others, classes = map(picture, content.pictures[protocol])
-    return section(protocol.value, title, f"<p>{told}</p>", distances, others, comparison_table(document), classes)
+def _measured(measured: Measured) -> str:
+    title, told = TITLES[measured.protocol]
+    distances, others, groups = map(picture, measured.pictures)
+    table = comparison_table(measured.document)
+    return section(measured.protocol.value, title, f"<p>{told}</p>", distances, others, table, groups)
 
 
 def _calibration(content: Content) -> str:
@@ -171,22 +181,19 @@ def _calibration(content: Content) -> str:
 
 
 def _profile(content: Content) -> str:
-    if content.drawn is None:
-        return ""
     return picture(content.drawn) + profile_table(content.profiles, content.manifest.default_profile)
 
 
-def _examples(content: Content, protocol: Protocol) -> str:
-    examples = content.explained[protocol]
-    kind = content.explained_by[protocol].kind
+def _examples(measured: Measured, *, several: bool) -> str:
+    protocol, kind = measured.protocol, measured.profile.kind
     best, worst = (
-        "\n".join(card(each, kind) for each in examples if each.is_best is is_best) for is_best in (True, False)
+        "\n".join(card(each, kind) for each in measured.explained if each.is_best is is_best)
+        for is_best in (True, False)
     )
-    title = TITLES[protocol][0]
-    name = html.escape(content.explained_by[protocol].name)
+    title, name = TITLES[protocol][0], html.escape(measured.profile.name)
     return section(
         f"examples-{protocol}",
-        "Best and worst answers" + (f" ({protocol})" if len(content.explained) > 1 else ""),
+        "Best and worst answers" + (f" ({protocol})" if several else ""),
         f"<p>{title}, answered with the profile {name}. {kind_note(kind)}</p>",
         "<h3>Closest to the model</h3>",
         best,

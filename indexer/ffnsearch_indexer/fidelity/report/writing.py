@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.errors import FidelityError, OutputError
 from ffnsearch_indexer.fidelity.evaluation import Document
 from ffnsearch_indexer.fidelity.protocols import CALIBRATION, Protocol
 from ffnsearch_indexer.fidelity.report.calibrated import calibration_pictures
-from ffnsearch_indexer.fidelity.report.classes import classes
 from ffnsearch_indexer.fidelity.report.explained import explain, typical_weights
+from ffnsearch_indexer.fidelity.report.groups import groups
 from ffnsearch_indexer.fidelity.report.measured import comparison, histogram
-from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, render
+from ffnsearch_indexer.fidelity.report.page import GENERATOR, Content, Measured, render
 from ffnsearch_indexer.fidelity.report.steps import profile_picture
 from ffnsearch_indexer.files import PARTIAL, beside, disk_errors, write_whole
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import Manifest
+from ffnsearch_indexer.store.manifest import Manifest
 
 PAGE_FILE = "report.html"
 FIGURE_PREFIX = "figure-"
@@ -83,22 +83,21 @@ def gather(predictor: Predictor, progress: Progress = silent) -> Content:
     fidelity = manifest.fidelity or {}
     documents: dict[Protocol, Document] = {each: fidelity[each.key] for each in Protocol if each.key in fidelity}
     calibration: Document = fidelity.get(CALIBRATION) or {}
-    profiles = {name: Profile.from_json(document) for name, document in manifest.profiles.items()}
+    profiles = profiles_of(manifest.profiles)
     default = profiles[manifest.default_profile]
-    # A measurement was made with the profile that was the default then, if the snapshot still has it.
-    explained_by = {protocol: profiles.get(of["profile"], default) for protocol, of in documents.items()}
+
+    def measured(protocol: Protocol, document: Document) -> Measured:
+        # A measurement was made with the profile that was the default then, if the snapshot still has it.
+        profile = profiles.get(document["profile"], default)
+        pictures = histogram(document), comparison(document), groups(document)
+        return Measured(protocol, document, pictures, explain(predictor, document, profile, progress), profile)
+
     floors = {each.key: document["noise_floor"] for each, document in documents.items()}
     is_typical, weights = _weights(predictor, default)
     return Content(
         snapshot=Path(os.path.abspath(predictor.datastore.path)).name,
         manifest=manifest,
-        documents=documents,
-        pictures={each: (histogram(of), comparison(of), classes(of)) for each, of in documents.items()},
-        explained={
-            protocol: explain(predictor, document, explained_by[protocol], progress)
-            for protocol, document in documents.items()
-        },
-        explained_by=explained_by,
+        measured=[measured(protocol, document) for protocol, document in documents.items()],
         calibration=calibration,
         calibrated=calibration_pictures(calibration, floors.get(calibration.get("protocol", ""))),
         profiles=profiles,

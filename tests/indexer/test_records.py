@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ffnsearch_indexer.corpora.substrings import Substrings, find_substrings, pack_windows, sort_windows
 from ffnsearch_indexer.errors import DamageError
 from ffnsearch_indexer.models.extraction import WINDOW_TOKENS_MAX
-from ffnsearch_indexer.store.counts import RecordStore, map_bytes, write_records
+from ffnsearch_indexer.store.records import RecordStore, map_bytes, write_records
 from tiny import open_files
 
 LMDB_KEY_BYTES_MAX = 511

@@ -19,27 +19,26 @@ from pathlib import Path
 
 import numpy as np
 
+from ffnsearch_indexer.alone import Identity
 from ffnsearch_indexer.answer.backends import choose, look, open_indexes
-from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_indexer.answer.profile import Profile, thresholds_of
 from ffnsearch_indexer.errors import BackendError, DamageError, LimitError
-from ffnsearch_indexer.files import PARTIAL, disk_errors, require_free_disk, sync
+from ffnsearch_indexer.files import disk_errors, require_free_disk, sync
 from ffnsearch_indexer.index.base import Index, Int64, RangeSums
+from ffnsearch_indexer.parts import parts_of
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
-from ffnsearch_indexer.store.snapshot import (
+from ffnsearch_indexer.store.layout import (
     COUNTS_FILE,
     OFFSETS_FILE,
     SELF_SUMS_FOLDER,
     TOKENS_FILE,
-    Manifest,
-    drop_part,
     keys_file,
-    list_part,
-    read_manifest,
     self_sums_files,
 )
-from ffnsearch_indexer.store.work import Identity, claim, clear, require_own
+from ffnsearch_indexer.store.manifest import Manifest, drop_part, list_part, read_manifest
+from ffnsearch_indexer.store.work import claim, clear, part_folder, require_own
 
 PIECE_QUERIES = 32_768
 """Substrings of a piece: some ten seconds of a block of the reference model, and all that a kill can lose."""
@@ -61,7 +60,7 @@ Thresholds = list[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SelfSumsPlan:
     """What making self-sums will take, as far as a sample can tell before the work starts.
 
     pieces, pieces_done: of all blocks. seconds: of what is left. bytes: of the result. disk_bytes: what the work needs
@@ -82,7 +81,7 @@ def add_self_sums(
     profiles: Sequence[Profile],
     *,
     backend: str = "tiles",
-    announce: Callable[[Plan], None] = lambda plan: None,
+    announce: Callable[[SelfSumsPlan], None] = lambda plan: None,
     progress: Progress = silent,
 ) -> Manifest:
     """Give a snapshot the sums of all its substrings at the thresholds of some profiles; return its new manifest.
@@ -96,7 +95,7 @@ def add_self_sums(
         disk_errors("make room; what is done is kept, the same command continues it"),
         Datastore.open(folder, check="sizes") as datastore,
     ):
-        work = work_folder(folder)
+        work = part_folder(folder, SELF_SUMS_FOLDER)
         wanted = thresholds_of(profiles)
         if _has(datastore, wanted) and not work.exists():
             return datastore.manifest
@@ -106,17 +105,15 @@ def add_self_sums(
                 if not _is_whole(folder, datastore, wanted):  # else it was stopped before the manifest was written
                     _make(datastore, backend, wanted, work, announce, progress)
                     _publish(folder, work / "whole", manifest)
-                progress("checksums", 0, 1)
-                manifest = list_part(folder, SELF_SUMS_FOLDER)
-                progress("checksums", 1, 1)
+                manifest = list_part(folder, SELF_SUMS_FOLDER, progress)
             clear(work)
             return manifest
 
 
-def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> Plan:
-    """Say what the same call of `add_self_sums` would take, or why it would be refused; writes nothing."""
+def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: str = "tiles") -> SelfSumsPlan:
+    """Say what `add_self_sums` would take for the same arguments, or why it would be refused; writes nothing."""
     with disk_errors("make the snapshot writable"), Datastore.open(folder, check="sizes") as datastore:
-        work, wanted = work_folder(folder), thresholds_of(profiles)
+        work, wanted = part_folder(folder, SELF_SUMS_FOLDER), thresholds_of(profiles)
         require_own(work, _identity(datastore, wanted))
         plan = _plan(_blocks(datastore, backend, wanted, work))
         if not _has(datastore, wanted):
@@ -125,30 +122,19 @@ def estimate_self_sums(folder: Path, profiles: Sequence[Profile], *, backend: st
 
 
 def drop_self_sums(folder: Path) -> Manifest:
-    """Take the self-sums out of a snapshot, and what unfinished work on them has left; return its new manifest.
+    """Take the self-sums and what unfinished work on them has left out of a snapshot; return its new manifest.
 
     A process that has them open keeps them until it closes the snapshot. Raises SnapshotError and its kinds, and
     OutputError where the disk refuses, or another process is at work on them.
     """
     read_manifest(folder)  # nothing is made in what is no snapshot
-    work = work_folder(folder)
+    work = part_folder(folder, SELF_SUMS_FOLDER)
     with disk_errors("make the snapshot writable; the same command continues"), claim(work, {}):
         manifest = drop_part(folder, SELF_SUMS_FOLDER)
         if (folder / SELF_SUMS_FOLDER).exists():
             shutil.rmtree(folder / SELF_SUMS_FOLDER)
         clear(work)
     return manifest
-
-
-def work_folder(snapshot: Path) -> Path:
-    """Where the self-sums of a snapshot are made."""
-    return snapshot / (SELF_SUMS_FOLDER + PARTIAL)
-
-
-def thresholds_of(profiles: Sequence[Profile]) -> Thresholds:
-    """The thresholds of each block that any of the profiles, at least one, has: ascending, each once."""
-    by_block = zip(*(profile.thresholds_by_block for profile in profiles), strict=True)
-    return [tuple(sorted(map(float, set().union(*of_block)))) for of_block in by_block]
 
 
 @dataclass(frozen=True)
@@ -169,7 +155,7 @@ class _Block:
 
     def ids_of_pieces(self) -> list[Int64]:
         """The substrings of each piece."""
-        return [self.order[first : first + PIECE_QUERIES] for first in range(0, len(self.order), PIECE_QUERIES)]
+        return [self.order[part] for part in parts_of(len(self.order), PIECE_QUERIES)]
 
     def pieces_done(self) -> int:
         """How many pieces are there, or were before they were put together."""
@@ -203,9 +189,9 @@ class _Block:
     def _asked(self, ids: Int64, tell: Callable[[int], None]) -> Iterator[store.Rows]:
         sums_bytes = 8 * len(self.thresholds) * self.index.counts.vocabulary_size
         step = max(1, min(CALL_QUERIES_MAX, CALL_BYTES_MAX // max(1, sums_bytes)))
-        for first in range(0, len(ids), step):
-            yield store.compressed(self._ask(ids[first : first + step]))
-            tell(len(ids[first : first + step]))
+        for part in parts_of(len(ids), step):
+            yield store.compressed(self._ask(ids[part]))
+            tell(len(ids[part]))
 
     def _ask(self, ids: Int64) -> RangeSums:
         return self.index.range_sum(self.index.keys[ids], self.thresholds)
@@ -240,7 +226,7 @@ def _order(datastore: Datastore, block: int) -> Int64:
     return datastore.tiles[block].order.astype(np.int64)
 
 
-def _plan(blocks: Sequence[_Block]) -> Plan:
+def _plan(blocks: Sequence[_Block]) -> SelfSumsPlan:
     """Ask a sample, and say what the whole takes."""
     N, seconds = len(blocks[0].order), 0.0
     whole_bytes, left_bytes, of_pieces_bytes = [], [], []
@@ -252,7 +238,7 @@ def _plan(blocks: Sequence[_Block]) -> Plan:
         whole_bytes.append(int(N * (rows * store.ROW_BYTES + entries * store.ENTRY_BYTES)))
         left_bytes.append(0 if block.is_whole else whole_bytes[-1])
         of_pieces_bytes.append(int(N * (rows + entries) * store.PIECE_BYTES * (1 - done / pieces)))
-    return Plan(
+    return SelfSumsPlan(
         substrings=N,
         thresholds=sum(len(block.thresholds) for block in blocks),
         pieces=pieces * len(blocks),
@@ -268,7 +254,7 @@ def _make(
     backend: str,
     thresholds: Thresholds,
     work: Path,
-    announce: Callable[[Plan], None],
+    announce: Callable[[SelfSumsPlan], None],
     progress: Progress,
 ) -> None:
     """Make the sums of all blocks, one after the other: the pieces of one alone take room."""

@@ -1,4 +1,4 @@
-"""The figure of prompts by class: which of them are answered best."""
+"""The figure of groups of prompts: which of them are answered best."""
 
 import math
 from typing import Any
@@ -13,18 +13,18 @@ from matplotlib.ticker import PercentFormatter
 from ffnsearch_indexer.fidelity.evaluation import Document
 from ffnsearch_indexer.fidelity.report.charts import BLUE, GREY, PALE, Picture, draw, from_zero, readable
 
-CLASSES_MAX = 9
-"""More groups of prompts by support than these are put together, for their names and numbers to have room."""
+GROUPS_MAX = 9
+"""More groups of prompts by support than these are joined in pairs, so that their names and numbers have room."""
 
 
-def classes(document: Document) -> Picture:
+def groups(document: Document) -> Picture:
     """The mean distance of prompts in and outside the training text, where that is known, and by how much was found."""
     parts = [
         (label, document[key])
         for label, key in (("training\ntext", "in_training"), ("other\ntext", "not_in_training"))
         if document[key] and document[key]["count"]
     ]
-    by_support = support_classes(document["by_support"])
+    by_support = support_groups(document["by_support"])
     columns = [("next tokens found for the prompt, at the widest thresholds", by_support)]
     if parts:
         columns.insert(0, ("prompt from", parts))
@@ -36,8 +36,8 @@ def classes(document: Document) -> Picture:
         )
         for axes in grid[0, 1:]:
             axes.sharey(grid[0, 0])
-        for (above, below), (label, groups) in zip(grid.T, columns, strict=True):
-            _class_column(above, below, groups, document)
+        for (above, below), (label, shown) in zip(grid.T, columns, strict=True):
+            _group_column(above, below, shown, document)
             below.set_xlabel(label)
             below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         from_zero(grid[0, 0], "mean distance")
@@ -64,12 +64,12 @@ def classes(document: Document) -> Picture:
         4.6,
         f"Mean distance of the prompts {of_parts}by how many next tokens the search found; below, how many prompts "
         "there are of each.",
-        f"Mean Hellinger distance by class of prompts. {told}.",
+        f"Mean Hellinger distance by group of prompts. {told}.",
         paint,
     )
 
 
-def _class_column(above: Axes, below: Axes, groups: list[tuple[str, dict[str, Any]]], document: Document) -> None:
+def _group_column(above: Axes, below: Axes, groups: list[tuple[str, dict[str, Any]]], document: Document) -> None:
     """Draw the mean distance of each group, and how large it is."""
     means, counts = ([part[name] for _, part in groups] for name in ("mean", "count"))
     places = range(len(groups))
@@ -87,9 +87,9 @@ def _class_column(above: Axes, below: Axes, groups: list[tuple[str, dict[str, An
         axes.grid(visible=False, axis="x")
 
 
-def support_classes(by_support: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Groups of prompts by support as pairs of a name and the group; with many groups, two and two become one."""
-    width = 1 if len(by_support) <= CLASSES_MAX else 2
+def support_groups(by_support: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Groups of prompts by support as pairs of a name and the group; of many groups, every two are joined."""
+    width = 1 if len(by_support) <= GROUPS_MAX else 2
     parts: dict[int, list[dict[str, Any]]] = {}
     for part in by_support:
         power = int(math.log2(part["support_from"])) if part["support_from"] else -width
@@ -103,7 +103,7 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _support_label(power: int) -> str:
-    """From how many found tokens on a group begins: a power of 2, k being 1,024; nothing found below them."""
+    """The least number of found tokens in a group, a power of 2 (k is 1,024); "none" for the group without any."""
     if power < 0:
         return "none"
     size, letter = next(((size, letter) for size, letter in ((20, "M"), (10, "k"), (0, "")) if power >= size))
