@@ -44,7 +44,7 @@ def main() -> None:
     from ffnsearch_indexer.store.datastore import Datastore  # here, so that `gpu.py` does without a store
 
     with Datastore.open(options.snapshot, check="sizes") as datastore:
-        model, windows = datastore.model, datastore.substrings
+        model, windows = datastore.model, datastore.substring_tokens()
     measured = [
         measure(
             model,

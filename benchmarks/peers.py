@@ -122,7 +122,7 @@ def tiles(datastore: Datastore, block: int) -> Tiles:
     """The tiles of a block: the snapshot's, or made here as `ffnsearch index` would."""
     if datastore.tiles:
         return datastore.tiles[block]
-    return tiles_of(datastore.keys[block], datastore.counts, datastore.substrings[:, -ENDING_TOKENS:])
+    return tiles_of(datastore.keys[block], datastore.counts, datastore.substring_tokens()[:, -ENDING_TOKENS:])
 
 
 def queries_max(name: str, threads: int) -> int | None:

@@ -46,7 +46,7 @@ def prompts(datastore: Datastore, kind: str, count: int) -> list[NDArray[np.uint
 def _prompts(datastore: Datastore, kind: str, count: int) -> tuple[str, NDArray[np.uint16]]:
     if kind == "indexed":
         ids = evaluation_ids(datastore.manifest.substrings, count)
-        return "substrings of the index, so that each finds itself", datastore.substrings[ids]
+        return "substrings of the index, so that each finds itself", datastore.substring_tokens()[ids]
     if kind == "common-ending":
         return _common_ending(datastore, count)
     if datastore.manifest.split == "train":
@@ -57,7 +57,7 @@ def _prompts(datastore: Datastore, kind: str, count: int) -> tuple[str, NDArray[
 
 def _common_ending(datastore: Datastore, count: int) -> tuple[str, NDArray[np.uint16]]:
     """Substrings that end in the commonest token, a space in most texts: those with the most neighbors."""
-    windows = datastore.substrings
+    windows = datastore.substring_tokens()
     commonest = int(np.bincount(datastore.corpus).argmax())
     rng = np.random.default_rng(SEED)
     ids = np.flatnonzero(windows[:, -1] == commonest)
@@ -66,7 +66,7 @@ def _common_ending(datastore: Datastore, count: int) -> tuple[str, NDArray[np.ui
 
 
 def _recombined(datastore: Datastore, count: int) -> NDArray[np.uint16]:
-    windows = datastore.substrings
+    windows = datastore.substring_tokens()
     rng = np.random.default_rng(SEED)
     left, right = rng.integers(0, len(windows), (2, DRAWS * count))
     middle = datastore.window_tokens // 2

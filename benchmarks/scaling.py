@@ -108,7 +108,7 @@ def _block(
 def _open(datastore: Datastore, block: int, size: int) -> dict[str, peers.RangeSum]:
     """Both backends for the first substrings of a block."""
     keys, counts = datastore.keys[block][:size], peers.rows_of(datastore.counts, range(size))
-    endings = datastore.substrings[:size, -ENDING_TOKENS:]
+    endings = datastore.substring_tokens()[:size, -ENDING_TOKENS:]
     threads = len(os.sched_getaffinity(0))
     return {
         name: peers.open_backend(name, keys, counts, lambda: tiles_of(keys, counts, endings), threads)

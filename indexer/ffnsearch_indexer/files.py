@@ -158,7 +158,7 @@ def _counter(stage: str, total_bytes: int, progress: Progress) -> Callable[[int]
         nonlocal done_bytes
         with lock:
             done_bytes += read_bytes
-            progress(stage, done_bytes // 10**6, total_bytes // 10**6)
+            progress(stage, -(-done_bytes // 10**6), -(-total_bytes // 10**6))
 
     return was_read
 

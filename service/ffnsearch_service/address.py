@@ -66,9 +66,7 @@ def require_free(host: str, port: int) -> str:
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # gRPC sets it too: a closing socket is no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: closing sockets do not count
             probe.bind(place)
             probe.listen(1)
     except OSError as error:

@@ -13,10 +13,14 @@ Backend = Literal["auto", "fused", "tiles", "exact", "faiss", "faiss-ivf"]
 TOKEN_VARIABLE = "FFNSEARCH_TOKEN"
 """The variable of the environment that may hold a client's token: a command line is no place for one."""
 
-CALL_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 30
 """How long a call may take where a client does not say: gRPC's own default is for ever."""
 
-LOAD_TIMEOUT_S = 600.0
+WINDOW_TOKENS_DEFAULT = 10
+CALIBRATION_PROMPTS_DEFAULT = 2000
+"""How long the substrings of a build are, in tokens, and what it is calibrated with, where a caller does not say."""
+
+LOAD_TIMEOUT_S = 600
 """How long the load of a snapshot may take where a client does not say: it reads every byte, seconds for each GB."""
 
 DEFAULT_ALIAS = "default"
@@ -89,9 +93,7 @@ class TlsSettings:
 class AuthSettings:
     """Who may call. Immutable."""
 
-    tokens_file: Path | None = (
-        None  # hashes of bearer tokens with their scopes; with it every call but Health/Check needs a token
-    )
+    tokens_file: Path | None = None  # hashes of tokens with their scopes; then every call but Health/Check needs one
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,7 @@ class ServerConfig:
     snapshots: Mapping[str, Path] = field(default_factory=dict)  # by name; all are open from the start
     host: str = "127.0.0.1"  # another one can be reached by others: that needs TLS and tokens
     port: int = 50051  # 0 takes a free one
-    backend: Backend = (
-        "auto"  # what searches: auto (the fastest that is there), fused, tiles, exact, faiss or faiss-ivf
-    )
+    backend: Backend = "auto"  # what searches: auto (the fastest there is), fused, tiles, exact, faiss or faiss-ivf
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where; auto goes on with the CPU when a GPU fails, cuda does not
     threads: int | None = None  # for the model and the search; absent: one a core
     verify: Literal["all", "sizes"] = "all"  # read every byte of a snapshot when it is opened, or compare sizes alone

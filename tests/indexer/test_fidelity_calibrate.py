@@ -74,7 +74,7 @@ def test_what_is_found_is_nearer_than_what_was_there(tiny_copy: Path, predictor:
 
 def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
     datastore = predictor.datastore
-    calibrated = datastore.substrings[calibration_ids(datastore.manifest.substrings, 10**9)]
+    calibrated = datastore.substring_tokens()[calibration_ids(datastore.manifest.substrings, 10**9)]
     evaluated = datastore.windows[choose_positions(datastore, Protocol.PARITY, 10**9)]
     assert not {tuple(prompt) for prompt in calibrated} & {tuple(prompt) for prompt in evaluated}
     assert len(calibrated) + len(evaluated) == datastore.manifest.substrings
@@ -83,7 +83,7 @@ def test_no_prompt_is_shared_with_an_evaluation(predictor: Predictor) -> None:
 def test_the_figures_are_those_of_prompts_that_nothing_was_fitted_to(predictor: Predictor) -> None:
     found = calibrate(predictor, prompts=200)
     ids = calibration_ids(predictor.datastore.manifest.substrings, 200)[: found.document["judged_prompts"]]
-    prompts = list(predictor.datastore.substrings[ids])
+    prompts = list(predictor.datastore.substring_tokens()[ids])
     for rung in found.document["ladder"]:
         for name in rung["profiles"]:
             answers = predictor.predict(prompts, found.profiles[name]).answers
@@ -109,7 +109,7 @@ def test_an_ngram_is_fitted_to_the_same_prompts_and_measured_beside_the_profiles
 def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor: Predictor) -> None:
     found = calibrate(predictor, prompts=400)
     ids = calibration_ids(predictor.datastore.manifest.substrings, 400)[: found.document["judged_prompts"]]
-    prompts = list(predictor.datastore.substrings[ids])
+    prompts = list(predictor.datastore.substring_tokens()[ids])
     for profile in found.profiles.values():
         expectation = profile.expectation
         assert expectation is not None
@@ -187,7 +187,7 @@ def test_no_more_prompts_are_taken_than_fit_into_memory(predictor: Predictor, mo
 def test_what_is_found_takes_the_memory_that_it_is_said_to_and_parts_of_it_none(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    prompts = predictor.datastore.substrings[:20]
+    prompts = predictor.datastore.substring_tokens()[:20]
     with work_in(tmp_path / "work", {}):
         bands = collect(predictor, prompts, tmp_path / "work", exclude_self=False, progress=silent)
     arrays = (bands.freq, bands.neighbors, bands.model)

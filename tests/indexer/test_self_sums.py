@@ -391,7 +391,7 @@ def test_progress_counts_what_was_there(copy: Path, operations: int) -> None:
     of_sums = [done for stage, done, total in told if stage == "self-sums" and total == 2 * N]
     assert of_sums == sorted(of_sums)
     assert (of_sums[0], of_sums[-1]) == (0, 2 * N)
-    assert told[-1] == ("checksums, MB", 0, 0)
+    assert told[-1] == ("checksums, MB", 1, 1)
 
 
 def test_approximate_backends_and_too_many_tokens_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,6 +513,7 @@ def test_the_command_refuses_options_that_would_do_nothing(run: Run, copy: Path)
     ("options", "parts"),
     [
         (("--self-sums",), {"tiles", "self-sums"}),
+        (("--self-sums", "--backend", "auto"), {"tiles", "self-sums"}),
         (("--self-sums", "--backend", "exact"), {"self-sums"}),
         (("--no-self-sums",), set()),
         (("--faiss", "flat"), {"faiss-flat"}),

@@ -30,7 +30,7 @@ def predictor(predictors: dict[str, Predictor]) -> Predictor:
 
 
 def prompts_of(predictor: Predictor, count: int = PROMPTS) -> list[np.ndarray]:
-    return list(predictor.datastore.substrings[:count])
+    return list(predictor.datastore.substring_tokens()[:count])
 
 
 def neighbors_of(predictor: Predictor, prompts: Sequence[np.ndarray]) -> list[float]:

@@ -61,7 +61,7 @@ Bounds = tuple[np.ndarray, np.ndarray]
 """The least and the most [B, N] that scores may be, in the order of the tiles."""
 
 in_every_way = pytest.mark.parametrize("way", matrix.WAYS, ids=lambda way: f"way {way}", indirect=True)
-"""All ways to multiply that there are here; the tests of `machine` say which are missing."""
+"""All ways to multiply that there are here; the tests of `matrix` say which are missing."""
 
 
 class InSmallSteps(TiledIndex):

@@ -423,6 +423,20 @@ def test_what_comes_later_is_expected_to_make_a_batch_as_large_as_the_last_ones(
     assert least_time_s(batcher, 2) == pytest.approx((2 + 1.8) / WAIT_SHARE_MAX, abs=0.1), "one more is as usual"
 
 
+def test_nothing_is_expected_to_share_the_batch_of_work_without_a_key():
+    clocked = Clocked(batch_prompts_max=10)
+    batcher = clocked.batcher
+    for _ in range(30):
+        clocked.run(submitted(batcher, 8))
+    submitted(batcher, 8)
+    clocked.batcher.take(wait=False)
+    works = [Work(Patience((1.8 + 1.1) / WAIT_SHARE_MAX + off), [1], unused) for off in (0.1, -0.1)]
+    batcher.submit(works[0], lambda: None)
+    batcher.drop(works[0])
+    with pytest.raises(OverloadedError):
+        batcher.submit(works[1], lambda: None)
+
+
 def test_what_has_another_key_is_a_batch_more_to_wait_for():
     clocked = Clocked(batch_prompts_max=10)
     batcher = clocked.batcher

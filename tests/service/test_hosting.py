@@ -1,12 +1,16 @@
 """A server starts with what its settings name, and with what was changed over the wire as far as it is still there."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import OutputError, SnapshotError
+from ffnsearch_indexer.store import check
+from ffnsearch_service import hosting
 from ffnsearch_service.catalog.state import STATE_FILE, CatalogState, Configured, Placed, write_state
+from ffnsearch_service.catalog_watch import CatalogWatch
 from ffnsearch_service.config import AdminSettings, ServerConfig
 from ffnsearch_service.errors import ShuttingDownError, StateError
 from ffnsearch_service.hosting import _open, _parts
@@ -16,9 +20,8 @@ from ffnsearch_service.settings.sources import from_flags
 
 @pytest.fixture
 def config(tiny_snapshot, tmp_path):
-    return ServerConfig(
-        {"plays": tiny_snapshot}, verify="sizes", admin=AdminSettings(enabled=True), state_folder=tmp_path / "state"
-    )
+    admin = AdminSettings(enabled=True, snapshots_folder=tmp_path / "snapshots")
+    return ServerConfig({"plays": tiny_snapshot}, verify="sizes", admin=admin, state_folder=tmp_path / "state")
 
 
 def remember(config, **folders):
@@ -66,9 +69,32 @@ def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_di
     assert caught.value.message.startswith("june.partial is no snapshot")
 
 
-def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot):
-    def checkpoint():
-        raise ShuttingDownError
+def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot, monkeypatch):
+    folder = config.admin.snapshots_folder
+    shutil.copytree(tiny_snapshot, folder / "june")
+    hash_files = check.hash_files
 
-    with pytest.raises(ShuttingDownError):
-        _open(replace(config, verify="all"), "novel", tiny_snapshot, on_move=lambda: None, checkpoint=checkpoint)
+    with _parts(replace(config, verify="all")) as parts:
+
+        def stop_while_it_is_read(*arguments, **options):
+            parts.administration.stop_loads()
+            return hash_files(*arguments, **options)
+
+        monkeypatch.setattr(check, "hash_files", stop_while_it_is_read)
+        with pytest.raises(ShuttingDownError):
+            parts.administration.load_snapshot(pb.LoadSnapshotRequest(name="june"))
+
+
+def test_a_search_that_leaves_the_gpu_shows_in_the_catalog(config, monkeypatch):
+    moves, changes = [], []
+
+    def opening(*arguments, on_move, checkpoint):
+        moves.append(on_move)
+        return _open(*arguments, on_move=on_move, checkpoint=checkpoint)
+
+    monkeypatch.setattr(hosting, "_open", opening)
+    monkeypatch.setattr(CatalogWatch, "changed", lambda _, catalog: changes.append(catalog))
+    with _parts(config):
+        before = len(changes)
+        moves[0]()
+        assert len(changes) == before + 1

@@ -161,7 +161,7 @@ def test_every_problem_is_told_at_once_with_key_origin_value_limit_and_next_step
         ),
         ('[aliases]\nold = "gone"', r"aliases\.old \(server.toml line 2\): there is no snapshot 'gone'.*tiny"),
         ('[aliases]\ntiny = "tiny"', r"aliases\.tiny .*a snapshot has this name too"),
-        ('[aliases]\n"a b" = "tiny"', r"aliases\.a b .*is no name"),
+        ('[aliases]\n"a b" = "tiny"', r"aliases\.a b .*is not a name"),
         ('[tracing]\nendpoint = "localhost"', r"tracing\.endpoint \(server.toml line 2\).*http://HOST:PORT"),
         ("port = 1", r"port \(server.toml line 1\): there is no such setting"),
         ("[server]\nport = true", r"'True' is not a whole number"),

@@ -81,8 +81,9 @@ def build(
     from ffnsearch_indexer.store.work import build_folder
 
     started, kinds = time.monotonic(), kinds_of(faiss)
-    with resumable(*([] if estimate else [build_folder(out)])), ProgressDisplay(progress_json) as display:
-        request = building.BuildRequest(
+
+    def request() -> building.BuildRequest:
+        return building.BuildRequest(
             corpus=read_corpus(corpus),
             model_folder=model or reference_folder(),
             out=out,
@@ -92,16 +93,20 @@ def build(
             precision=precision.value,
             faiss=kinds,
         )
-        if estimate:
-            plan = building.estimate(request, progress=display)
-            return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
+
+    if estimate:
+        with resumable(), ProgressDisplay(progress_json) as display:
+            plan = building.estimate(request(), progress=display)
+        return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
+    with resumable(build_folder(out)), ProgressDisplay(progress_json) as display:
+        asked = request()
         if resume and building.is_there(out):
-            manifest = building.finished(request)
+            manifest = building.finished(asked)
             if manifest.trained_on is None:
-                manifest = building.add_training_text(request)
+                manifest = building.add_training_text(asked)
         else:
             manifest = building.build(
-                request,
+                asked,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan, calibration_prompts))),
                 progress=display,
             )
@@ -177,7 +182,7 @@ def index(
 
     _require_purpose(self_sums, profile, backend, estimate, faiss)
     started, kinds, searched_by = time.monotonic(), kinds_of(faiss), backend or "tiles"
-    needs_tiles = searched_by == "tiles" if self_sums or estimate else not kinds and self_sums is None
+    needs_tiles = searched_by in ("tiles", "auto") if self_sums or estimate else not kinds and self_sums is None
     manifest = read_manifest(snapshot)
     if estimate:
         if needs_tiles and TILES_FOLDER not in manifest.parts:

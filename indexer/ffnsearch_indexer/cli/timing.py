@@ -44,7 +44,7 @@ def bench(
     with resumable(), opened(snapshot, skip_verify=skip_verify) as datastore:
         manifest = datastore.manifest
         (chosen,) = choose_profiles(manifest.profiles, [profile or manifest.default_profile])
-        asked = list(datastore.substrings[evaluation_ids(manifest.substrings, max(prompts, *batches))])
+        asked = list(datastore.substring_tokens()[evaluation_ids(manifest.substrings, max(prompts, *batches))])
         if batches[-1] > len(asked):
             typer.echo(f"no call has more than {len(asked):,} prompts: the snapshot has no more to ask", err=True)
             batches = sorted({min(batch, len(asked)) for batch in batches})

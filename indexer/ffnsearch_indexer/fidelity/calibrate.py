@@ -130,7 +130,7 @@ def calibrate(
         bands = collect(predictor, chosen, folder, exclude_self=exclude_self, progress=progress)
         run = _Run(bands, positions, seed, progress)
         kept = _keep(run.ladder())
-        endings = Endings(datastore.substrings, datastore.counts)
+        endings = Endings(datastore.substring_tokens(), datastore.counts)
         of_endings = ngram_bands(endings, chosen, ids, bands, exclude_self=exclude_self)
         thresholds = [of_endings.thresholds]
         ngram = _Run(of_endings, positions, seed, progress).attempt("n-gram", fitting.fit_product, thresholds)

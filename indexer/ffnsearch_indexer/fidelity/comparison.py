@@ -74,7 +74,7 @@ class Comparison:
 
     @cached_property
     def _endings(self) -> Endings:
-        return Endings(self.predictor.datastore.substrings, self.predictor.datastore.counts)
+        return Endings(self.predictor.datastore.substring_tokens(), self.predictor.datastore.counts)
 
     def compute(self, rows: range) -> Arrays:
         """Compare the answers to a chunk of prompts.

@@ -137,11 +137,8 @@ class Measurement:
     def _kept_in(self, manifest: Manifest, evaluation: Evaluation) -> Manifest:
         """A manifest with this measurement's figures too; refuses (ChangedError) where a calibration came between."""
         measured = {profile.name: profile for profile in self.comparison.profiles}
-        found = profiles_of(manifest.profiles)
-        if (
-            any(found.get(name) != profile for name, profile in measured.items())
-            or _fitted_ngram(manifest) != self.comparison.ngram
-        ):
+        documents = {name: document for name, document in manifest.profiles.items() if name in measured}
+        if profiles_of(documents) != measured or _fitted_ngram(manifest) != self.comparison.ngram:
             raise ChangedError("the snapshot was calibrated while it was measured, so nothing is kept: measure again")
         return replace(manifest, fidelity=(manifest.fidelity or {}) | {self.protocol.key: evaluation.document})
 

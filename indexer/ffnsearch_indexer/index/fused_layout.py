@@ -7,7 +7,7 @@ is that of the ids, and nothing is skipped. The bounds, and why they hold, are i
 centres are float16 in the keys' own basis, so that their products with queries are off by no more than a score is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,22 +70,25 @@ def lay_out(
     ids = np.full(len(laid), -1, np.int32)
     ids[:N] = members
     in_order = counts.reordered(members)
+    tokens, of_entries = in_order.tokens.astype(np.int32), in_order.counts.astype(np.int64)
     centres, bounds = _measured(laid, N if order is not None else 0)
     has_sums = order is not None and counts.vocabulary_size < columns_max
-    sums = _group_sums(in_order, len(laid) // GROUP if has_sums else 0)
-    on_host = (ids, in_order.offsets, in_order.tokens.astype(np.int32), in_order.counts.astype(np.int64), sums)
+    shape = (len(laid) // GROUP if has_sums else 0, counts.vocabulary_size + 1)
+    sums = _group_sums(in_order.offsets, tokens, of_entries, shape)
+    on_host = (ids, in_order.offsets, tokens, of_entries, sums)
     ids_, offsets_, tokens_, counts_, sums_ = (to_device(array, device) for array in on_host)
     return Layout(laid, ids_, offsets_, tokens_, counts_, centres, bounds, sums_)
 
 
-def _group_sums(counts: NextTokenCounts, groups: int) -> NDArray[np.int64]:
+def _group_sums(
+    offsets: NDArray[Any], tokens: NDArray[Any], of_entries: NDArray[Any], shape: tuple[int, int]
+) -> NDArray[np.int64]:
     """The counts of each group of places, summed, and how many keys it has: [groups, V + 1] int64."""
-    sums = np.zeros((groups, counts.vocabulary_size + 1), np.int64)
-    if groups:
-        places = np.arange(len(counts.offsets) - 1)
-        group = np.repeat(places, np.diff(counts.offsets)) // GROUP
-        np.add.at(sums, (group, counts.tokens), counts.counts)
-        sums[:, -1] = np.bincount(places // GROUP, minlength=groups)
+    sums = np.zeros(shape, np.int64)
+    if len(sums):
+        places = np.arange(len(offsets) - 1)
+        np.add.at(sums, (np.repeat(places, np.diff(offsets)) // GROUP, tokens), of_entries)
+        sums[:, -1] = np.bincount(places // GROUP, minlength=len(sums))
     return sums
 
 

@@ -109,9 +109,8 @@ class Datastore:
         """The windows [T-L+1, L] of the corpus by position: a view."""
         return windows_of(self.corpus, self.window_tokens)
 
-    @property
-    def substrings(self) -> NDArray[np.uint16]:
-        """The tokens of all substrings by id, [N, L]: a copy."""
+    def substring_tokens(self) -> NDArray[np.uint16]:
+        """The tokens of all substrings by id, [N, L], copied out of the corpus."""
         return self.windows[self.first_positions]
 
     @cached_property
@@ -139,7 +138,7 @@ class Datastore:
         Made when it is first asked for: it takes half a second and 36 bytes a substring for 860,000, and keeps
         10 of them. Threads that ask at once may each make it, and get equal arrays; nobody may write to them.
         """
-        return sort_suffixes(self.substrings, self.manifest.vocabulary_size)
+        return sort_suffixes(self.substring_tokens(), self.manifest.vocabulary_size)
 
     def find(self, tokens: Tokens) -> int | None:
         """The id of the substring with these L tokens; None for other lengths or where the index lacks it."""

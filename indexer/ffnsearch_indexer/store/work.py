@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffnsearch_indexer.alone import LOCK_FILE, Identity, alone_in, first_difference, in_words
 from ffnsearch_indexer.errors import OutputError
-from ffnsearch_indexer.files import PARTIAL, beside, save_text
+from ffnsearch_indexer.files import PARTIAL, save_text
 
 IDENTITY_FILE = "work.json"
 _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
@@ -16,7 +16,7 @@ _BESIDE_WORK = {LOCK_FILE, IDENTITY_FILE, IDENTITY_FILE + PARTIAL}
 
 def build_folder(out: Path) -> Path:
     """Where a build of `out` works until it is whole."""
-    return beside(out, PARTIAL)
+    return out.parent / (out.name + PARTIAL)
 
 
 def part_folder(snapshot: Path, part: str) -> Path:

@@ -12,6 +12,7 @@ from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
 from ffnsearch_service.builds.record import BuildRecord, BuildSpec
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
+from ffnsearch_service.config import CALIBRATION_PROMPTS_DEFAULT, WINDOW_TOKENS_DEFAULT
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, RequestError
 from ffnsearch_service.names import require_name
@@ -22,11 +23,8 @@ from ffnsearch_service.status import status_with
 OPERATIONS = "operations"
 """The collection of all operations; the name of one is `operations/ID`."""
 
-CALIBRATION_PROMPTS_DEFAULT = 2000
 PROMPTS_MAX = 20_000
 """Most prompts of a calibration, and of a measurement."""
-
-WINDOW_TOKENS_DEFAULT = 10
 
 _STATES = {
     "LOADING": pb.SNAPSHOT_STATE_LOADING,

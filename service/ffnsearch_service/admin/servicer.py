@@ -5,7 +5,7 @@ keeps anybody waiting. A caller that goes away does not end what it began.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,12 +18,9 @@ from ffnsearch_service.admin.administration import Administration
 from ffnsearch_service.admin.waiting import Waits
 from ffnsearch_service.config import Limits
 from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE
+from ffnsearch_service.security.handlers import Behavior
 
 Result = TypeVar("Result")
-
-Call = Callable[[Any, Any], Awaitable[Any]]
-"""Takes a request and its context; gives the response."""
-
 
 SHORT_CALLS_AT_A_TIME = 4
 LOADS_AT_A_TIME = 2
@@ -92,7 +89,7 @@ class AdminServices:
         for threads in (self._short, self._loads):
             await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
 
-    def _short_call(self, work: Callable[[Any], Any]) -> Call:
+    def _short_call(self, work: Callable[[Any], Any]) -> Behavior:
         async def call(request: Any, context: Any) -> Any:
             return await _on(self._short, work, request)
 
@@ -115,7 +112,7 @@ class AdminServices:
         return await _on(self._short, self._admin.get_operation, asked)
 
 
-def _register(server: Any, service: Any, calls: Mapping[str, Call]) -> None:
+def _register(server: Any, service: Any, calls: Mapping[str, Behavior]) -> None:
     """Let a server answer every method of a service, a descriptor, with the call of its name."""
     handlers = {
         method.name: grpc.unary_unary_rpc_method_handler(

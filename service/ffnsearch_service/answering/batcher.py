@@ -42,8 +42,8 @@ class Work:
 
     call: says how long its caller waits. prompt_tokens: how many tokens each prompt has; at least one prompt. run:
     returns one part for each piece of a batch of such work. key: work with equal keys may share a batch; by default it
-    shares none. batch_prompts_max: most prompts in a batch of this key, the same for equal keys. job: what `run` needs
-    to know. is_heavy: whether writing the response takes long.
+    shares none. batch_prompts_max: most prompts in a batch of this key, the same for equal keys; by default
+    one. job: what `run` needs to know. is_heavy: whether writing the response takes long.
 
     Once it has ended: parts, what each of its pieces gave, in order, or error, why it gave none. waited_ns: time in the
     queue, before its first piece and between pieces.
@@ -53,7 +53,7 @@ class Work:
     prompt_tokens: Sequence[int]
     run: Callable[["Batch"], Sequence[Any]]
     key: Hashable = field(default_factory=object)
-    batch_prompts_max: int = 1 << 31
+    batch_prompts_max: int = 1
     job: Any = None
     is_heavy: bool = False
 

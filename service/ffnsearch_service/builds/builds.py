@@ -98,8 +98,7 @@ class Builds:
                 if build.record.is_cancelled and not build.record.is_done:
                     self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
-        for discarded in self._discarded():
-            self._workers.submit(shutil.rmtree, discarded, ignore_errors=True)
+        threading.Thread(target=_clear_all, args=[self._discarded()], name="ffnsearch-discard", daemon=True).start()
         for build in unfinished:
             self._workers.submit(self._run, build)
 
@@ -281,7 +280,9 @@ class Builds:
         build = self._builds.get(id)
         if build is None:
             raise AbsentError(
-                f"there is no operation {id[:80]!r}: list them", reason="OPERATION_NOT_FOUND", field="name"
+                f"there is no operation {f'operations/{id}'[:80]!r}: list them",
+                reason="OPERATION_NOT_FOUND",
+                field="name",
             )
         return build
 
@@ -314,8 +315,12 @@ class Builds:
         """Move what a build left undone, if anything, to where no build looks; returns where that is."""
         work = build_folder(self._folders.snapshot(record.spec.name, field="name"))
         aside = beside(work, f".{record.id}{_DISCARDED}")
-        with contextlib.suppress(OSError):
+        try:
             work.rename(aside)
+        except FileNotFoundError:
+            pass
+        except OSError:  # a full disk may have no room for that
+            shutil.rmtree(work, ignore_errors=True)
         return aside
 
     def _discarded(self) -> Collection[Path]:
@@ -331,3 +336,8 @@ class Builds:
         last_ms = int(next(reversed(self._builds), "0")[:_ID_TIME_DIGITS], 16)
         now_ms = max(time.time_ns() // 1_000_000, last_ms + 1)
         return f"{now_ms:0{_ID_TIME_DIGITS}x}{secrets.token_hex(4)}"
+
+
+def _clear_all(folders: Collection[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson
 from ffnsearch_service.cli.servers import ServerOptions, access_of, with_server_options
-from ffnsearch_service.config import LOAD_TIMEOUT_S
+from ffnsearch_service.config import CALIBRATION_PROMPTS_DEFAULT, LOAD_TIMEOUT_S, WINDOW_TOKENS_DEFAULT
 from ffnsearch_service.errors import RequestError, ServiceError
 from ffnsearch_service.show.terminal import harmless
 
@@ -139,11 +139,17 @@ def build(
         str, typer.Option(help="A model below the folder that the operator allows.", show_default="the reference model")
     ] = "",
     window_tokens: Annotated[
-        int | None, typer.Option(help="Length of a substring, in tokens.", min=1, show_default="10")
+        int | None,
+        typer.Option(help="Length of a substring, in tokens.", min=1, show_default=str(WINDOW_TOKENS_DEFAULT)),
     ] = None,
     split: Annotated[str, typer.Option(help="Index `all` of the text, or `train`, its first nine tenths.")] = "all",
     calibration_prompts: Annotated[
-        int | None, typer.Option(help="Prompts for a calibration; fewer than 50 for none.", min=0, show_default="2000")
+        int | None,
+        typer.Option(
+            help="Prompts for a calibration; fewer than 50 for none.",
+            min=0,
+            show_default=str(CALIBRATION_PROMPTS_DEFAULT),
+        ),
     ] = None,
     evaluation_prompts: Annotated[
         int, typer.Option(help="Prompts to measure its default profile with in the end; 0 for none.", min=0)

@@ -58,11 +58,12 @@ def create_token(
 def list_tokens(tokens_file: TokensFile, as_json: AsJson = False) -> None:
     """List the tokens of a file: names, scopes and times. The tokens themselves are stored nowhere."""
     from ffnsearch_service.security.tokens import load_tokens
-    from ffnsearch_service.show.as_json import print_json
     from ffnsearch_service.show.tables import Table, print_table
 
     tokens = load_tokens(tokens_file)
     if as_json:
+        from ffnsearch_service.show.as_json import print_json
+
         print_json([_shown(token) for token in tokens])
     else:
         rows = [

@@ -13,10 +13,7 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", limits.metadata_bytes_max),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes_max),
         ("grpc.server_handshake_timeout_ms", limits.handshake_ms_max),
-        (
-            "grpc.http2.settings_timeout",
-            limits.handshake_ms_max,
-        ),  # a client that does not accept the limits is not bound by them
+        ("grpc.http2.settings_timeout", limits.handshake_ms_max),  # a client that accepts no limits keeps none
         ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_ms_min),
         ("grpc.http2.max_ping_strikes", limits.ping_strikes_max),
         ("grpc.keepalive_time_ms", limits.keepalive_ms),

@@ -75,7 +75,7 @@ def _value(one: Given) -> Any:
 def _table_value(table: str, name: str, one: Given) -> Any:
     """The path of a snapshot, or the name that an alias points to."""
     if not NAME.fullmatch(name):
-        raise UnfitValueError(f"{shown(name)} is no name: {NAME_RULE}")
+        raise UnfitValueError(f"{shown(name)} is not a name: {NAME_RULE}")
     if not isinstance(one.raw, str) or not one.raw:
         raise UnfitValueError(
             f'{shown(one.raw)} is not a text: write NAME = "{"PATH" if table == "snapshots" else "NAME"}"'
