@@ -72,17 +72,18 @@ def test_no_path_is_told_where_the_folders_were_given_relative_to_the_working_di
 def test_the_reading_of_a_snapshot_stops_with_the_loads(config, tiny_snapshot, monkeypatch):
     folder = config.admin.snapshots_folder
     shutil.copytree(tiny_snapshot, folder / "june")
-    hash_files = check.hash_files
+    hash_files, read = check.hash_files, []
 
     with _parts(replace(config, verify="all")) as parts:
 
         def stop_while_it_is_read(*arguments, **options):
             parts.administration.stop_loads()
-            return hash_files(*arguments, **options)
+            read.append(hash_files(*arguments, **options))
 
         monkeypatch.setattr(check, "hash_files", stop_while_it_is_read)
         with pytest.raises(ShuttingDownError):
             parts.administration.load_snapshot(pb.LoadSnapshotRequest(name="june"))
+    assert not read
 
 
 def test_a_search_that_leaves_the_gpu_shows_in_the_catalog(config, monkeypatch):
