@@ -67,17 +67,18 @@ def test_tiles_are_skipped_and_added_whole() -> None:
 
 
 def _lists(index: FusedIndex, case: Case) -> tuple[fused.Lists, torch.Tensor]:
-    vectors, _ = index._prepared(torch.from_numpy(case.queries))
+    tiling = index._tiling(len(case.queries))
+    vectors, _ = index._prepared(torch.from_numpy(case.queries), tiling)
     shape, limits = (len(case.queries), len(case.thresholds), index._columns), index._limits(np.array(case.thresholds))
     opened: list[torch.Tensor] = []
     bound = index._bound
 
     def watching(vectors: torch.Tensor, *others: object) -> None:
         bound(vectors, *others)
-        opened.append(others[3])
+        opened.append(others[4])
 
     index._bound = watching
-    lists = index._list(vectors, shape, limits, range(len(case.keys)))
+    lists = index._list(vectors, tiling, shape, limits, range(len(case.keys)))
     del index._bound
     return lists, opened[0]
 

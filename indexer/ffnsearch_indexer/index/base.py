@@ -9,6 +9,7 @@ backend computes float32 scores, whose error is at most `score_error(D)`, drops 
 and decides the rest with `decide`, which recomputes a score too close to a threshold.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -78,7 +79,7 @@ class Index(ABC):
         """Begin a search: queries [B, D], an array or a tensor, are float16 with the keys' D, thresholds numbers."""
         assert str(queries.dtype).removeprefix("torch.") == "float16", "queries are float16"
         assert queries.shape[1:] == self.keys.shape[1:], "queries are [B, D], with the keys' D"
-        assert not np.isnan(thresholds).any(), "thresholds are numbers"
+        assert not any(map(math.isnan, thresholds)), "thresholds are numbers"
         checkpoint()
 
     def require_ids(self, ids: range | None) -> range:

@@ -108,9 +108,11 @@ def range_sums_together(
         asked = list(zip(indexes, queries, thresholds, strict=True))
         queued = [index.queue_sums(of_block, levels) for index, of_block, levels in asked]
         results = [search.result for search in queued if search]
-        sizes = [len(result) for result in results]
-        here = iter(np.split(torch.cat(results).cpu().numpy(), np.cumsum(sizes)[:-1]) if results else ())
-        done = [search.finish(next(here)) if search else None for search in queued]
+        here, done, first = torch.cat(results).cpu().numpy() if results else np.empty(0, np.int64), [], 0
+        for search in queued:
+            size = search.result.shape[0] if search else 0
+            done.append(search.finish(here[first : first + size]) if search else None)
+            first += size
     checkpoint()
     return [
         sums if sums is not None else index.range_sum(of_block, levels, checkpoint=checkpoint)

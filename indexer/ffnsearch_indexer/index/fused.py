@@ -97,7 +97,6 @@ class Lists(NamedTuple):
     sums: Tensor
     zeros: Tensor
     splits: int
-    tiling: Tiling
 
     @property
     def room(self) -> int:
@@ -119,9 +118,9 @@ class Counted(NamedTuple):
 
     def read(self, here: Int64) -> Int64:
         """The sums of the result, once it is in this machine's memory; raises _ListTooShortError where pairs lack."""
-        sums, counters = np.split(here, [math.prod(self.shape)])
-        _require_room(int(counters.view(np.int32)[: self.programs].max()), self.room)
-        return sums.reshape(self.shape)
+        size = math.prod(self.shape)
+        _require_room(int(here[size:].view(np.int32)[: self.programs].max()), self.room)
+        return here[:size].reshape(self.shape)
 
 
 class FusedIndex(DeviceIndex):
@@ -165,7 +164,7 @@ class FusedIndex(DeviceIndex):
         self.skips = skips and tiles is not None
         self._order = None if tiles is None else tiles.order
         self._room = self.settings.room
-        self._last_limits: tuple[Float64, Limits] | None = None
+        self._last_limits: tuple[bytes, Limits] | None = None
 
     def _range_sum(self, queries: Tensor, thresholds: Sequence[float], checkpoint: Checkpoint) -> RangeSums:
         """Sum as many queries with as many keys at a time as there is room for."""
@@ -188,9 +187,10 @@ class FusedIndex(DeviceIndex):
     def queue_sums(self, queries: Tensor, thresholds: Sequence[float]) -> QueuedSums | None:
         """Queue a search whose queries, thresholds and sums are not too many for one piece, and not so large."""
         self.begin(queries, thresholds, nobody_waits)
-        result = SumAccumulator(len(queries), thresholds, self.counts)
+        B = queries.shape[0]
+        result = SumAccumulator(B, thresholds, self.counts)
         rows_max = min(self.queries_max, result.rows_within(self.queued_bytes_max))
-        if not (0 < len(queries) <= rows_max and 0 < len(thresholds) <= LEVELS_MAX):
+        if not (0 < B <= rows_max and 0 < len(thresholds) <= LEVELS_MAX):
             return None
         try:
             counted = self._counted(queries, result.thresholds, range(len(self.keys)))
@@ -270,11 +270,12 @@ class FusedIndex(DeviceIndex):
 
     def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> Counted:
         """Queue a sum on the device, without waiting for it."""
-        vectors, order = self._prepared(queries)
+        tiling = self._tiling(queries.shape[0])
+        vectors, order = self._prepared(queries, tiling)
         limits = self._limits(thresholds)
-        lists = self._list(vectors, (len(queries), len(thresholds), self._columns), limits, ids)
-        layout, tiling = self._layout, lists.tiling
-        self._kernels.add_pairs[len(lists.found), lists.tiling.sharers](
+        lists = self._list(vectors, tiling, (queries.shape[0], len(thresholds), self._columns), limits, ids)
+        layout, programs = self._layout, lists.found.shape[0]
+        self._kernels.add_pairs[programs, tiling.sharers](
             *(vectors, layout.keys, lists.places, lists.marks, lists.found, limits.exact),
             *(layout.offsets, layout.tokens, layout.counts, lists.sums),
             *(lists.room, lists.splits, len(thresholds)),
@@ -288,39 +289,37 @@ class FusedIndex(DeviceIndex):
         )
         if order is not None:
             lists.sums[order] = lists.sums.clone()
-        return Counted(lists.zeros, lists.sums.shape, len(lists.found), lists.room)
+        return Counted(lists.zeros, lists.sums.shape, programs, lists.room)
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""
-        vectors, order = self._prepared(queries)
-        lists = self._list(vectors, (len(queries), 0, 0), self._limits(thresholds), ids)
+        tiling = self._tiling(queries.shape[0])
+        vectors, order = self._prepared(queries, tiling)
+        lists = self._list(vectors, tiling, (queries.shape[0], 0, 0), self._limits(thresholds), ids)
         most = int(lists.found.max())
         _require_room(most, lists.room)
         scores = torch.empty(lists.places.shape, dtype=torch.float64, device=self.device)
-        self._kernels.score_pairs[len(lists.found), lists.tiling.sharers](
+        self._kernels.score_pairs[lists.found.shape[0], tiling.sharers](
             *(vectors, self._layout.keys, lists.places, lists.marks, lists.found, scores),
             *(lists.room, lists.splits),
-            **{"D": vectors.shape[1], "TILE_QUERIES": lists.tiling.queries},
-            **{"PAIRS": self.settings.pairs, "DEPTH": lists.tiling.depth, "num_warps": 4},
+            **{"D": vectors.shape[1], "TILE_QUERIES": tiling.queries},
+            **{"PAIRS": self.settings.pairs, "DEPTH": tiling.depth, "num_warps": 4},
         )
         is_listed = torch.arange(most, device=self.device) < lists.found[:, None]
         program, lane = torch.nonzero(is_listed, as_tuple=True)
         score = scores[program, lane]
         is_above = score > thresholds[0]
         program, lane, score = program[is_above], lane[is_above], score[is_above]
-        row = program // lists.splits * lists.tiling.queries + lists.marks[program, lane] // 256
+        row = program // lists.splits * tiling.queries + lists.marks[program, lane] // 256
         row = row if order is None else order[row]
         id_ = self._layout.ids[lists.places[program, lane].long()].long()
         place = torch.argsort(row * len(self.keys) + id_)
         return row[place].cpu().numpy(), id_[place].cpu().numpy(), score[place].cpu().numpy()
 
-    def _prepared(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _prepared(self, queries: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor | None]:
         """Queries [b, D] on the device in whole tiles, near ones together, and which each is, None where in order."""
-        tiling = self._tiling(len(queries))
         (B, D), width = queries.shape, self._layout.keys.shape[1]
-        rows = -(-B // tiling.queries) * tiling.queries
-        vectors = torch.zeros((rows, width), dtype=torch.float16, device=self.device)
-        vectors[:B, :D] = queries
+        vectors = torch.nn.functional.pad(queries, (0, width - D, 0, -B % tiling.queries))
         if not self.skips or tiling.queries >= B:
             return vectors, None
         nearest = torch.mm(vectors[:B], self._layout.centres[::4].T).argmax(dim=1)
@@ -330,20 +329,21 @@ class FusedIndex(DeviceIndex):
 
     def _limits(self, thresholds: Float64) -> Limits:
         """Thresholds on the device: those of the last search are there."""
-        if self._last_limits is None or not np.array_equal(self._last_limits[0], thresholds):
+        bits = thresholds.tobytes()
+        if self._last_limits is None or self._last_limits[0] != bits:
             clipped = thresholds.clip(-2, 2).astype(np.float32)  # no score is beyond; the slack covers what is rounded
             rounded = np.vstack([limits_around(thresholds, self._error), clipped])
             limits = Limits(*(to_device(array, self.device) for array in (thresholds, rounded)))
-            self._last_limits = thresholds.copy(), limits
+            self._last_limits = bits, limits
         return self._last_limits[1]
 
-    def _list(self, vectors: Tensor, shape: tuple[int, int, int], limits: Limits, ids: range) -> Lists:
+    def _list(self, vectors: Tensor, tiling: Tiling, shape: tuple[int, int, int], limits: Limits, ids: range) -> Lists:
         """List the pairs of queries and ids that may be above the lowest threshold.
 
         shape: of the sums, to which whole tiles are added; of none where these are to be listed too.
         """
-        layout, tiling, settings, B = self._layout, self._tiling(shape[0]), self.settings, shape[0]
-        query_tiles, tiles = len(vectors) // tiling.queries, -(-len(self.keys) // tiling.keys)
+        layout, settings, B = self._layout, self.settings, shape[0]
+        query_tiles, tiles = vectors.shape[0] // tiling.queries, -(-len(self.keys) // tiling.keys)
         splits = max(1, min(tiles, -(-settings.programs // query_tiles)))
         programs, size = query_tiles * splits, math.prod(shape)
         zeros = torch.zeros(size + -(-(query_tiles + programs) // 2), dtype=torch.int64, device=self.device)
@@ -353,20 +353,21 @@ class FusedIndex(DeviceIndex):
         places, marks = self._integers(2, programs, self._room)
         if self.skips:
             whole = sums if size and len(ids) == len(self.keys) else None
-            self._bound(vectors, B, limits.rounded[2], open_tiles, open_lengths, whole)
+            self._bound(vectors, tiling, B, limits.rounded[2], open_tiles, open_lengths, whole)
         self._kernels.scan_tiles[query_tiles, splits](
             *(vectors, layout.keys, layout.ids, open_tiles, open_lengths, limits.rounded, places, marks, found),
-            *(self._room, ids.start, ids.stop, B, tiles, len(limits.exact)),
+            *(self._room, ids.start, ids.stop, B, tiles, limits.exact.shape[0]),
             **{"D": vectors.shape[1], "SKIPS": self.skips, "TILE_KEYS": tiling.keys, "TILE_QUERIES": tiling.queries},
             **{"DEPTH": tiling.depth, "RESIDENT": tiling.resident, "QUERIES_FIRST": tiling.queries_first},
             num_warps=tiling.warps,
             num_stages=tiling.stages,
         )
-        return Lists(places, marks, found, sums, zeros, splits, tiling)
+        return Lists(places, marks, found, sums, zeros, splits)
 
     def _bound(
         self,
         vectors: Tensor,
+        tiling: Tiling,
         B: int,
         limits: Tensor,
         open_tiles: Tensor,
@@ -374,13 +375,13 @@ class FusedIndex(DeviceIndex):
         sums: Tensor | None,
     ) -> None:
         """List the tiles that are left open for each tile of queries; where sums are given, add whole ones to them."""
-        layout, settings, tiling = self._layout, self.settings, self._tiling(B)
-        adds = sums is not None and len(layout.group_sums) > 0
-        longer = 1 + (len(self.keys[0]) + 32) * 2.0**-23  # D roundings of a sum, and what the bound rounds itself
-        self._kernels.bound_tiles[len(open_tiles), len(layout.centres) // settings.centres](
+        layout, settings = self._layout, self.settings
+        adds = sums is not None and layout.group_sums.shape[0] > 0
+        longer = 1 + (self.keys.shape[1] + 32) * 2.0**-23  # D roundings of a sum, and what the bound rounds itself
+        self._kernels.bound_tiles[open_tiles.shape[0], layout.centres.shape[0] // settings.centres](
             *(vectors, layout.centres, layout.bounds, limits, layout.group_sums, open_tiles, open_lengths),
             *(sums if adds else open_lengths, self._error, SLACK, longer),
-            *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], len(limits)),
+            *(B, -(-len(self.keys) // GROUP), open_tiles.shape[1], limits.shape[0]),
             **{"D": vectors.shape[1], "Y": self._columns, "COLUMNS": 1 << (self._columns - 1).bit_length()},
             **{"ADDS": adds, "GROUP": GROUP, "TILE_KEYS": tiling.keys, "TILE_QUERIES": tiling.queries},
             **{"CENTRES": settings.centres, "DEPTH": tiling.depth},
