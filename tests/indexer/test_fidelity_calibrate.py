@@ -113,17 +113,17 @@ def test_the_expected_distance_is_that_of_prompts_with_similar_support(predictor
     for profile in found.profiles.values():
         expectation = profile.expectation
         assert expectation is not None
-        by_class: dict[float, list[float]] = {}
+        by_group: dict[float, list[float]] = {}
         searched = predictor.search(prompts, profile.thresholds_by_block)
         freqs = [sums.freq for sums in searched.sums]
         for answer, of_prompt in zip(predictor.predict(prompts, profile).answers, support(freqs), strict=True):
             expected = expectation.at(float(of_prompt))
-            by_class.setdefault(expected, []).append(answer.hellinger)
-        assert len(by_class) == len(expectation.support) > 1
-        for expected, distances in by_class.items():
+            by_group.setdefault(expected, []).append(answer.hellinger)
+        assert len(by_group) == len(expectation.support) > 1
+        for expected, distances in by_group.items():
             assert np.mean(distances) == pytest.approx(expected, abs=1e-9)
             assert len(distances) > LOW_GROUP_PROMPTS / 2  # some have the same support
-        lowest, *higher = (len(by_class[distance]) for distance in expectation.distance)
+        lowest, *higher = (len(by_group[distance]) for distance in expectation.distance)
         assert lowest <= min(higher)
 
 

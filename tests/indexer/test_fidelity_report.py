@@ -133,7 +133,7 @@ def test_a_full_report_has_every_part(report: Path, built: Path) -> None:
         *("examples-leave-one-out", "examples-held-out", "words"),
     ]
     measured = [
-        f"{figure}-{key}" for key in ("leave_one_out", "held_out") for figure in ("histogram", "comparison", "classes")
+        f"{figure}-{key}" for key in ("leave_one_out", "held_out") for figure in ("histogram", "comparison", "groups")
     ]
     figures = {f"figure-{name}.png" for name in (*measured, "curves", "ladder", "profile")}
     assert {path.name for path in report.iterdir()} == {"report.html"} | figures

@@ -60,7 +60,7 @@ def groups(document: Document) -> Picture:
     of_parts = "that do and do not occur in the model's training text, and " if parts else ""
     told = "; ".join(f"{name}: {part['mean']:.3f}" for name, part in [*parts, *by_support]).replace("\n", " ")
     return draw(
-        f"classes-{document['protocol']}",
+        f"groups-{document['protocol']}",
         4.6,
         f"Mean distance of the prompts {of_parts}by how many next tokens the search found; below, how many prompts "
         "there are of each.",
