@@ -164,6 +164,7 @@ def test_every_problem_is_told_at_once_with_key_origin_value_limit_and_next_step
         ('[aliases]\n"a b" = "tiny"', r"aliases\.a b .*is not a name"),
         ('[tracing]\nendpoint = "localhost"', r"tracing\.endpoint \(server.toml line 2\).*http://HOST:PORT"),
         ("port = 1", r"port \(server.toml line 1\): there is no such setting"),
+        ("[server]\nadmin = true", r"server\.admin .*there is no such setting: did you mean admin\.enabled\?"),
         ("[server]\nport = true", r"'True' is not a whole number"),
         ("[server]\ngrace_s = nan", r"'nan' is not a number"),
         ('[server]\nstate_folder = ""', r"server\.state_folder \(server.toml line 2\): it is empty"),

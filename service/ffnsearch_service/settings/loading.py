@@ -87,7 +87,8 @@ def _advice(key: str) -> str:
     """The nearest name of a setting, or where all of them are."""
     section = key.partition(".")[0]
     known = [*settings(), *TABLES]
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    switch = f"{key.rpartition('.')[2]}.enabled"
+    nearest = [switch] if switch in known else difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not nearest and section in sections():
         names = [one.partition(".")[2] for one in known if one.startswith(f"{section}.")]
         return f"section {section} has {', '.join(names)}"
