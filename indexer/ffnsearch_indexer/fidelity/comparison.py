@@ -85,11 +85,11 @@ class Comparison:
         started = time.monotonic()
         prompts = self.prompts[rows.start : rows.stop]
         found = self.predictor.search(list(prompts), self.thresholds, exclude_self=self.exclude_self)
-        of_default = self._freqs(found, self.default)
+        of_default, baselines = self._freqs(found, self.default), self._baseline_answers(found, prompts)
         answers = [
             *(combine(p, self._freqs(found, p), self.predictor.datastore.unigram) for p in self.profiles),
             *(normalised(freq.sum(axis=1)) for freq in of_default),
-            *self._baseline_answers(found, prompts).values(),
+            *(baselines[name] for kind, name in self.keys if kind == "baselines"),
             *(_ask(sister, prompts) for sister in self.sisters),
         ]
         model = softmax(found.logits)
