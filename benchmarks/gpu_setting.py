@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from recording import REPOSITORY
 from ffnsearch_indexer.answer.profile import ARTICLE
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts, find_substrings
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
+from ffnsearch_indexer.hardware.threads import shared_out
 from ffnsearch_indexer.index.base import Index
 from ffnsearch_indexer.index.tiles import ENDING_TOKENS, Tiles, tiles_of
 from ffnsearch_indexer.models import reference_folder
@@ -84,9 +84,5 @@ def make_setting(device: str, corpus: Path, characters: int | None, budget_secon
 
 def _tiles(keys: Sequence[np.ndarray], counts: NextTokenCounts, endings: np.ndarray, device: str) -> list[Tiles]:
     """The tiles of all blocks, one core each, as a build makes them."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda of_block: tiles_of(of_block, counts, endings, device=device), keys))
-    finally:
-        torch.set_num_threads(threads)
+    with shared_out() as pool:
+        return list(pool.map(lambda of_block: tiles_of(of_block, counts, endings, device=device), keys))
