@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from gpu_oracle import oracle
 from gpu_setting import THRESHOLDS, Setting
 
 from ffnsearch_indexer.index.base import Index, RangeSums
-from ffnsearch_indexer.index.device import range_sums_together
+from ffnsearch_indexer.index.device_search import DeviceSearch
 from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.faiss.flat import flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
@@ -155,30 +155,46 @@ def _share(setting: Setting, rate: float, ceiling: str) -> float | None:
 
 
 def together(setting: Setting) -> dict[str, Any]:
-    """Prompts a second as the service asks: queries on the device, all blocks told of at once, and waited for once."""
-    measured = {}
-    for batch in BATCHES if setting.device == "cuda" else BATCHES[:1]:
-        queries, search = _together(setting, batch)
-        alone = [
-            _indexes(setting, block)["fused, skipping"].range_sum(of_block[:batch], [THRESHOLDS[block]])
-            for block, of_block in enumerate(queries)
-        ]
-        differing = sum(_differing(*of_block) for of_block in zip(search(), alone, strict=True))
-        seconds = median(_seconds(setting, search))
-        measured[batch] = {
-            "prompts_per_second": batch / seconds,
-            "ms": 1000 * seconds,
-            "differing_integers": differing,
-        }
+    """Prompts a second as the service asks: queries on the device, all blocks told of at once, and waited for once.
+
+    Calls of few prompts are measured as graphs, and step by step.
+    """
+    measured: dict[str, Any] = {}
+    for graphs, batch in product((True, False), BATCHES if setting.device == "cuda" else BATCHES[:1]):
+        if graphs and batch > DeviceSearch.graph_queries_max:
+            continue
+        try:
+            queries, search = _together(setting, batch, graphs=graphs)
+            differing = 0
+            for first in range(0, 3 * batch, batch):  # plain, recorded and replayed
+                alone = [
+                    _indexes(setting, block)["fused, skipping"].range_sum(of_block, [THRESHOLDS[block]])
+                    for block, of_block in enumerate(queries[:, first : first + batch])
+                ]
+                differing += sum(_differing(*of_block) for of_block in zip(search(), alone, strict=True))
+            seconds = median(_seconds(setting, search))
+        except Exception as error:  # of the other batches there is still something to tell
+            measured.setdefault(_mode(graphs), {})[batch] = {"error": repr(error)[:300]}
+        else:
+            measured.setdefault(_mode(graphs), {})[batch] = {
+                "prompts_per_second": batch / seconds,
+                "ms": 1000 * seconds,
+                "differing_integers": differing,
+            }
     return measured
+
+
+def _mode(graphs: bool) -> str:
+    return "as a graph" if graphs else "step by step"
 
 
 def where_time_goes(setting: Setting) -> dict[str, Any]:
     """What a call as in `together` is made of: calls of libraries and kernels, by what they take there and here."""
     measured: dict[str, Any] = {}
-    for batch in (1, 4096) if setting.device == "cuda" else (1,):
-        _, search = _together(setting, batch)
-        search()
+    for graphs, batch in ((True, 1), (False, 1), (False, 4096)) if setting.device == "cuda" else ((False, 1),):
+        _, search = _together(setting, batch, graphs=graphs)
+        for _ in range(3):  # the second time it is recorded
+            search()
         setting.synchronize()
         with torch.profiler.profile() as profiler:
             search()
@@ -192,19 +208,27 @@ def where_time_goes(setting: Setting) -> dict[str, Any]:
             }
             for step in profiler.key_averages()
         ]
-        measured[str(batch)] = sorted(steps, key=lambda step: -step["device_us"] - step["host_us"])[:STEPS_TOLD]
+        dearest = sorted(steps, key=lambda step: -step["device_us"] - step["host_us"])[:STEPS_TOLD]
+        measured[f"{batch}, {_mode(graphs)}"] = dearest
     return measured
 
 
-def _together(setting: Setting, batch: int) -> tuple[torch.Tensor, Callable[[], list[RangeSums]]]:
+class _StepByStep(DeviceSearch):
+    """A search without graphs."""
+
+    graph_queries_max: ClassVar = 0
+
+
+def _together(setting: Setting, batch: int, *, graphs: bool) -> tuple[torch.Tensor, Callable[[], list[RangeSums]]]:
     """The queries on the device, and a search of so many of them in all blocks, each time of the next."""
     indexes = [cast(FusedIndex, _indexes(setting, block)["fused, skipping"]) for block in range(len(setting.keys))]
     queries, thresholds = torch.from_numpy(setting.queries).to(setting.device), [[of_block] for of_block in THRESHOLDS]
+    of_all = (DeviceSearch if graphs else _StepByStep)(indexes)
     starts = iter(range(0, 1 << 30, batch))
 
     def search() -> list[RangeSums]:
         first = next(starts) % queries.shape[1]
-        return range_sums_together(indexes, queries[:, first : first + batch], thresholds)
+        return of_all.range_sums(queries[:, first : first + batch], thresholds)
 
     return queries, search
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from graphs_on_cpu import record_on_cpu
 from measuring import ALPHABET, PROFILES, TEXT, WINDOW
 
 from ffnsearch_indexer.answer.predictor import Predictor
@@ -36,3 +38,11 @@ def predictors(measurable: Path) -> Iterator[dict[str, Predictor]]:
     """A predictor on the snapshot of each split."""
     with Datastore.open(measurable / "all") as whole, Datastore.open(measurable / "train") as train:
         yield {"all": Predictor(whole), "train": Predictor(train)}
+
+
+@pytest.fixture
+def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps each graph has that is recorded, where there is no GPU to record it."""
+    if torch.cuda.is_available():
+        pytest.skip("a GPU records its own")
+    return record_on_cpu(monkeypatch)

@@ -13,8 +13,7 @@ from test_index_contract import Case, FusedInSmallTiles, clustered, make_counts,
 from ffnsearch_indexer.errors import BackendError, DeviceError
 from ffnsearch_indexer.hardware.gpu import device_errors
 from ffnsearch_indexer.index import device, fused
-from ffnsearch_indexer.index.base import Index, RangeSums, score_error
-from ffnsearch_indexer.index.device import range_sums_together
+from ffnsearch_indexer.index.base import Index, score_error
 from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.fused import FusedIndex
 from ffnsearch_indexer.index.tiles import tiles_of
@@ -118,38 +117,6 @@ def test_a_search_waits_once_and_uploads_thresholds_where_they_are_new(monkeypat
         index.range_sum(queries, thresholds)
         assert calls == expected
     assert sums_are_right(index, case)
-
-
-def test_blocks_together_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    case, waits = small_case(), []
-    tiles = tiles_of(case.keys, case.counts)
-    indexes = [FusedInSmallTiles(case.keys, case.counts, tiles, device=DEVICE) for _ in range(3)]
-    queries = torch.from_numpy(np.stack([case.queries[:2]] * 3)).to(DEVICE)
-    expected = oracle_sums(case._replace(queries=case.queries[:2]))
-
-    def together() -> list[RangeSums]:
-        return range_sums_together(indexes, queries, [case.thresholds] * 3)
-
-    together()  # which puts the blocks on the device
-    cpu = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: waits.append(tensor) or cpu(tensor))
-    for wanted, room in ((1, 1 << 9), (4, 1)):  # where lists are too short, each block is searched again as usual
-        waits.clear()
-        for index in indexes:
-            index._room = room
-        for sums in together():
-            assert np.array_equal(sums.freq, expected.freq)
-        assert len(waits) == wanted
-
-
-def test_a_device_without_room_for_all_blocks_takes_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = small_case()
-    case = case._replace(queries=case.queries[:2])
-    indexes = [FusedInSmallTiles(case.keys, case.counts, device=DEVICE) for _ in range(2)]
-    failing_once(monkeypatch, "_counted", torch.OutOfMemoryError("CUDA out of memory"))
-    queries = torch.from_numpy(np.stack([case.queries] * 2)).to(DEVICE)
-    for sums in range_sums_together(indexes, queries, [case.thresholds] * 2):
-        assert np.array_equal(sums.freq, oracle_sums(case).freq)
 
 
 def test_a_kernel_that_does_not_fit_the_device_is_an_error_of_the_device() -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from ffnsearch_indexer.index.base import (
     levels_above,
     nobody_waits,
 )
-from ffnsearch_indexer.index.device import DeviceIndex, range_sums_together
+from ffnsearch_indexer.index.device import DeviceIndex
+from ffnsearch_indexer.index.device_search import DeviceSearch
 from ffnsearch_indexer.models.on_device import DeviceModel, DeviceQueries
 from ffnsearch_indexer.models.queries import Queries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
@@ -269,6 +270,8 @@ class Predictor:
         self.choice = choice
         self.backend, self.device = choice.backend, choice.device
         self._indexes = open_indexes(self.datastore, choice.backend, device=choice.device)
+        on_device = [index for index in self._indexes if isinstance(index, DeviceIndex)]
+        self._device_search = DeviceSearch(on_device) if on_device else None
         self._device_model = None if self.device == "cpu" else self._model_on(self.device)
         self.approximate = self._indexes[0].approximate
         self.recall = min(index.recall for index in self._indexes)
@@ -295,7 +298,7 @@ class Predictor:
         if self._self_sums is not None:
             queries = _fetched(queries)
             lookup.ask_with_keys(queries.vectors, datastore.keys, self_ids)
-        elif not isinstance(self._indexes[0], DeviceIndex):
+        elif self._device_search is None:
             queries = _fetched(queries)
         return queries, self_ids
 
@@ -331,8 +334,8 @@ class Predictor:
         The block that took longest the last time begins, so that none is left to run alone at the end. vectors:
         [K, B, D] float16, an array, or a tensor on the device of the indexes, where all blocks are queued at once.
         """
-        if isinstance(vectors, torch.Tensor):
-            return range_sums_together(cast(list[DeviceIndex], self._indexes), vectors, thresholds, checkpoint)
+        if self._device_search is not None and isinstance(vectors, torch.Tensor):
+            return self._device_search.range_sums(vectors, thresholds, checkpoint)
 
         def search(block: int) -> RangeSums:
             started = time.perf_counter_ns()

@@ -33,8 +33,9 @@ PRODUCTS_MAX = 32
 class QueuedSums(NamedTuple):
     """A search that is queued on a device.
 
-    result: int64 [n], what it leaves on the device. finish: turns the result, once it is in this machine's memory, into
-    sums, or None where the search must be done again in the usual way.
+    result: int64 [n], what it leaves on the device. finish: turns such a result, once it is in this machine's memory,
+    into sums, or None where the search must be done again in the usual way; it may be called for every result that the
+    same work leaves, and holds all that the work reads beside the index.
     """
 
     result: Tensor
@@ -91,33 +92,6 @@ class DeviceIndex(Index):
     @abstractmethod
     def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
         """List the neighbors of queries [B, D] on the device above a limit [1], among those with some ids."""
-
-
-def range_sums_together(
-    indexes: Sequence[DeviceIndex],
-    queries: Tensor,
-    thresholds: Sequence[Sequence[float]],
-    checkpoint: Checkpoint = nobody_waits,
-) -> list[RangeSums]:
-    """Sum in K blocks, each for its own queries, of [K, B, D] float16 on the device, and its own thresholds.
-
-    All blocks that can be queued are queued first, and the device is waited for once.
-    """
-    checkpoint()
-    with device_errors():
-        asked = list(zip(indexes, queries, thresholds, strict=True))
-        queued = [index.queue_sums(of_block, levels) for index, of_block, levels in asked]
-        results = [search.result for search in queued if search]
-        here, done, first = torch.cat(results).cpu().numpy() if results else np.empty(0, np.int64), [], 0
-        for search in queued:
-            size = search.result.shape[0] if search else 0
-            done.append(search.finish(here[first : first + size]) if search else None)
-            first += size
-    checkpoint()
-    return [
-        sums if sums is not None else index.range_sum(of_block, levels, checkpoint=checkpoint)
-        for sums, (index, of_block, levels) in zip(done, asked, strict=True)
-    ]
 
 
 def device_score_error(d_model: int) -> float:

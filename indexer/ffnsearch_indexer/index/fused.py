@@ -108,13 +108,14 @@ class Counted(NamedTuple):
     """What will be copied back: the lists themselves are not.
 
     result: int64, the sums and then, as int32, how many pairs each of `programs` found. shape: of the sums. room: pairs
-    that a list held.
+    that a list held. limits: those it was queued with, which must stay where they are for as long as it may be done.
     """
 
     result: Tensor
     shape: tuple[int, ...]
     programs: int
     room: int
+    limits: Limits
 
     def read(self, here: Int64) -> Int64:
         """The sums of the result, once it is in this machine's memory; raises _ListTooShortError where pairs lack."""
@@ -188,16 +189,17 @@ class FusedIndex(DeviceIndex):
         """Queue a search whose queries, thresholds and sums are not too many for one piece, and not so large."""
         self.begin(queries, thresholds, nobody_waits)
         B = queries.shape[0]
-        result = SumAccumulator(B, thresholds, self.counts)
-        rows_max = min(self.queries_max, result.rows_within(self.queued_bytes_max))
+        empty = SumAccumulator(B, thresholds, self.counts)
+        rows_max = min(self.queries_max, empty.rows_within(self.queued_bytes_max))
         if not (0 < B <= rows_max and 0 < len(thresholds) <= LEVELS_MAX):
             return None
         try:
-            counted = self._counted(queries, result.thresholds, range(len(self.keys)))
+            counted = self._counted(queries, empty.thresholds, range(len(self.keys)))
         except torch.OutOfMemoryError:
             return None
 
         def finish(here: Int64) -> RangeSums | None:
+            result = SumAccumulator(B, thresholds, self.counts)
             try:
                 result.add_sums(slice(None), counted.read(here))
             except _ListTooShortError as error:
@@ -289,7 +291,7 @@ class FusedIndex(DeviceIndex):
         )
         if order is not None:
             lists.sums[order] = lists.sums.clone()
-        return Counted(lists.zeros, lists.sums.shape, programs, lists.room)
+        return Counted(lists.zeros, lists.sums.shape, programs, lists.room, limits)
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""

@@ -12,9 +12,8 @@ Shapes: n windows, R rows of a batch, L window, K block, D d_model, V vocabulary
 """
 
 import copy
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ffnsearch_indexer.errors import ModelError
+from ffnsearch_indexer.hardware.graphs import GraphRecorder
 from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.models.inference import not_finite
 from ffnsearch_indexer.models.queries import Queries, pad
@@ -35,12 +35,6 @@ ROWS = 64
 
 MEASURED_BATCHES = 3
 """Batches whose time is taken for an estimate."""
-
-WARM_UPS = 3
-"""Batches before a graph is recorded: libraries choose kernels and allocate in the first ones."""
-
-_recording = threading.Lock()
-"""Held while a graph is recorded: torch records one at a time in a process, and two models may be opened at once."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 """What weights and products may be; float32 is full float32, never TF32."""
@@ -99,8 +93,7 @@ class DeviceModel:
         self._model = copy.deepcopy(model).eval().to(self.device, getattr(torch, precision))
         self._tokens = torch.zeros((rows, window_tokens), dtype=torch.int64, device=self.device)
         self._last = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._recorded: _Batch | None = None
+        self._replay: Callable[[], _Batch] | None = None
 
     @property
     def rows(self) -> int:
@@ -161,25 +154,9 @@ class DeviceModel:
 
     def _run_batch(self) -> _Batch:
         """Run what is in `_tokens` and `_last`; the result is overwritten by the next batch."""
-        if self.device.type != "cuda":
-            return self._forward()
-        if self._graph is None or self._recorded is None:
-            self._graph, self._recorded = self._record()
-        self._graph.replay()
-        return self._recorded
-
-    def _record(self) -> "tuple[torch.cuda.CUDAGraph, _Batch]":
-        """Record the forward pass as a graph, on a stream of its own; other threads may use the device meanwhile."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self._forward()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with _recording, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            batch = self._forward()
-        return graph, batch
+        if self._replay is None:
+            self._replay = GraphRecorder(self.device).record(self._forward)
+        return self._replay()
 
     def _forward(self) -> _Batch:
         """Run one batch, of which the last positions alone are kept.
