@@ -74,10 +74,15 @@ def test_other_thresholds_and_numbers_of_queries_are_other_graphs(graphs_on_cpu:
         assert len(graphs_on_cpu) == (0 if made == 1 else len(calls))
 
 
-def test_calls_of_many_queries_are_not_recorded(graphs_on_cpu: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "name", "most"), [(DeviceSearch, "graph_queries_max", 1), (device_search, "GRAPH_BYTES_MAX", 1000)]
+)
+def test_large_calls_are_not_recorded(
+    where: object, name: str, most: int, graphs_on_cpu: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = small_case()
     search = DeviceSearch(indexes_of(case))
-    monkeypatch.setattr(DeviceSearch, "graph_queries_max", 1)
+    monkeypatch.setattr(where, name, most)
     for _ in range(3):
         assert is_right(search, case, slice(2))
     assert not graphs_on_cpu

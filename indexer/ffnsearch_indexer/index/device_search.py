@@ -19,8 +19,11 @@ from ffnsearch_indexer.hardware.graphs import GraphRecorder
 from ffnsearch_indexer.index.base import Checkpoint, RangeSums, nobody_waits
 from ffnsearch_indexer.index.device import DeviceIndex, QueuedSums
 
-GRAPHS_MAX = 16
-"""Most graphs of a search, and calls that are remembered; where there would be more, all are recorded anew."""
+GRAPHS_MAX = 64
+"""Most graphs of a search, and calls that are remembered; where there would be more, all are given back."""
+
+GRAPH_BYTES_MAX = 1 << 24
+"""Most bytes of the results of a call that is recorded: each graph keeps its own."""
 
 
 class _Call(NamedTuple):
@@ -92,25 +95,29 @@ class DeviceSearch:
         graph = self._graph(queries, call)
         if graph:
             graph.queries.copy_(queries)
-        done = (graph.run() if graph else self._queue(queries, call)).fetch()
+        queued = graph.run() if graph else self._queue(queries, call)
+        done = queued.fetch()
         is_whole = all(sums is not None or not levels for sums, levels in zip(done, call.thresholds, strict=True))
-        if graph and not is_whole:
-            self._forget()  # its lists are too short, or there is no room for them
-            self._made.remove(call)
-        elif is_whole and any(call.thresholds) and call not in self._made:
+        if graph:
+            if not is_whole:
+                self._forget()  # its lists are too short, or there is no room for them
+        elif is_whole and self._may_be_graph(queued, call):
             self._made.append(call)
         return done
 
+    def _may_be_graph(self, queued: _Queued, call: _Call) -> bool:
+        is_small = call.queries <= self.graph_queries_max
+        return is_small and queued.results is not None and queued.results.nbytes <= GRAPH_BYTES_MAX
+
     def _graph(self, queries: Tensor, call: _Call) -> _Graph | None:
         """The graph of a call that was made before, recorded now where that is the first time since."""
-        if call not in self._graphs:
-            if call.queries > self.graph_queries_max or call not in self._made:
-                return None
+        if call not in self._graphs and call in self._made:
             if len(self._graphs) == GRAPHS_MAX:
                 self._forget()
+            self._made.remove(call)
             own = queries.clone()
             self._graphs[call] = _Graph(own, self._recorder.record(lambda: self._queue(own, call)))
-        return self._graphs[call]
+        return self._graphs.get(call)
 
     def _queue(self, queries: Tensor, call: _Call) -> _Queued:
         asked = zip(self._indexes, queries, call.thresholds, strict=True)
@@ -119,6 +126,6 @@ class DeviceSearch:
         return _Queued(searches, torch.cat(results) if results else None)
 
     def _forget(self) -> None:
-        """Give the graphs back, and with them their memory: a recorder whose graphs are gone cannot record again."""
+        """Give the graphs back, and with them their memory, which is the recorder's: the next ones need another."""
         self._graphs: dict[_Call, _Graph] = {}
         self._recorder = GraphRecorder(self._indexes[0].device)
