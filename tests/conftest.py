@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run in Python; read where they are defined
 
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ffnsearch_indexer import build as building
 from ffnsearch_indexer.additions import faiss, self_sums, tiles
+from ffnsearch_indexer.build import pipeline
+from ffnsearch_indexer.build import plan as planning
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import FfnSearchError
@@ -32,7 +34,7 @@ _context.set_forkserver_preload(
         faiss.__name__,
         self_sums.__name__,
         tiles.__name__,
-        building.__name__,
+        pipeline.__name__,
         training.__name__,
         "matplotlib.figure",
         "torch._dynamo",
@@ -69,12 +71,12 @@ class BuildJob:
     window_tokens: int = 5
     shard_windows: int = 100
 
-    def run(self, tell: Callable[..., None]) -> building.BuildPlan:
+    def run(self, tell: Callable[..., None]) -> planning.BuildPlan:
         keys.SHARD_WINDOWS = self.shard_windows
-        building._flops_per_second = lambda: 1e10
-        plans: list[building.BuildPlan] = []
-        building.build(
-            building.BuildRequest(Corpus("text", self.text), self.model, self.out, window_tokens=self.window_tokens),
+        planning._flops_per_second = lambda: 1e10
+        plans: list[planning.BuildPlan] = []
+        pipeline.build(
+            BuildRequest(Corpus("text", self.text), self.model, self.out, window_tokens=self.window_tokens),
             announce=plans.append,
             progress=tell,
         )

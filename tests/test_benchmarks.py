@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from tiny import make_model, random_text, revise, save_model
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.models.on_device import DeviceModel

@@ -17,12 +17,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import stopping
-from ffnsearch_indexer import build as building
-from ffnsearch_indexer.build import BuildRequest, build, estimate
+from ffnsearch_indexer.build import plan as planning
+from ffnsearch_indexer.build.pipeline import build, estimate
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE, Tokenizer
 from ffnsearch_indexer.errors import CorpusError, DamageError, FfnSearchError, ModelError, OutputError, TokenError
+from ffnsearch_indexer.files import disk_errors
+from ffnsearch_indexer.models import extraction
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE
+from ffnsearch_indexer.store import keys
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.manifest import read_manifest
 from stopping import KILLED, BuildJob, Stop
@@ -113,9 +117,9 @@ def test_a_build_that_is_killed_again_and_again_gets_there(whole: tuple[dict[str
 
 
 def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building.keys, "SHARD_WINDOWS", 100)
+    monkeypatch.setattr(keys, "SHARD_WINDOWS", 100)
     computed = []
-    extract = building.extraction.extract_keys
+    extract = extraction.extract_keys
 
     def stop_at_the_third(model: object, windows: list[object]) -> object:
         computed.append(len(windows))
@@ -123,7 +127,7 @@ def test_whole_shards_are_not_computed_again(job: BuildJob, monkeypatch: pytest.
             raise KeyboardInterrupt
         return extract(model, windows)
 
-    monkeypatch.setattr(building.extraction, "extract_keys", stop_at_the_third)
+    monkeypatch.setattr(extraction, "extract_keys", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     plan = estimate(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
@@ -137,7 +141,7 @@ def test_a_damaged_shard_is_refused_and_made_again_once_it_is_deleted(
     damage: str, job: BuildJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(building.keys, "assemble_block", interrupted)
+        patched.setattr(keys, "assemble_block", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(BuildRequest(CORPUS, job.model, job.out, window_tokens=5))
     shard = partial(job.out) / "shards" / "shard-00000.npy"
@@ -425,8 +429,8 @@ def test_the_plan_holds(tmp_path: Path) -> None:
 def test_the_plan_has_memory_for_the_tiles_of_several_blocks(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "tiles_memory_bytes", lambda *_: 1 << 40)
-    monkeypatch.setattr(building.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(planning, "tiles_memory_bytes", lambda *_: 1 << 40)
+    monkeypatch.setattr(planning.torch, "get_num_threads", lambda: 3)
     assert estimate(BuildRequest(CORPUS, model, tmp_path / "out")).memory_bytes >> 40 == 2
 
 
@@ -472,6 +476,6 @@ def test_the_manifest_says_what_the_model_was_trained_on_where_that_is_known(
 
 
 def test_an_error_that_is_the_disks_says_what_to_do() -> None:
-    with pytest.raises(OutputError) as caught, building.disk_errors("make room"):
+    with pytest.raises(OutputError) as caught, disk_errors("make room"):
         raise OSError(errno.ENOSPC, "No space left on device", "/x")
     assert caught.value.message == "cannot write /x: No space left on device; make room"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ffnsearch_indexer.build import BuildPlan
+from ffnsearch_indexer.build.plan import BuildPlan
 from ffnsearch_indexer.cli.training import train
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus

@@ -17,7 +17,8 @@ from test_snapshot import entry, flip, rewrite_manifest
 import stopping
 from ffnsearch_indexer.additions.faiss import add_faiss
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import BuildRequest, estimate
+from ffnsearch_indexer.build.pipeline import estimate
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, OutputError
 from ffnsearch_indexer.index.exact import ExactIndex

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.fidelity import fitting

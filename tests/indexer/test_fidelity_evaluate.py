@@ -21,7 +21,8 @@ from measuring import ALPHABET, EVEN, STEPS, TEXT, WINDOW, evaluate, measure
 import naive
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import one_step
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import FidelityError
 from ffnsearch_indexer.fidelity.protocols import Protocol

@@ -14,7 +14,8 @@ from measuring import ALPHABET, EVEN, PROFILES, PROMPTS, TEXT, WINDOW, evaluate,
 import stopping
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import ProductProfile, ProductStep, choose_profiles, one_step
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import ChangedError, FidelityError, ModelError, OutputError, ProfileError, TokenError
 from ffnsearch_indexer.fidelity import chunks, comparison

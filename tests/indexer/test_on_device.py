@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ffnsearch_indexer import build as building
 from ffnsearch_indexer.answer import backends
 from ffnsearch_indexer.answer import predictor as predicting
 from ffnsearch_indexer.answer.backends import Backend
 from ffnsearch_indexer.answer.predictor import Predictor
-from ffnsearch_indexer.build import BuildRequest, build, estimate
+from ffnsearch_indexer.build import pipeline, source
+from ffnsearch_indexer.build.pipeline import build, estimate
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DeviceError, FfnSearchError, ModelError, OutputError, PromptError
 from ffnsearch_indexer.index.base import Index
@@ -24,6 +25,7 @@ from ffnsearch_indexer.models.extraction import extract_keys
 from ffnsearch_indexer.models.on_device import PRECISIONS, DeviceModel
 from ffnsearch_indexer.models.packed import PackedModel, pack_model
 from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.store import keys
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_indexer.store.tiles import write_tiles
@@ -141,10 +143,10 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build takes the device's way, on the CPU."""
-    monkeypatch.setattr(building, "choose_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
-    monkeypatch.setattr(building, "DeviceModel", model_on_cpu)
-    monkeypatch.setattr(building, "write_tiles", lambda *arguments, device: write_tiles(*arguments, device="cpu"))
-    monkeypatch.setattr(building.keys, "SHARD_WINDOWS", 100)
+    monkeypatch.setattr(source, "choose_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
+    monkeypatch.setattr(source, "DeviceModel", model_on_cpu)
+    monkeypatch.setattr(pipeline, "write_tiles", lambda *arguments, device: write_tiles(*arguments, device="cpu"))
+    monkeypatch.setattr(keys, "SHARD_WINDOWS", 100)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
@@ -167,9 +169,9 @@ def test_a_build_on_a_device_differs_in_its_keys_alone(model: Path, tmp_path: Pa
 @pytest.mark.usefixtures("_as_on_a_gpu")
 def test_tiles_are_measured_where_the_model_runs(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    on_cpu = building.write_tiles
+    on_cpu = pipeline.write_tiles
     monkeypatch.setattr(
-        building,
+        pipeline,
         "write_tiles",
         lambda *arguments, device: (asked.append(device), on_cpu(*arguments, device=device)),
     )

@@ -22,7 +22,8 @@ from ffnsearch_indexer.additions.self_sums import SelfSumsPlan, add_self_sums, d
 from ffnsearch_indexer.answer import lookup, predictor
 from ffnsearch_indexer.answer.predictor import Found, Predictor
 from ffnsearch_indexer.answer.profile import Profile, one_step
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens

@@ -21,7 +21,8 @@ from ffnsearch_indexer.additions.tiles import add_tiles
 from ffnsearch_indexer.answer.backends import BACKENDS
 from ffnsearch_indexer.answer.predictor import Predictor
 from ffnsearch_indexer.answer.profile import default_profile
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.console import ProgressDisplay
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.errors import BackendError, DamageError, FfnSearchError, OutputError

@@ -10,7 +10,8 @@ from calibrated import calibrate
 from processes import Servers
 from serving import SlowPredictor, serving
 
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.store.datastore import Datastore

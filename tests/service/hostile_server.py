@@ -19,7 +19,8 @@ from certificates import Authority
 from serving import get
 from vitals import Watched, free_port
 
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_service.security.token_edits import add_token

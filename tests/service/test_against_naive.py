@@ -17,7 +17,8 @@ from serving import serving
 
 import naive
 from ffnsearch_indexer.answer.profile import Profile, one_step
-from ffnsearch_indexer.build import BuildRequest, build
+from ffnsearch_indexer.build.pipeline import build
+from ffnsearch_indexer.build.request import BuildRequest
 from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import TINY_SHAKESPEARE

@@ -70,8 +70,9 @@ def build(
     Then calibrate it, so that its answers are near the model's own; `ffnsearch calibrate` takes more prompts. A build
     that was stopped is continued by the same command; with `--resume` also what follows when OUT is there.
     """
-    from ffnsearch_indexer import build as building
     from ffnsearch_indexer.additions.faiss import add_faiss
+    from ffnsearch_indexer.build import finished, pipeline
+    from ffnsearch_indexer.build.request import BuildRequest, is_there
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.corpora.corpus import read_corpus
     from ffnsearch_indexer.fidelity import calibrate as calibrating
@@ -82,8 +83,8 @@ def build(
 
     started, kinds = time.monotonic(), kinds_of(faiss)
 
-    def request() -> building.BuildRequest:
-        return building.BuildRequest(
+    def request() -> BuildRequest:
+        return BuildRequest(
             corpus=read_corpus(corpus),
             model_folder=model or reference_folder(),
             out=out,
@@ -96,16 +97,16 @@ def build(
 
     if estimate:
         with resumable(), ProgressDisplay(progress_json) as display:
-            plan = building.estimate(request(), progress=display)
+            plan = pipeline.estimate(request(), progress=display)
         return print_result(as_json, vars(plan), _plan_lines(plan, calibration_prompts))
     with resumable(build_folder(out)), ProgressDisplay(progress_json) as display:
         asked = request()
-        if resume and building.is_there(out):
-            manifest = building.finished(asked)
+        if resume and is_there(out):
+            manifest = finished.require_finished(asked)
             if manifest.trained_on is None:
-                manifest = building.add_training_text(asked)
+                manifest = finished.add_training_text(asked)
         else:
-            manifest = building.build(
+            manifest = pipeline.build(
                 asked,
                 announce=lambda plan: display.say("\n".join(_plan_lines(plan, calibration_prompts))),
                 progress=display,

@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 class GraphRecorder:
     """Records work on one device. One thread at a time may record and run what it recorded.
 
-    What one recorder recorded shares memory: use the result of one piece of work before the next is run. The memory goes
-    with the last of them, and after that torch refuses to record there: take another recorder. On a CPU there are no
-    graphs: there work is done anew each time.
+    What one recorder recorded shares memory: use the result of one piece of work before the next is run. The memory
+    goes with the last of them, and after that torch refuses to record there: take another recorder. On a CPU there are
+    no graphs: there work is done anew each time.
     """
 
     def __init__(self, device: torch.device) -> None:
