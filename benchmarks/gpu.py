@@ -24,6 +24,7 @@ from typing import Any
 
 import gpu_model
 import gpu_search
+import gpu_together
 import recording
 import torch
 from gpu_setting import CORPORA, Setting, make_setting
@@ -73,10 +74,11 @@ MEASUREMENTS: dict[str, Callable[[Setting], Any]] = {
     "ceilings": gpu_search.ceilings,
     "agreement": gpu_search.agreement,
     "rates": gpu_search.rates,
-    "together": gpu_search.together,
+    "together": gpu_together.together,
+    "graphs": gpu_together.graphs,
     "range_search_gpu_emulated": gpu_search.top_k_emulation,
     "neighbors": gpu_search.neighbors,
-    "where_time_goes": gpu_search.where_time_goes,
+    "where_time_goes": gpu_together.where_time_goes,
     "model": _model,
     "tilings": gpu_search.tilings,
     "range_search_gpu": _with_faiss(gpu_search.range_search_gpu),

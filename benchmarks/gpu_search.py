@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from gpu_oracle import oracle
 from gpu_setting import THRESHOLDS, Setting
 
 from ffnsearch_indexer.index.base import Index, RangeSums
-from ffnsearch_indexer.index.device_search import DeviceSearch
 from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.index.faiss.flat import flat_of
 from ffnsearch_indexer.index.faiss.gpu import FaissGpuFlatIndex, Gpus
@@ -36,8 +35,6 @@ STAIRCASE = (0.02, 0.0, -0.05)
 """Thresholds beside a block's own, as steps from it."""
 
 ROUNDS_MIN, ROUNDS_MAX, ROUNDS_SECONDS = 3, 30, 2.0
-STEPS_TOLD = 25
-"""Of what a call is made of, the dearest that are told."""
 
 TOP_K = 2048
 """Most neighbors that faiss finds for a query on a GPU."""
@@ -75,8 +72,8 @@ def ceilings(setting: Setting) -> dict[str, float]:
     left, right = (torch.randn((size, size), device=device).half() for _ in range(2))
     source = torch.empty(size * size * 32, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    products = _seconds(setting, lambda: torch.mm(left, right))
-    copies = _seconds(setting, lambda: target.copy_(source))
+    products = seconds_of(setting, lambda: torch.mm(left, right))
+    copies = seconds_of(setting, lambda: target.copy_(source))
     return {
         "matmul_tflop_s": 2 * size**3 / median(products) / 1e12,
         "copy_tb_s": 2 * source.numel() / median(copies) / 1e12,
@@ -93,13 +90,13 @@ def agreement(setting: Setting) -> dict[str, Any]:
         queries = setting.queries[block, :count]
         expected = oracle(setting, block, queries, levels)
         compared += expected.freq.size + expected.neighbors.size
-        for name, index in _indexes(setting, block).items():
+        for name, index in indexes_of(setting, block).items():
             alone = index.range_sum(queries, levels[:1])
             of_first = RangeSums(expected.freq[:, :1], expected.neighbors[:, :1])
-            found = _differing(index.range_sum(queries, levels), expected) + _differing(alone, of_first)
+            found = count_differing(index.range_sum(queries, levels), expected) + count_differing(alone, of_first)
             for fewer in FEWER:  # each has a kernel of its own
                 of_fewer = RangeSums(expected.freq[:fewer], expected.neighbors[:fewer])
-                found += _differing(index.range_sum(queries[:fewer], levels), of_fewer)
+                found += count_differing(index.range_sum(queries[:fewer], levels), of_fewer)
             differing[name] = differing.get(name, 0) + found
     return {
         "prompts": count,
@@ -112,7 +109,7 @@ def agreement(setting: Setting) -> dict[str, Any]:
 
 def rates(setting: Setting) -> dict[str, Any]:
     """Prompts a second through all blocks, by backend and batch, and what share of the ceilings that is."""
-    return _rates(setting, [_indexes(setting, block) for block in range(len(setting.keys))], BATCHES)
+    return _rates(setting, [indexes_of(setting, block) for block in range(len(setting.keys))], BATCHES)
 
 
 def faiss_rates(setting: Setting) -> dict[str, Any]:
@@ -154,85 +151,6 @@ def _share(setting: Setting, rate: float, ceiling: str) -> float | None:
     return rate / most if most else None
 
 
-def together(setting: Setting) -> dict[str, Any]:
-    """Prompts a second as the service asks: queries on the device, all blocks told of at once, and waited for once.
-
-    Calls of few prompts are measured as graphs, and step by step.
-    """
-    measured: dict[str, Any] = {}
-    for graphs, batch in product((True, False), BATCHES if setting.device == "cuda" else BATCHES[:1]):
-        if graphs and batch > DeviceSearch.graph_queries_max:
-            continue
-        try:
-            queries, search = _together(setting, batch, graphs=graphs)
-            differing = 0
-            for first in range(0, 3 * batch, batch):  # plain, recorded and replayed
-                alone = [
-                    _indexes(setting, block)["fused, skipping"].range_sum(of_block, [THRESHOLDS[block]])
-                    for block, of_block in enumerate(queries[:, first : first + batch])
-                ]
-                differing += sum(_differing(*of_block) for of_block in zip(search(), alone, strict=True))
-            seconds = median(_seconds(setting, search))
-        except Exception as error:  # of the other batches there is still something to tell
-            measured.setdefault(_mode(graphs), {})[batch] = {"error": repr(error)[:300]}
-        else:
-            measured.setdefault(_mode(graphs), {})[batch] = {
-                "prompts_per_second": batch / seconds,
-                "ms": 1000 * seconds,
-                "differing_integers": differing,
-            }
-    return measured
-
-
-def _mode(graphs: bool) -> str:
-    return "as a graph" if graphs else "step by step"
-
-
-def where_time_goes(setting: Setting) -> dict[str, Any]:
-    """What a call as in `together` is made of: calls of libraries and kernels, by what they take there and here."""
-    measured: dict[str, Any] = {}
-    for graphs, batch in ((True, 1), (False, 1), (False, 4096)) if setting.device == "cuda" else ((False, 1),):
-        _, search = _together(setting, batch, graphs=graphs)
-        for _ in range(3):  # the second time it is recorded
-            search()
-        setting.synchronize()
-        with torch.profiler.profile() as profiler:
-            search()
-            setting.synchronize()
-        steps = [
-            {
-                "name": step.key[:80],
-                "calls": step.count,
-                "device_us": step.self_device_time_total,
-                "host_us": step.self_cpu_time_total,
-            }
-            for step in profiler.key_averages()
-        ]
-        dearest = sorted(steps, key=lambda step: -step["device_us"] - step["host_us"])[:STEPS_TOLD]
-        measured[f"{batch}, {_mode(graphs)}"] = dearest
-    return measured
-
-
-class _StepByStep(DeviceSearch):
-    """A search without graphs."""
-
-    graph_queries_max: ClassVar = 0
-
-
-def _together(setting: Setting, batch: int, *, graphs: bool) -> tuple[torch.Tensor, Callable[[], list[RangeSums]]]:
-    """The queries on the device, and a search of so many of them in all blocks, each time of the next."""
-    indexes = [cast(FusedIndex, _indexes(setting, block)["fused, skipping"]) for block in range(len(setting.keys))]
-    queries, thresholds = torch.from_numpy(setting.queries).to(setting.device), [[of_block] for of_block in THRESHOLDS]
-    of_all = (DeviceSearch if graphs else _StepByStep)(indexes)
-    starts = iter(range(0, 1 << 30, batch))
-
-    def search() -> list[RangeSums]:
-        first = next(starts) % queries.shape[1]
-        return of_all.range_sums(queries[:, first : first + batch], thresholds)
-
-    return queries, search
-
-
 def range_search_gpu(setting: Setting) -> dict[str, Any]:
     """`faiss.contrib.exhaustive_search.range_search_gpu` with the most it may ask a GPU for; neighbors only, no sums.
 
@@ -252,7 +170,7 @@ def range_search_gpu(setting: Setting) -> dict[str, Any]:
             started = time.perf_counter()
             lengths, *_ = search(vectors, threshold, copy, flat, gpus.best_max)
             seconds += time.perf_counter() - started
-            expected = _indexes(setting, block)["exact"].range_sum(queries, [threshold]).neighbors[:, 0]
+            expected = indexes_of(setting, block)["exact"].range_sum(queries, [threshold]).neighbors[:, 0]
             differing += int((np.diff(lengths) != expected).sum())
         measured[batch] = {"prompts_per_second": batch / seconds, "differing_counts": differing}
     return {"cpu_threads": library().omp_get_max_threads(), **measured}
@@ -288,9 +206,9 @@ def neighbors(setting: Setting) -> dict[str, Any]:
     for block in range(len(setting.keys)):
         queries = setting.queries[block, : 16 if setting.device == "cuda" else 2]
         found = {}
-        for name, index in _indexes(setting, block).items():
+        for name, index in indexes_of(setting, block).items():
             found[name] = index.range_search(queries, THRESHOLDS[block])
-            taken = _seconds(setting, partial(index.range_search, queries, THRESHOLDS[block]))
+            taken = seconds_of(setting, partial(index.range_search, queries, THRESHOLDS[block]))
             measured.setdefault(name, []).append({"pairs": len(found[name].ids), "ms": 1000 * median(taken)})
         first, *others = found.values()
         for other in others:
@@ -313,7 +231,7 @@ def tilings(setting: Setting) -> list[dict[str, Any]]:
             shape = {"batch": batch, "programs": programs, "skips": skips, **tiling._asdict()}
             try:
                 found = index.range_sum(setting.queries[SHAPED_BLOCK, :batch], [THRESHOLDS[SHAPED_BLOCK]])
-                differing = _differing(found, expected.setdefault(batch, found))
+                differing = count_differing(found, expected.setdefault(batch, found))
                 taken = median(_search_seconds(setting, index, SHAPED_BLOCK, batch))
             except Exception as error:  # a shape that does not fit the chip is a result, too
                 measured.append({**shape, "error": repr(error)[:200]})
@@ -322,7 +240,7 @@ def tilings(setting: Setting) -> list[dict[str, Any]]:
     return measured
 
 
-def _indexes(setting: Setting, block: int) -> dict[str, Index]:
+def indexes_of(setting: Setting, block: int) -> dict[str, Index]:
     """The backends of one block: fused without and with skipping."""
     if block not in setting.indexes:
         setting.indexes[block] = {
@@ -350,10 +268,10 @@ def _search_seconds(setting: Setting, index: Index, block: int, batch: int) -> l
         first = next(starts) % len(queries)
         index.range_sum(queries[first : first + batch], [THRESHOLDS[block]])
 
-    return _seconds(setting, search)
+    return seconds_of(setting, search)
 
 
-def _seconds(setting: Setting, work: Callable[[], Any]) -> list[float]:
+def seconds_of(setting: Setting, work: Callable[[], Any]) -> list[float]:
     """Seconds of several rounds, after two that compile and fill caches."""
     for _ in range(2):
         work()
@@ -380,5 +298,6 @@ def _top_k(setting: Setting, keys: torch.Tensor, on_host: torch.Tensor, queries:
     return len(overflowed)
 
 
-def _differing(found: RangeSums, expected: Sequence[np.ndarray]) -> int:
+def count_differing(found: RangeSums, expected: Sequence[np.ndarray]) -> int:
+    """How many integers of two results are not the same."""
     return sum(int((mine != other).sum()) for mine, other in zip(found, expected, strict=True))

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from graphs_on_cpu import record_on_cpu
+from graphs_on_cpu import watch_graphs
 from measuring import ALPHABET, PROFILES, TEXT, WINDOW
 
 from ffnsearch_indexer.answer.predictor import Predictor
@@ -41,8 +40,6 @@ def predictors(measurable: Path) -> Iterator[dict[str, Predictor]]:
 
 
 @pytest.fixture
-def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps each graph has that is recorded, where there is no GPU to record it."""
-    if torch.cuda.is_available():
-        pytest.skip("a GPU records its own")
-    return record_on_cpu(monkeypatch)
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is recorded: on a GPU by it, elsewhere step by step."""
+    return watch_graphs(monkeypatch)

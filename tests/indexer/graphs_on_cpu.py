@@ -1,7 +1,7 @@
 """CUDA graphs without a GPU: what work does is written down, step by step, and done again with the same tensors."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from torch.utils._pytree import tree_leaves
 
 from ffnsearch_indexer.hardware.graphs import GraphRecorder
 
-Result = TypeVar("Result")
-
 WAITS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 """What a device cannot do without the host."""
+
+WORK_STEPS_MIN = 9
+"""Fewer would not be a search."""
 
 
 class _Steps(TorchDispatchMode):
@@ -39,22 +40,32 @@ class _Steps(TorchDispatchMode):
         return given
 
 
-def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let GraphRecorder record on the CPU as it does on a GPU; a list of how many steps each graph will have."""
+def watch_graphs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Let GraphRecorder record on the CPU, where there is no GPU, as it does there; a list of what will be recorded."""
+    recorded: list[object] = []
+    record = GraphRecorder.record if torch.cuda.is_available() else _on_cpu(monkeypatch)
+
+    def watched(self: GraphRecorder, work: Callable[[], Any]) -> Callable[[], Any]:
+        run = record(self, work)
+        recorded.append(run)
+        return run
+
+    monkeypatch.setattr(GraphRecorder, "record", watched)
+    return recorded
+
+
+def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[GraphRecorder, Callable[[], Any]], Callable[[], Any]]:
     interpreter = pytest.importorskip("triton.runtime.interpreter")
-    lengths: list[int] = []
     launch = interpreter.GridExecutor.__call__
     recording: list[_Steps] = []
 
     def launched(executor: Any, *arguments: Any, **options: Any) -> None:
-        if not recording:
-            return launch(executor, *arguments, **options)
         with _disable_current_modes():
             launch(executor, *arguments, **options)
-        recording[-1].steps.append(lambda: launch(executor, *arguments, **options))
-        return None
+        if recording:
+            recording[-1].steps.append(lambda: launch(executor, *arguments, **options))
 
-    def record(self: GraphRecorder, work: Callable[[], Result]) -> Callable[[], Result]:
+    def record(self: GraphRecorder, work: Callable[[], Any]) -> Callable[[], Any]:
         work()  # as the warm-ups
         steps = _Steps()
         recording.append(steps)
@@ -62,9 +73,9 @@ def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             patch.setattr("ffnsearch_indexer.index.fused.to_device", _refuse)
             result = work()
         recording.pop()
-        lengths.append(len(steps.steps))
+        assert len(steps.steps) > WORK_STEPS_MIN, "kernels and operations are recorded"
 
-        def replay() -> Result:
+        def replay() -> Any:
             for step in steps.steps:
                 step()
             return result
@@ -72,8 +83,7 @@ def record_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return replay
 
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", launched)
-    monkeypatch.setattr(GraphRecorder, "record", record)
-    return lengths
+    return record
 
 
 def _refuse(*_: object) -> None:

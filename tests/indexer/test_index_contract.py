@@ -404,7 +404,7 @@ class OnDeviceContract(IndexContract):
         """Whether a block can be queued or not, and one that is not searched among them."""
         first, second = (case._replace(queries=case.queries[:3]) for case in (clustered(keys=100), clustered(keys=60)))
         for indexes in ([self.small(first), self.index(second)], [self.index(first), self.small(second)]):
-            search = DeviceSearch([cast(DeviceIndex, index) for index in (indexes[0], *indexes)])
+            search = DeviceSearch([cast(DeviceIndex, index) for index in (self.small(first), *indexes)])
             queries = torch.from_numpy(np.stack([first.queries, first.queries, second.queries])).to(self.device)
             thresholds: list[list[float]] = [[], [0.3, 0.9, 0.3], [0.85]]
             for _ in range(3):  # the second time it is recorded, where it can be

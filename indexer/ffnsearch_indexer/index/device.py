@@ -33,13 +33,13 @@ PRODUCTS_MAX = 32
 class QueuedSums(NamedTuple):
     """A search that is queued on a device.
 
-    result: int64 [n], what it leaves on the device. finish: turns such a result, once it is in this machine's memory,
-    into sums, or None where the search must be done again in the usual way; it may be called for every result that the
-    same work leaves, and holds all that the work reads beside the index.
+    result: int64 [n], what it leaves on the device. read: turns such a result, once it is in this machine's memory,
+    into sums, or None where the search must be done again in the usual way. It may be called each time that the same
+    work is done, and keeps all tensors that the work reads beside the index and the queries.
     """
 
     result: Tensor
-    finish: Callable[[Int64], RangeSums | None]
+    read: Callable[[Int64], RangeSums | None]
 
 
 class DeviceIndex(Index):

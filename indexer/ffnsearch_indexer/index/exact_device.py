@@ -92,7 +92,6 @@ class ExactDeviceIndex(DeviceIndex):
                 if scores <= self.scores_min:
                     raise
                 scores = max(self.scores_min, scores // 2)
-                torch.cuda.empty_cache()
 
     def _summed(self, vectors: Tensor, thresholds: Float64, checkpoint: Checkpoint, scores: int) -> Int64:
         """The sums [b, S, V + 1] of queries, each pair at the highest of the ascending thresholds that it exceeds."""

@@ -104,21 +104,19 @@ class Lists(NamedTuple):
         return self.places.shape[1]
 
 
-class Counted(NamedTuple):
-    """What will be copied back: the lists themselves are not.
+class Form(NamedTuple):
+    """What a sum leaves on the device: int64, the sums and then, as int32, how many pairs each of `programs` found.
 
-    result: int64, the sums and then, as int32, how many pairs each of `programs` found. shape: of the sums. room: pairs
-    that a list held. limits: those it was queued with, which must stay where they are for as long as it may be done.
+    shape: of the sums. room: pairs that a list held. limits: those it was queued with, kept for when it is done again.
     """
 
-    result: Tensor
     shape: tuple[int, ...]
     programs: int
     room: int
     limits: Limits
 
     def read(self, here: Int64) -> Int64:
-        """The sums of the result, once it is in this machine's memory; raises _ListTooShortError where pairs lack."""
+        """The sums, once they are in this machine's memory; raises _ListTooShortError where pairs lack."""
         size = math.prod(self.shape)
         _require_room(int(here[size:].view(np.int32)[: self.programs].max()), self.room)
         return here[:size].reshape(self.shape)
@@ -194,20 +192,20 @@ class FusedIndex(DeviceIndex):
         if not (0 < B <= rows_max and 0 < len(thresholds) <= LEVELS_MAX):
             return None
         try:
-            counted = self._counted(queries, empty.thresholds, range(len(self.keys)))
+            counted, form = self._counted(queries, empty.thresholds, range(len(self.keys)))
         except torch.OutOfMemoryError:
             return None
 
-        def finish(here: Int64) -> RangeSums | None:
+        def read(here: Int64) -> RangeSums | None:
             result = SumAccumulator(B, thresholds, self.counts)
             try:
-                result.add_sums(slice(None), counted.read(here))
+                result.add_sums(slice(None), form.read(here))
             except _ListTooShortError as error:
                 self._lengthen(int(error.args[0]))
                 return None
             return result.sums()
 
-        return QueuedSums(counted.result, finish)
+        return QueuedSums(counted, read)
 
     def _range_search(self, queries: Tensor, limit: Float64, ids: range, checkpoint: Checkpoint) -> Neighbors:
         """List pairs, count by count until the lists hold them."""
@@ -242,7 +240,6 @@ class FusedIndex(DeviceIndex):
                 is_longer = self._lengthen(int(error.args[0]))
                 waiting += [(rows, part)] if is_longer else _halves(rows, part)
             except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
                 self._room = self.settings.room
                 halves = _halves(rows, part)
                 if len(halves) < 2:
@@ -253,8 +250,8 @@ class FusedIndex(DeviceIndex):
                 checkpoint()
 
     def _lengthen(self, pairs: int) -> bool:
-        """Make lists that hold `pairs` pairs each from now on; False where memory does not allow it."""
-        room = 1 << (pairs - 1).bit_length()
+        """Make lists that hold `pairs` pairs each from now on, or more; False where memory does not allow it."""
+        room = max(self._room, 1 << (pairs - 1).bit_length())
         programs = self.settings.programs + self.queries_max // self._tiling(self.queries_max).queries
         if room * programs * 8 > self._lists_bytes_max:
             return False
@@ -267,10 +264,10 @@ class FusedIndex(DeviceIndex):
 
     def _summed(self, queries: Tensor, thresholds: Float64, ids: range) -> Int64:
         """The sums [b, S, V + 1] of queries at the highest threshold that each pair with an id exceeds."""
-        counted = self._counted(queries, thresholds, ids)
-        return counted.read(counted.result.cpu().numpy())
+        counted, form = self._counted(queries, thresholds, ids)
+        return form.read(counted.cpu().numpy())
 
-    def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> Counted:
+    def _counted(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Tensor, Form]:
         """Queue a sum on the device, without waiting for it."""
         tiling = self._tiling(queries.shape[0])
         vectors, order = self._prepared(queries, tiling)
@@ -291,7 +288,7 @@ class FusedIndex(DeviceIndex):
         )
         if order is not None:
             lists.sums[order] = lists.sums.clone()
-        return Counted(lists.zeros, lists.sums.shape, programs, lists.room, limits)
+        return lists.zeros, Form(lists.sums.shape, programs, lists.room, limits)
 
     def _neighbors(self, queries: Tensor, thresholds: Float64, ids: range) -> tuple[Int64, Int64, Float64]:
         """Rows, ids and exact scores of the neighbors of queries among some ids, by row and id."""

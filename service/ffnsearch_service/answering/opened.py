@@ -39,8 +39,9 @@ contributions to each token, which take longer, the second bound counts: up to t
 _ENTRY_BYTES_MAX = 6
 """Upper bound of what a page needs for a neighbor beside its own bytes: the number of its field, and its length."""
 
-WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 17, 65)}
-"""Prompts in the calls of a warm-up, by device: few and many take different compiled code."""
+WARM_UP_PROMPTS = {"cpu": (1, 16), "cuda": (1, 1, 17, 65)}
+"""Prompts in the calls of a warm-up, by device: few and many take different compiled code, and a GPU records a call of
+few when it is made again."""
 
 
 class OpenSnapshot:
