@@ -266,15 +266,8 @@ def sum_tiles(
         for number in range(found):
             tile, row, reach = near_tiles[number], near_rows[number], reaches[number]
             first_key = tile * TILE_KEYS
-            lanes, undecided, levels = _lanes(len(members) - first_key), _NONE, 0
-            while levels < len(limits):
-                maybe = above(estimates, number, limits[levels] - reach) & lanes
-                if not maybe:
-                    break
-                sure[levels] = above(estimates, number, limits[levels] + reach) & lanes
-                undecided |= maybe & ~sure[levels]
-                levels += 1
-            sure[levels] = _NONE
+            lanes = _lanes(len(members) - first_key)
+            undecided, levels = _levels(estimates, estimates, number, limits, reach, lanes, sure)
             for level in range(levels):
                 decided = sure[level] & ~sure[level + 1] & ~undecided
                 if decided:
@@ -351,6 +344,33 @@ def _lanes(keys: Integer) -> np.uint32:
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
+def _levels(
+    lower: Float32,
+    upper: Float32,
+    line: Integer,
+    limits: Float32,
+    reach: np.float32,
+    lanes: np.uint32,
+    sure: NDArray[np.uint32],
+) -> tuple[np.uint32, int]:
+    """Compare a line of scores with ascending limits: which are undecided at any, and how many limits one may exceed.
+
+    A score lies between its lower bound less `reach` and its upper bound and `reach`. sure: [S + 1], written: which
+    surely exceed each of these limits; none the one after them.
+    """
+    undecided, levels = _NONE, 0
+    while levels < len(limits):
+        maybe = above(upper, line, limits[levels] - reach) & lanes
+        if not maybe:
+            break
+        sure[levels] = above(lower, line, limits[levels] + reach) & lanes
+        undecided |= maybe & ~sure[levels]
+        levels += 1
+    sure[levels] = _NONE
+    return undecided, levels
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
 def _add_tile(tile: Integer, tiles: Tiles, row: Integer, step: Integer, freq: Int64, neighbors: Int64) -> None:
     """Add a whole tile to what a query has found above a threshold."""
     neighbors[row, step] += min(TILE_KEYS, len(tiles.order) - tile * TILE_KEYS)
@@ -419,15 +439,7 @@ def _open_for_one(
     for line in range(lines):
         before = first + line * COLUMNS
         lanes = _lanes(last - before)
-        undecided, levels = _NONE, 0
-        while levels < len(limits):
-            maybe = above(upper, line, limits[levels]) & lanes
-            if not maybe:
-                break
-            sure[levels] = above(lower, line, limits[levels]) & lanes
-            undecided |= maybe & ~sure[levels]
-            levels += 1
-        sure[levels] = _NONE
+        undecided, levels = _levels(lower, upper, line, limits, np.float32(0), lanes, sure)
         if accepts:
             for level in range(levels):
                 decided = sure[level] & ~sure[level + 1] & ~undecided
@@ -479,15 +491,7 @@ def _open_for_many(
                 for lane in range(columns):
                     row, product = first_row + lane, scale * products[line, lane]
                     lower[0, lane], upper[0, lane] = _between(product, squares[row], errors[row], slack_, cone)
-                undecided, levels = _NONE, 0
-                while levels < len(limits):
-                    maybe = above(upper, 0, limits[levels]) & lanes
-                    if not maybe:
-                        break
-                    sure[levels] = above(lower, 0, limits[levels]) & lanes
-                    undecided |= maybe & ~sure[levels]
-                    levels += 1
-                sure[levels] = _NONE
+                undecided, levels = _levels(lower, upper, 0, limits, np.float32(0), lanes, sure)
                 if accepts:
                     for level in range(levels):
                         decided = sure[level] & ~sure[level + 1] & ~undecided
