@@ -156,7 +156,9 @@ def test_what_cannot_be_loaded_is_refused_without_a_path(client, two):
         assert (caught.value.code, caught.value.reason) == told
         assert str(two.root) not in str(caught.value)
         assert str(two.root) not in str(caught.value.metadata)
-    assert list(client.snapshots()) == []
+    listed = list(client.snapshots())
+    assert [(found.name, found.state) for found in listed] == [(name, "FAILED") for name in ("empty", "none", "two")]
+    assert str(two.root) not in str(listed)
 
 
 def test_lists_are_paged_while_names_come_and_go(two):
@@ -432,8 +434,8 @@ def test_the_commands_of_an_administrator(client, two, run):
 
 def test_a_command_that_is_refused_says_why_in_a_line(client, run):
     for arguments in (
-        ("load", "none"),
         ("unload", "none"),
+        ("load", "none"),
         ("alias", "default"),
         ("alias", "default", "none"),
         ("alias", "default", "one", "--gate", "held_out"),

@@ -18,9 +18,9 @@ UNKNOWN, SERVING, NOT_SERVING = (
 PREDICTION, ADMIN = "a.Prediction", "a.Admin"
 
 
-def held(*names, **aliases):
-    """A catalog in which the snapshots of these names are open."""
-    return CatalogSeen({name: SnapshotSeen("id", 1, "tiles") for name in names}, aliases)
+def held(*names, closed=(), **aliases):
+    """A catalog in which the snapshots of these names are open, and others are not."""
+    return CatalogSeen({name: SnapshotSeen("id", 1, "tiles") for name in names}, aliases, frozenset(closed))
 
 
 @pytest.fixture
@@ -82,6 +82,12 @@ def test_snapshots_and_aliases_have_a_health_of_their_own(health):
     assert (health.status("snapshot/default"), health.status("snapshot/b")) == (NOT_SERVING, None)
     health.see(held("a"))
     assert [health.status(name) for name in ("snapshot/default", "a", "snapshot/", "elsewhere")] == [None] * 4
+
+
+def test_a_snapshot_that_is_not_open_is_not_serving(health):
+    health.ready()
+    health.see(held(closed=["a"], default="a"))
+    assert [health.status(f"snapshot/{name}") for name in ("a", "default")] == [NOT_SERVING] * 2
 
 
 async def test_the_end_is_the_end(health):

@@ -116,7 +116,10 @@ class AdminServiceServicer:
 
         Reading and checking takes seconds for each GB; no other call waits for it. The load continues if its caller
         leaves: GetSnapshot reports how it went. Two loads run at a time; one that waits for its turn is not listed
-        yet. A loaded snapshot is loaded again when the server restarts.
+        yet. A load that fails leaves its name in state FAILED, unless the name or the folder could not be (INVALID_NAME,
+        NAME_TAKEN, PATH_NOT_ALLOWED, FOLDER_NOT_SET): another load replaces it, UnloadSnapshot removes it, a restart
+        forgets it, and of more than the server keeps (16 by default) the first to fail is forgotten. A loaded snapshot
+        is loaded again when the server restarts.
         ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the operator has allowed no folder for
         snapshots (FOLDER_NOT_SET), the folder does not exist or has no snapshot (SNAPSHOT_NOT_FOUND), or its snapshot
         cannot be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.

@@ -4,7 +4,7 @@
 |---|---|
 | "", and services without a rule of their own | from `ready` to `drain` |
 | the prediction service | the same, while any snapshot is open |
-| `snapshot/NAME`, of a snapshot or an alias | the same, while it is open, or points to one that is |
+| `snapshot/NAME`, of a snapshot that is listed, or an alias | the same, while it is open, or points to one that is |
 
 After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
 
@@ -82,12 +82,12 @@ class Health(health_pb2_grpc.HealthServicer):
     def status(self, service: str) -> Any:
         """The current status of a service; None where there is no such service."""
         name = service.removeprefix(SNAPSHOT_PREFIX)
-        snapshots, aliases = self._catalog
+        snapshots, aliases, closed = self._catalog
         if service == self._prediction_service:
             is_up = bool(snapshots)
         elif service in self._services:
             is_up = True
-        elif name != service and (name in snapshots or name in aliases):
+        elif name != service and (name in snapshots or name in aliases or name in closed):
             is_up = aliases.get(name, name) in snapshots
         else:
             return None
