@@ -107,6 +107,14 @@ async def test_check_answers_or_says_that_there_is_no_such_thing(health, stub):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_list_has_everything_that_check_answers(health, stub):
+    health.ready()
+    health.see(held("a", closed=["b"], default="a"))
+    statuses = (await stub.List(health_pb2.HealthListRequest())).statuses
+    names = ("", PREDICTION, ADMIN, "snapshot/a", "snapshot/b", "snapshot/default")
+    assert {name: found.status for name, found in statuses.items()} == {name: health.status(name) for name in names}
+
+
 async def test_watch_tells_every_change_once_and_ends_with_the_server(health, stub):
     watch = stub.Watch(asked("snapshot/a"))
     messages = aiter(watch)

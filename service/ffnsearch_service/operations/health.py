@@ -1,4 +1,4 @@
-"""Which health does a server report, of what, and when? (grpc.health.v1: Check and Watch).
+"""Which health does a server report, of what, and when? (grpc.health.v1: Check, List and Watch).
 
 | asked for | SERVING |
 |---|---|
@@ -8,7 +8,7 @@
 
 After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
 
-Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says.
+Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says. List has all of it.
 """
 
 import asyncio
@@ -105,6 +105,15 @@ class Health(health_pb2_grpc.HealthServicer):
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service or snapshot: list the services")
         return pb.HealthCheckResponse(status=status)
+
+    async def List(self, request: Any, context: Any) -> Any:
+        """The current status of everything that has one, by what to ask for."""
+        snapshots, aliases, closed = self._catalog
+        names = (f"{SNAPSHOT_PREFIX}{name}" for name in {*snapshots, *aliases, *closed})
+        statuses = {
+            service: pb.HealthCheckResponse(status=self.status(service)) for service in (*self._services, *names)
+        }
+        return pb.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # the stubs are older
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> AsyncIterator[pb.HealthCheckResponse]:
         """The current status, then each change, until the server drains."""
