@@ -107,6 +107,39 @@ def test_what_is_not_there_is_named_by_its_field(client):
     assert (caught.value.reason, caught.value.field) == ("SNAPSHOT_NOT_FOUND", "snapshot_name")
 
 
+def test_a_name_that_cannot_be_is_invalid_where_it_is_to_be_given_and_absent_elsewhere(client):
+    for call, arguments in ((client.load, ()), (client.build, ("plays",)), (client.move_alias, ("one",))):
+        assert refusal(call, "No", *arguments) == ("INVALID_ARGUMENT", "INVALID_NAME")
+    for call in (client.snapshot, client.unload):
+        assert refusal(call, "No") == ("NOT_FOUND", "SNAPSHOT_NOT_FOUND")
+    for call in (client.alias, client.delete_alias):
+        assert refusal(call, "No") == ("NOT_FOUND", "ALIAS_NOT_FOUND")
+
+
+def test_a_refusal_names_the_field_that_was_sent(client):
+    client.load("one")
+    client.move_alias("default", "one", allow_missing=True)
+    begun = client.build("built", "plays", model="tiny")
+    for call, arguments, options, told in (
+        (client.load, ("",), {}, ("INVALID_NAME", "name")),
+        (client.load, ("../x",), {}, ("INVALID_NAME", "name")),
+        (client.load, ("two", "../x"), {}, ("PATH_NOT_ALLOWED", "folder")),
+        (client.load, ("none",), {}, ("SNAPSHOT_NOT_FOUND", "name")),
+        (client.load, ("two", "none"), {}, ("SNAPSHOT_NOT_FOUND", "folder")),
+        (client.load, ("default", "two"), {}, ("NAME_TAKEN", "name")),
+        (client.move_alias, ("one", "one"), {}, ("NAME_TAKEN", "name")),
+        (client.move_alias, ("default", "one"), {"etag": "x"}, ("ETAG_MISMATCH", "etag")),
+        (client.unload, ("one",), {"etag": "x"}, ("ETAG_MISMATCH", "etag")),
+        (client.build, ("june", "plays"), {"load": True, "alias": "one"}, ("NAME_TAKEN", "alias")),
+        (client.build, ("two", "plays"), {}, ("SNAPSHOT_EXISTS", "name")),
+        (client.build, ("built", "plays"), {}, ("BUILD_EXISTS", "name")),
+    ):
+        with pytest.raises(ServiceError) as caught:
+            call(*arguments, **options)
+        assert (caught.value.reason, caught.value.field) == told
+    assert caught.value.metadata == {"operation": begun.name}
+
+
 def test_an_alias_moves_and_is_deleted(client):
     for name in ("one", "two"):
         client.load(name)

@@ -479,7 +479,9 @@ def test_what_is_allowed_is_found(hostile_site):
     assert folders.name_of(hostile_site.root) == ""
     assert reason_of(AbsentError, lambda: folders.corpus("none.txt", field="corpus")) == "CORPUS_NOT_FOUND"
     assert reason_of(AbsentError, lambda: folders.model("none", field="model")) == "MODEL_NOT_FOUND"
-    assert reason_of(StateError, lambda: Folders().corpus("novel.txt", field="corpus")) == "FOLDER_NOT_SET"
+    with pytest.raises(StateError) as caught:
+        Folders().model("tiny", field="model")
+    assert (caught.value.reason, caught.value.metadata["field"]) == ("FOLDER_NOT_SET", "model")
 
 
 @pytest.mark.parametrize(

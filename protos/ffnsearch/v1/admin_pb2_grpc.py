@@ -29,10 +29,11 @@ if _version_not_supported:
 class AdminServiceStub:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
+    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
+    UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     def __init__(self, channel):
@@ -91,10 +92,11 @@ class AdminServiceStub:
 class AdminServiceServicer:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
+    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
+    UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     def ListSnapshots(self, request, context):
@@ -176,11 +178,11 @@ class AdminServiceServicer:
         the server restarts. A build that failed or was cancelled keeps the work done: the same request
         continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
         already whole. A request equal to that of a build that waits or runs returns that build's operation.
-        ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
-        (BUILD_EXISTS), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND: CORPUS_NOT_FOUND,
-        MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has allowed no folder
-        for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused has
-        the code, the reason and the metadata of such a call.
+        ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it (BUILD_EXISTS, with
+        the name of its `operation`), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND:
+        CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has
+        allowed no folder for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused has the
+        code, the reason and the metadata of such a call.
 
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
@@ -247,10 +249,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
 class AdminService:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
+    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
+    UNAVAILABLE with SHUTTING_DOWN when the server ends.
     """
 
     @staticmethod

@@ -23,7 +23,14 @@ from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
 from ffnsearch_service.builds.progress import Meter, Progress
-from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.builds.record import (
+    BuildRecord,
+    BuildSpec,
+    operation_name,
+    read_records,
+    record_file,
+    write_record,
+)
 from ffnsearch_service.config import Limits
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, ShuttingDownError, StateError
@@ -120,6 +127,7 @@ class Builds:
                 raise PresentError(
                     f"there is a snapshot {spec.name} already: choose another name, or load it",
                     reason="SNAPSHOT_EXISTS",
+                    field="name",
                     snapshot=spec.name,
                 )
             self._require_room()
@@ -273,14 +281,15 @@ class Builds:
         raise PresentError(
             f"another build of {spec.name} waits or runs: wait for it, cancel it, or choose another name",
             reason="BUILD_EXISTS",
-            operation=running.record.id,
+            field="name",
+            operation=operation_name(running.record.id),
         )
 
     def _find(self, id: str) -> _Build:
         build = self._builds.get(id)
         if build is None:
             raise AbsentError(
-                f"there is no operation {f'operations/{id}'[:80]!r}: list them",
+                f"there is no operation {operation_name(id)[:80]!r}: list them",
                 reason="OPERATION_NOT_FOUND",
                 field="name",
             )

@@ -11,6 +11,9 @@ from ffnsearch_indexer.files import save_text
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.pathless import without_paths
 
+OPERATIONS = "operations"
+"""The collection of all operations; the name of one is `operations/ID`."""
+
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
 _log = logging.getLogger(__name__)
@@ -80,6 +83,11 @@ class BuildRecord:
     def is_done(self) -> bool:
         """Whether it has ended, one way or the other."""
         return self.state in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def operation_name(id: str) -> str:
+    """The name of a build's operation."""
+    return f"{OPERATIONS}/{id}"
 
 
 def write_record(folder: Path, record: BuildRecord) -> None:

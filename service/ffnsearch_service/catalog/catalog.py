@@ -154,9 +154,9 @@ class Catalog(Generic[Open]):
             entry = self._entries.get(name)
             is_another = entry is not None and entry.state != "FAILED" and Path(entry.placed.folder) != folder
             if is_another or name in self._state.aliases:
-                raise _name_taken(name)
+                raise _name_taken(name, "name")
             if alias in self._entries:
-                raise _name_taken(alias)
+                raise _name_taken(alias, "alias")
 
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
@@ -305,13 +305,13 @@ class Catalog(Generic[Open]):
             self._require_free(name)
             before = self._entries.get(name)
             if before and before.state != "FAILED":
-                raise _name_taken(name)
+                raise _name_taken(name, "name")
             self._entries[name] = entry
 
     def _require_free(self, name: str) -> None:
         self.checkpoint()
         if name in self._state.aliases:
-            raise _name_taken(name)
+            raise _name_taken(name, "name")
 
     def _hold(self, entry: Entry[Open]) -> None:
         """Take one of the places for open snapshots; the caller has the lock."""
@@ -374,7 +374,7 @@ class Catalog(Generic[Open]):
         with self._lock:
             is_taken = alias in self._entries
         if is_taken:
-            raise _name_taken(alias)
+            raise _name_taken(alias, "name")
         if alias in self._state.aliases:
             return _require_etag(etag, self._state.aliases[alias].etag, f"alias {alias}")
         if not allow_missing:
@@ -414,14 +414,17 @@ class Catalog(Generic[Open]):
 def _require_etag(given: str, current: str, what: str) -> None:
     if given and given != current:
         raise LostUpdateError(
-            f"{what} has changed since you read it: read it again, then decide", reason="ETAG_MISMATCH"
+            f"{what} has changed since you read it: read it again, then decide",
+            reason="ETAG_MISMATCH",
+            field="etag",
         )
 
 
-def _name_taken(name: str) -> PresentError:
+def _name_taken(name: str, field: str) -> PresentError:
     return PresentError(
         f"the name {name} is in use by a snapshot or an alias: choose another, or free this one first",
         reason="NAME_TAKEN",
+        field=field,
         name=name,
     )
 
