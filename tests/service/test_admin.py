@@ -13,6 +13,8 @@ import pytest
 from admin_serving import administering, datastore_catalog, make_site
 from certificates import Authority
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from looping import WAIT_S
 from vitals import hurry
 
 from ffnsearch.v1 import admin_pb2 as pb
@@ -155,6 +157,15 @@ def test_an_alias_moves_and_is_deleted(client):
     assert list(client.aliases()) == []
 
 
+def test_an_etag_is_of_an_alias_that_is_there_and_changes_with_every_move(client):
+    client.load("one")
+    assert refusal(client.move_alias, "default", "one", etag="x") == ("NOT_FOUND", "ALIAS_NOT_FOUND")
+    missing = {"etag": "x", "allow_missing": True}
+    assert refusal(client.move_alias, "default", "one", **missing) == ("ABORTED", "ETAG_MISMATCH")
+    first = client.move_alias("default", "one", allow_missing=True)
+    assert client.move_alias("default", "one").etag != first.etag
+
+
 def test_a_gate_keeps_an_alias_from_a_worse_snapshot(client):
     for name in ("one", "two"):
         client.load(name)
@@ -248,6 +259,11 @@ def test_a_build_is_an_operation_that_is_listed_cancelled_and_deleted(client, tw
     assert refusal(client.delete_operation, queued.name) == ("FAILED_PRECONDITION", "OPERATION_RUNNING")
     client.cancel(queued.name)
     assert client.wait(queued.name).error.code == "CANCELLED"
+    client.cancel(queued.name)  # it has ended, which is no error
+    again = client.build("next", "plays")
+    assert again.name != queued.name
+    client.cancel(again.name)
+    client.delete_operation(again.name)
     client.delete_operation(queued.name)
     shown = []
     two.let_go()
@@ -360,6 +376,9 @@ def test_operations_refuse_what_they_cannot_do(client):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.ListOperations(request)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        begun = client.build("built", "plays", model="tiny")
+        at_once = operations_pb2.WaitOperationRequest(name=begun.name, timeout=Duration(seconds=-5))
+        assert not stub.WaitOperation(at_once, timeout=WAIT_S).done
 
 
 def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end(site):

@@ -31,9 +31,10 @@ class AdminServiceStub:
 
     Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
     (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
-    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
-    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
-    UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     def __init__(self, channel):
@@ -94,9 +95,10 @@ class AdminServiceServicer:
 
     Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
     (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
-    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
-    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
-    UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     def ListSnapshots(self, request, context):
@@ -154,8 +156,10 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveAlias(self, request, context):
-        """MoveAlias points an alias to another open snapshot, in one step.
+        """MoveAlias points an alias to another open snapshot, in one step. To the same one is a move too: the etag changes.
 
+        Where there is no such alias, a call with an etag is refused: NOT_FOUND (ALIAS_NOT_FOUND), with `allow_missing`
+        ABORTED (ETAG_MISMATCH).
         FAILED_PRECONDITION: the snapshot is not open (SNAPSHOT_NOT_OPEN), or the gate refuses it:
         FIDELITY_TOO_LOW with `measured` and `bound`, or FIDELITY_NOT_MEASURED. ALREADY_EXISTS: the alias is
         the name of a snapshot (NAME_TAKEN).
@@ -177,7 +181,8 @@ class AdminServiceServicer:
         The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It continues when
         the server restarts. A build that failed or was cancelled keeps the work done: the same request
         continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
-        already whole. A request equal to that of a build that waits or runs returns that build's operation.
+        already whole. A request equal to that of a build that waits or runs returns that build's operation. After a
+        cancel it is refused with BUILD_EXISTS until the build has stopped; then it is a new operation.
         ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it (BUILD_EXISTS, with
         the name of its `operation`), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND:
         CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has
@@ -251,9 +256,10 @@ class AdminService:
 
     Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
     (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
-    ALIAS_NOT_FOUND), whether or not it could be a name. ABORTED with ETAG_MISMATCH for an etag that is not the current
-    one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full.
-    UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     @staticmethod
