@@ -94,7 +94,7 @@ class TlsSettings:
 class AuthSettings:
     """Who may call. Immutable."""
 
-    tokens_file: Path | None = None  # hashes of tokens with their scopes; then only Health's Check and List need none
+    tokens_file: Path | None = None  # hashes of tokens with their scopes; then every call but Health/Check needs one
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTION_SERVICE
 from ffnsearch_service.security.tokens import ADMIN, READ
 
-OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"})
-"""What anybody may call: which names are served. An orchestrator's probe has no token, and learns nothing else."""
+OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check"})
+"""What anybody may call: whether a name is served. An orchestrator's probe has no token, and learns nothing else."""
 
 _SCOPE_OF_SERVICE = {
     PREDICTION_SERVICE: READ,
