@@ -43,9 +43,11 @@ class CatalogWatch:
                 self._is_over, self._loop = True, None
 
     def _show(self, catalog: Catalog[Any]) -> None:
+        views = catalog.snapshots()
         snapshots = {
             view.name: SnapshotSeen(view.manifest.snapshot_id, view.manifest.substrings, view.backend)
-            for view in catalog.snapshots()
+            for view in views
             if view.manifest is not None
         }
-        self._see(CatalogSeen(snapshots, {view.name: view.snapshot_name for view in catalog.aliases()}))
+        aliases = {view.name: view.snapshot_name for view in catalog.aliases()}
+        self._see(CatalogSeen(snapshots, aliases, frozenset(view.name for view in views) - snapshots.keys()))

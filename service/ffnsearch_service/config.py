@@ -70,6 +70,7 @@ class Limits:
     tokens_check_ms_max: int = 250  # between two looks at the tokens file: so long a revoked token may be accepted
     snapshots_max: int = 16  # open at a time; each holds some tens of files
     snapshots_bytes_max: int = 1 << 40  # sizes on disk, together: they are mapped, so memory is another matter
+    failed_loads_max: int = 16  # loads that failed and are listed; beyond it those that failed first are forgotten
     aliases_max: int = 256  # names for people; a thousand would be somebody's mistake
     builds_queued_max: int = 16  # builds that wait for their turn
     waits_max: int = 256  # callers that wait for a build's end; others can ask now and then

@@ -61,6 +61,7 @@ def _inside(folder: Path | None, name: str, kind: str, field: str) -> Path:
         raise StateError(
             f"{field}: this server allows no {kind}: its operator sets {kind}_folder in [admin]",
             reason="FOLDER_NOT_SET",
+            field=field,
         )
     parts = name.split("/")
     if len(parts) > _PARTS_MAX or not all(_PART.fullmatch(part) for part in parts):

@@ -137,6 +137,7 @@ def _templates() -> dict[str, list[Message]]:
         f"{_OPERATIONS}DeleteOperation": [operations.DeleteOperationRequest(name="operations/0")],
         f"{_OPERATIONS}WaitOperation": [operations.WaitOperationRequest(name="operations/0")],
         f"{_HEALTH}Check": [health_pb2.HealthCheckRequest(service="snapshot/tiny")],
+        f"{_HEALTH}List": [health_pb2.HealthListRequest()],
     }
 
 

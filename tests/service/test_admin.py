@@ -13,6 +13,8 @@ import pytest
 from admin_serving import administering, datastore_catalog, make_site
 from certificates import Authority
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from looping import WAIT_S
 from vitals import hurry
 
 from ffnsearch.v1 import admin_pb2 as pb
@@ -107,6 +109,39 @@ def test_what_is_not_there_is_named_by_its_field(client):
     assert (caught.value.reason, caught.value.field) == ("SNAPSHOT_NOT_FOUND", "snapshot_name")
 
 
+def test_a_name_that_cannot_be_is_invalid_where_it_is_to_be_given_and_absent_elsewhere(client):
+    for call, arguments in ((client.load, ()), (client.build, ("plays",)), (client.move_alias, ("one",))):
+        assert refusal(call, "No", *arguments) == ("INVALID_ARGUMENT", "INVALID_NAME")
+    for call in (client.snapshot, client.unload):
+        assert refusal(call, "No") == ("NOT_FOUND", "SNAPSHOT_NOT_FOUND")
+    for call in (client.alias, client.delete_alias):
+        assert refusal(call, "No") == ("NOT_FOUND", "ALIAS_NOT_FOUND")
+
+
+def test_a_refusal_names_the_field_that_was_sent(client):
+    client.load("one")
+    client.move_alias("default", "one", allow_missing=True)
+    begun = client.build("built", "plays", model="tiny")
+    for call, arguments, options, told in (
+        (client.load, ("",), {}, ("INVALID_NAME", "name")),
+        (client.load, ("../x",), {}, ("INVALID_NAME", "name")),
+        (client.load, ("two", "../x"), {}, ("PATH_NOT_ALLOWED", "folder")),
+        (client.load, ("none",), {}, ("SNAPSHOT_NOT_FOUND", "name")),
+        (client.load, ("two", "none"), {}, ("SNAPSHOT_NOT_FOUND", "folder")),
+        (client.load, ("default", "two"), {}, ("NAME_TAKEN", "name")),
+        (client.move_alias, ("one", "one"), {}, ("NAME_TAKEN", "name")),
+        (client.move_alias, ("default", "one"), {"etag": "x"}, ("ETAG_MISMATCH", "etag")),
+        (client.unload, ("one",), {"etag": "x"}, ("ETAG_MISMATCH", "etag")),
+        (client.build, ("june", "plays"), {"load": True, "alias": "one"}, ("NAME_TAKEN", "alias")),
+        (client.build, ("two", "plays"), {}, ("SNAPSHOT_EXISTS", "name")),
+        (client.build, ("built", "plays"), {}, ("BUILD_EXISTS", "name")),
+    ):
+        with pytest.raises(ServiceError) as caught:
+            call(*arguments, **options)
+        assert (caught.value.reason, caught.value.field) == told
+    assert caught.value.metadata == {"operation": begun.name}
+
+
 def test_an_alias_moves_and_is_deleted(client):
     for name in ("one", "two"):
         client.load(name)
@@ -120,6 +155,15 @@ def test_an_alias_moves_and_is_deleted(client):
     assert refusal(client.unload, "one", etag="x") == ("ABORTED", "ETAG_MISMATCH")
     client.delete_alias("default", etag=second.etag)
     assert list(client.aliases()) == []
+
+
+def test_an_etag_is_of_an_alias_that_is_there_and_changes_with_every_move(client):
+    client.load("one")
+    assert refusal(client.move_alias, "default", "one", etag="x") == ("NOT_FOUND", "ALIAS_NOT_FOUND")
+    missing = {"etag": "x", "allow_missing": True}
+    assert refusal(client.move_alias, "default", "one", **missing) == ("ABORTED", "ETAG_MISMATCH")
+    first = client.move_alias("default", "one", allow_missing=True)
+    assert client.move_alias("default", "one").etag != first.etag
 
 
 def test_a_gate_keeps_an_alias_from_a_worse_snapshot(client):
@@ -156,7 +200,9 @@ def test_what_cannot_be_loaded_is_refused_without_a_path(client, two):
         assert (caught.value.code, caught.value.reason) == told
         assert str(two.root) not in str(caught.value)
         assert str(two.root) not in str(caught.value.metadata)
-    assert list(client.snapshots()) == []
+    listed = list(client.snapshots())
+    assert [(found.name, found.state) for found in listed] == [(name, "FAILED") for name in ("empty", "none", "two")]
+    assert str(two.root) not in str(listed)
 
 
 def test_lists_are_paged_while_names_come_and_go(two):
@@ -213,6 +259,11 @@ def test_a_build_is_an_operation_that_is_listed_cancelled_and_deleted(client, tw
     assert refusal(client.delete_operation, queued.name) == ("FAILED_PRECONDITION", "OPERATION_RUNNING")
     client.cancel(queued.name)
     assert client.wait(queued.name).error.code == "CANCELLED"
+    client.cancel(queued.name)  # it has ended, which is no error
+    again = client.build("next", "plays")
+    assert again.name != queued.name
+    client.cancel(again.name)
+    client.delete_operation(again.name)
     client.delete_operation(queued.name)
     shown = []
     two.let_go()
@@ -325,6 +376,9 @@ def test_operations_refuse_what_they_cannot_do(client):
             with pytest.raises(grpc.RpcError) as caught:
                 stub.ListOperations(request)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        begun = client.build("built", "plays", model="tiny")
+        at_once = operations_pb2.WaitOperationRequest(name=begun.name, timeout=Duration(seconds=-5))
+        assert not stub.WaitOperation(at_once, timeout=WAIT_S).done
 
 
 def test_a_real_build_outlives_a_full_disk_and_a_cancel_and_is_opened_in_the_end(site):
@@ -432,8 +486,8 @@ def test_the_commands_of_an_administrator(client, two, run):
 
 def test_a_command_that_is_refused_says_why_in_a_line(client, run):
     for arguments in (
-        ("load", "none"),
         ("unload", "none"),
+        ("load", "none"),
         ("alias", "default"),
         ("alias", "default", "none"),
         ("alias", "default", "one", "--gate", "held_out"),

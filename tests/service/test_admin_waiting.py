@@ -115,13 +115,27 @@ def test_a_load_that_waits_for_its_turn_happens_though_its_caller_has_left(engin
     opener.catalog.close()
 
 
+def test_a_load_that_fails_is_listed_with_its_error_though_its_caller_has_left(engine, site, tmp_path):
+    opener = SlowOpener(tmp_path)
+    with serving_to_the_end(engine, Administration(opener.catalog, site.folders)) as (_, channel, _):
+        stub, left = pb_grpc.AdminServiceStub(channel), load(channel, "left")
+        wait_for(lambda: opener.began)
+        left.cancel()
+        opener.go_on.set()
+        wait_for(lambda: opener.catalog.snapshot("left").state == "FAILED")
+        found = stub.GetSnapshot(pb.GetSnapshotRequest(name="left")).snapshot
+        assert (found.state, found.folder) == (pb.SNAPSHOT_STATE_FAILED, "left")
+        assert found.error.startswith(f"{tmp_path.name} is no snapshot")
+        assert stub.ListSnapshots(pb.ListSnapshotsRequest()).snapshots == [found]
+
+
 def test_a_load_that_outlasts_the_grace_is_stopped(engine, site, tiny_snapshot):
     opener = SlowOpener(tiny_snapshot)
     with serving_to_the_end(engine, Administration(opener.catalog, site.folders), grace_s=0.2) as (_, channel, end):
         call = load(channel, "one")
         wait_for(lambda: opener.began)
         end().result(WAIT_S)
-        assert opener.catalog.snapshots() == []
+        assert [view.state for view in opener.catalog.snapshots()] == ["FAILED"]
         assert call.exception(WAIT_S) is not None
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import threading
@@ -131,6 +132,31 @@ def test_what_goes_wrong_is_told_in_a_line_without_paths(site):
         record = ended(builds, builds.create(spec()).record.id)
     assert (record.state, record.error.reason) == ("FAILED", "UNDECODABLE_CORPUS")
     assert record.error.message == "novel.txt is not UTF-8 text: convert it"
+
+
+def test_a_build_that_did_not_succeed_tells_how_far_it_came_after_a_restart_too(site):
+    with builds_of(site) as builds:
+        running, queued = (builds.create(spec(name)).record.id for name in ("a", "b"))
+        wait_for(lambda: builds.get(running).progress.done == 500)
+        for id in (queued, running):
+            cancelled(builds, id)
+    with builds_of(site) as builds:
+        views = [builds.get(id).progress for id in (running, queued)]
+    assert [(progress.stage, progress.fraction) for progress in views] == [("keys", 0.5), ("queued", 0.0)]
+    assert views[0].seconds_left is None
+
+
+def test_a_record_from_before_progress_was_kept_is_read(site):
+    site.let_go()
+    with builds_of(site) as builds:
+        id = builds.create(spec()).record.id
+        ended(builds, id)
+    path = site.state / "operations" / f"{id}.json"
+    document = json.loads(path.read_text())
+    del document["progress"]
+    path.write_text(json.dumps(document))
+    with builds_of(site) as builds:
+        assert builds.get(id).progress.stage == "done"
 
 
 def test_a_build_whose_process_is_killed_has_failed_and_the_same_request_tries_again(site):
@@ -479,7 +505,9 @@ def test_what_is_allowed_is_found(hostile_site):
     assert folders.name_of(hostile_site.root) == ""
     assert reason_of(AbsentError, lambda: folders.corpus("none.txt", field="corpus")) == "CORPUS_NOT_FOUND"
     assert reason_of(AbsentError, lambda: folders.model("none", field="model")) == "MODEL_NOT_FOUND"
-    assert reason_of(StateError, lambda: Folders().corpus("novel.txt", field="corpus")) == "FOLDER_NOT_SET"
+    with pytest.raises(StateError) as caught:
+        Folders().model("tiny", field="model")
+    assert (caught.value.reason, caught.value.metadata["field"]) == ("FOLDER_NOT_SET", "model")
 
 
 @pytest.mark.parametrize(

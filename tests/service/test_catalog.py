@@ -157,11 +157,38 @@ def test_a_name_that_cannot_be_is_refused(catalog, name):
     assert reason_of(RequestError, catalog.move_alias, name, "one", allow_missing=True) == "INVALID_NAME"
 
 
-def test_a_load_that_fails_leaves_everything_as_it_was(catalog, tmp_path):
-    assert reason_of(SnapshotError, catalog.load, "one", Path("/s/broken")) == "SNAPSHOT_NOT_FOUND"
-    assert catalog.snapshots() == []
+def test_a_load_that_fails_is_listed_with_its_error_until_its_name_is_loaded_or_unloaded(catalog, tmp_path):
+    for name in ("one", "two"):
+        assert reason_of(SnapshotError, catalog.load, name, Path("/s/broken")) == "SNAPSHOT_NOT_FOUND"
+    told = [(view.name, view.state, view.error) for view in catalog.snapshots()]
+    assert told == [(name, "FAILED", "/s/broken is no snapshot") for name in ("one", "two")]
+    assert reason_of(StateError, catalog.lease("one").__enter__) == "SNAPSHOT_NOT_OPEN"
     assert not (tmp_path / "catalog.json").exists()
-    catalog.load("one", Path("/s/one"))
+    assert catalog.load("one", Path("/s/one")).state == "OPEN"
+    catalog.unload("two")
+    assert [view.name for view in catalog.snapshots()] == ["one"]
+
+
+def test_loads_that_failed_are_forgotten_beyond_a_limit_and_what_a_restart_tries_again_is_not(opener, tmp_path):
+    write_state(tmp_path / "catalog.json", CatalogState({"kept": Placed("/s/broken", "e")}))
+    limits = Limits(failed_loads_max=2)
+    catalog = Catalog(opener, state_file=tmp_path / "catalog.json", limits=limits, size_of=lambda _: 10)
+    catalog.restore()
+    for name in ("a", "b", "a", "c"):
+        reason_of(SnapshotError, catalog.load, name, Path("/s/broken"))
+    assert [view.name for view in catalog.snapshots()] == ["a", "c", "kept"]
+    catalog.close()
+
+
+def test_what_failed_for_our_own_reasons_is_told_by_the_log_alone(caplog):
+    def fail(name, folder):
+        raise RuntimeError(f"a bug in {folder}")
+
+    catalog = Catalog(fail, size_of=lambda _: 10)
+    with pytest.raises(RuntimeError):
+        catalog.load("one", Path("/s/one"))
+    assert catalog.snapshot("one").error == "an internal error: the server's log says more"
+    assert "snapshot one cannot be opened" in caplog.text
 
 
 def test_limits_bound_the_open_snapshots_and_their_bytes(opener):
@@ -353,7 +380,8 @@ def test_a_state_that_cannot_be_written_changes_nothing(catalog, tmp_path, monke
             call(*arguments)
         assert caught.value.reason == "DISK_FULL"
         assert str(tmp_path) not in caught.value.message
-    assert ([view.name for view in catalog.snapshots()], catalog.aliases()) == (["one"], [])
+    assert [(view.name, view.state) for view in catalog.snapshots()] == [("one", "OPEN"), ("two", "FAILED")]
+    assert catalog.aliases() == []
 
 
 def come_and_go(state_file, sender):
@@ -442,7 +470,7 @@ class CatalogMachine(RuleBasedStateMachine):
     def begin(self):
         self.opener = Opener()
         self.catalog = Catalog(self.opener, limits=Limits(snapshots_max=3), size_of=lambda _: 1)
-        self.loaded, self.aliases, self.leases = {}, {}, []
+        self.loaded, self.failed, self.aliases, self.leases = {}, set(), {}, []
         self.count = 0
 
     def live(self):
@@ -456,18 +484,25 @@ class CatalogMachine(RuleBasedStateMachine):
             assert reason_of(PresentError, self.catalog.load, name, Path("/s/x")) == "NAME_TAKEN"
         elif len(self.live()) >= 3:
             assert reason_of(ExhaustedError, self.catalog.load, name, Path("/s/x")) == "TOO_MANY_SNAPSHOTS"
+            self.failed.add(name)
         else:
             self.catalog.load(name, Path(f"/s/{self.count}"))
             self.loaded[name] = self.opener.opened[-1]
+            self.failed.discard(name)
 
     @rule(name=NAMES)
     def load_what_is_broken(self, name):
         with pytest.raises((SnapshotError, AdminError)):
             self.catalog.load(name, Path("/s/broken"))
+        if name not in self.loaded and name not in self.aliases:
+            self.failed.add(name)
 
     @rule(name=NAMES)
     def unload(self, name):
-        if name not in self.loaded:
+        if name in self.failed:
+            self.catalog.unload(name)
+            self.failed.remove(name)
+        elif name not in self.loaded:
             reason_of(AbsentError, self.catalog.unload, name)
         elif name in self.aliases.values():
             reason_of(StateError, self.catalog.unload, name)
@@ -477,8 +512,10 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(alias=ALIASES, name=NAMES)
     def move(self, alias, name):
-        if alias in self.loaded:
+        if alias in self.loaded or alias in self.failed:
             reason_of(PresentError, self.catalog.move_alias, alias, name, allow_missing=True)
+        elif name in self.failed:
+            reason_of(StateError, self.catalog.move_alias, alias, name, allow_missing=True)
         elif name not in self.loaded:
             reason_of(AbsentError, self.catalog.move_alias, alias, name, allow_missing=True)
         else:
@@ -495,7 +532,7 @@ class CatalogMachine(RuleBasedStateMachine):
     def lease(self, name):
         target = self.aliases.get(name, name)
         if target not in self.loaded:
-            reason_of(AbsentError, self.catalog.lease(name).__enter__)
+            reason_of(StateError if target in self.failed else AbsentError, self.catalog.lease(name).__enter__)
         else:
             stack = ExitStack()
             self.leases.append((stack.enter_context(self.catalog.lease(name)), stack))
@@ -516,9 +553,11 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_catalog_tells_what_is_there(self):
-        assert {view.name: view.manifest.snapshot_id for view in self.catalog.snapshots()} == {
+        views = self.catalog.snapshots()
+        assert {view.name: view.manifest.snapshot_id for view in views if view.state == "OPEN"} == {
             name: fake.manifest.snapshot_id for name, fake in self.loaded.items()
         }
+        assert {view.name for view in views if view.state == "FAILED"} == self.failed
         assert {view.name: view.snapshot_name for view in self.catalog.aliases()} == self.aliases
 
     def teardown(self):

@@ -18,9 +18,9 @@ UNKNOWN, SERVING, NOT_SERVING = (
 PREDICTION, ADMIN = "a.Prediction", "a.Admin"
 
 
-def held(*names, **aliases):
-    """A catalog in which the snapshots of these names are open."""
-    return CatalogSeen({name: SnapshotSeen("id", 1, "tiles") for name in names}, aliases)
+def held(*names, closed=(), **aliases):
+    """A catalog in which the snapshots of these names are open, and others are not."""
+    return CatalogSeen({name: SnapshotSeen("id", 1, "tiles") for name in names}, aliases, frozenset(closed))
 
 
 @pytest.fixture
@@ -84,6 +84,12 @@ def test_snapshots_and_aliases_have_a_health_of_their_own(health):
     assert [health.status(name) for name in ("snapshot/default", "a", "snapshot/", "elsewhere")] == [None] * 4
 
 
+def test_a_snapshot_that_is_not_open_is_not_serving(health):
+    health.ready()
+    health.see(held(closed=["a"], default="a"))
+    assert [health.status(f"snapshot/{name}") for name in ("a", "default")] == [NOT_SERVING] * 2
+
+
 async def test_the_end_is_the_end(health):
     health.see(held("a"))
     health.ready()
@@ -99,6 +105,14 @@ async def test_check_answers_or_says_that_there_is_no_such_thing(health, stub):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(asked("snapshot/none"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_list_has_everything_that_check_answers(health, stub):
+    health.ready()
+    health.see(held("a", closed=["b"], default="a"))
+    statuses = (await stub.List(health_pb2.HealthListRequest())).statuses
+    names = ("", PREDICTION, ADMIN, "snapshot/a", "snapshot/b", "snapshot/default")
+    assert {name: found.status for name, found in statuses.items()} == {name: health.status(name) for name in names}
 
 
 async def test_watch_tells_every_change_once_and_ends_with_the_server(health, stub):

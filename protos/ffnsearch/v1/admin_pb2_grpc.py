@@ -29,10 +29,12 @@ if _version_not_supported:
 class AdminServiceStub:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     def __init__(self, channel):
@@ -91,10 +93,12 @@ class AdminServiceStub:
 class AdminServiceServicer:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     def ListSnapshots(self, request, context):
@@ -116,7 +120,10 @@ class AdminServiceServicer:
 
         Reading and checking takes seconds for each GB; no other call waits for it. The load continues if its caller
         leaves: GetSnapshot reports how it went. Two loads run at a time; one that waits for its turn is not listed
-        yet. A loaded snapshot is loaded again when the server restarts.
+        yet. A load that fails leaves its name in state FAILED, unless the name or the folder could not be (INVALID_NAME,
+        NAME_TAKEN, PATH_NOT_ALLOWED, FOLDER_NOT_SET): another load replaces it, UnloadSnapshot removes it, a restart
+        forgets it, and of more than the server keeps (16 by default) the first to fail is forgotten. A loaded snapshot
+        is loaded again when the server restarts.
         ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the operator has allowed no folder for
         snapshots (FOLDER_NOT_SET), the folder does not exist or has no snapshot (SNAPSHOT_NOT_FOUND), or its snapshot
         cannot be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.
@@ -149,8 +156,10 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveAlias(self, request, context):
-        """MoveAlias points an alias to another open snapshot, in one step.
+        """MoveAlias points an alias to another open snapshot, in one step. To the same one is a move too: the etag changes.
 
+        Where there is no such alias, a call with an etag is refused: NOT_FOUND (ALIAS_NOT_FOUND), with `allow_missing`
+        ABORTED (ETAG_MISMATCH).
         FAILED_PRECONDITION: the snapshot is not open (SNAPSHOT_NOT_OPEN), or the gate refuses it:
         FIDELITY_TOO_LOW with `measured` and `bound`, or FIDELITY_NOT_MEASURED. ALREADY_EXISTS: the alias is
         the name of a snapshot (NAME_TAKEN).
@@ -172,12 +181,13 @@ class AdminServiceServicer:
         The operation's metadata is BuildSnapshotMetadata, its response BuildSnapshotResponse. It continues when
         the server restarts. A build that failed or was cancelled keeps the work done: the same request
         continues it, and DeleteOperation of the last build of that name discards it, except a snapshot that is
-        already whole. A request equal to that of a build that waits or runs returns that build's operation.
-        ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it
-        (BUILD_EXISTS), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND: CORPUS_NOT_FOUND,
-        MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has allowed no folder
-        for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused has
-        the code, the reason and the metadata of such a call.
+        already whole. A request equal to that of a build that waits or runs returns that build's operation. After a
+        cancel it is refused with BUILD_EXISTS until the build has stopped; then it is a new operation.
+        ALREADY_EXISTS: there is a snapshot of this name (SNAPSHOT_EXISTS), or another build of it (BUILD_EXISTS, with
+        the name of its `operation`), or `load` or `alias` wants a name that is in use (NAME_TAKEN). NOT_FOUND:
+        CORPUS_NOT_FOUND, MODEL_NOT_FOUND. RESOURCE_EXHAUSTED: TOO_MANY_BUILDS. FAILED_PRECONDITION: the operator has
+        allowed no folder for this (FOLDER_NOT_SET). The error of an operation whose load or alias is refused has the
+        code, the reason and the metadata of such a call.
 
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
@@ -244,10 +254,12 @@ def add_AdminServiceServicer_to_server(servicer, server):
 class AdminService:
     """Loads, unloads and builds snapshots, and moves aliases.
 
-    Common refusals: INVALID_ARGUMENT for an invalid name or folder (INVALID_NAME, PATH_NOT_ALLOWED). NOT_FOUND for the
-    name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND, ALIAS_NOT_FOUND). ABORTED with ETAG_MISMATCH
-    for an etag that is not the current one: somebody else was faster. RESOURCE_EXHAUSTED when a limit of the server is
-    reached, or its disk is full. UNAVAILABLE with SHUTTING_DOWN when the server ends.
+    Common refusals: INVALID_ARGUMENT for a name that is to be given and cannot be (INVALID_NAME), or an invalid folder
+    (PATH_NOT_ALLOWED). NOT_FOUND for the name of a snapshot or alias that does not exist (SNAPSHOT_NOT_FOUND,
+    ALIAS_NOT_FOUND), whether or not it could be a name; for a folder without a snapshot, LoadSnapshot has the reason
+    SNAPSHOT_NOT_FOUND with another code. ABORTED with ETAG_MISMATCH for an etag that is not the current one: somebody
+    else was faster. RESOURCE_EXHAUSTED when a limit of the server is reached, or its disk is full. UNAVAILABLE with
+    SHUTTING_DOWN when the server ends.
     """
 
     @staticmethod

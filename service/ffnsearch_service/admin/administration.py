@@ -14,22 +14,21 @@ from google.protobuf import empty_pb2
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch_indexer.errors import BackendError, SnapshotError
 from ffnsearch_service.admin.messages import (
-    OPERATIONS,
     alias_message,
     build_spec,
     gate_of,
     operation_id,
     operation_message,
-    operation_name,
     snapshot_view_message,
 )
 from ffnsearch_service.admin.name_pages import name_page
 from ffnsearch_service.builds.builds import Builds
-from ffnsearch_service.builds.record import BuildSpec
+from ffnsearch_service.builds.record import OPERATIONS, BuildSpec, operation_name
 from ffnsearch_service.catalog import Catalog, SnapshotView
 from ffnsearch_service.config import Limits
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, RequestError, StateError
+from ffnsearch_service.names import require_name
 from ffnsearch_service.pathless import without_paths
 
 
@@ -61,8 +60,10 @@ class Administration:
 
     def load_snapshot(self, request: pb.LoadSnapshotRequest) -> pb.LoadSnapshotResponse:
         """Open a snapshot; returns when it is open."""
-        folder = self._folders.snapshot(request.folder or request.name, field="folder")
-        view = _load(self._catalog, request.name, folder)
+        name = require_name(request.name, "name")
+        field = "folder" if request.folder else "name"
+        folder = self._folders.snapshot(request.folder or name, field=field)
+        view = _load(self._catalog, name, folder, field=field)
         return pb.LoadSnapshotResponse(snapshot=snapshot_view_message(view, self._folders))
 
     def unload_snapshot(self, request: pb.UnloadSnapshotRequest) -> pb.UnloadSnapshotResponse:
@@ -173,16 +174,16 @@ def opener_of_built(catalog: Catalog[Any], folders: Folders) -> Callable[[BuildS
         folder = folders.snapshot(spec.name, field="name")
         opened = [view.folder for view in catalog.snapshots() if (view.name, view.state) == (spec.name, "OPEN")]
         if folder not in opened:  # a restart does the last step again
-            _load(catalog, spec.name, folder)
+            _load(catalog, spec.name, folder, field="name")
         if spec.alias:
             catalog.move_alias(spec.alias, spec.name, allow_missing=True, gate=spec.fidelity_gate)
 
     return open_built
 
 
-def _load(catalog: Catalog[Any], name: str, folder: Path) -> SnapshotView:
-    """Load, and say why not without saying where."""
+def _load(catalog: Catalog[Any], name: str, folder: Path, *, field: str) -> SnapshotView:
+    """Load, and say why not without saying where. field: what of the request named the folder."""
     try:
         return catalog.load(name, folder)
     except (SnapshotError, BackendError) as error:
-        raise StateError(without_paths(error.message), reason=error.reason) from error
+        raise StateError(without_paths(error.message), reason=error.reason, field=field) from error

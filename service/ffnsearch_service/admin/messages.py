@@ -10,7 +10,7 @@ from ffnsearch_indexer.store.manifest import Manifest
 from ffnsearch_service.answering.fidelity import fidelity_messages
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.builds.builds import BuildView
-from ffnsearch_service.builds.record import BuildRecord, BuildSpec
+from ffnsearch_service.builds.record import OPERATIONS, BuildRecord, BuildSpec, operation_name
 from ffnsearch_service.catalog import AliasView, FidelityGate, SnapshotView
 from ffnsearch_service.config import CALIBRATION_PROMPTS_DEFAULT, WINDOW_TOKENS_DEFAULT
 from ffnsearch_service.confined import Folders
@@ -19,9 +19,6 @@ from ffnsearch_service.names import require_name
 from ffnsearch_service.pathless import without_paths
 from ffnsearch_service.protocols import PROTOCOLS
 from ffnsearch_service.status import status_with
-
-OPERATIONS = "operations"
-"""The collection of all operations; the name of one is `operations/ID`."""
 
 PROMPTS_MAX = 20_000
 """Most prompts of a calibration, and of a measurement."""
@@ -134,11 +131,6 @@ def operation_message(view: BuildView) -> operations_pb2.Operation:
         error = record.error
         operation.error.CopyFrom(status_with(error.code, error.reason, error.message, error.metadata))
     return operation
-
-
-def operation_name(id: str) -> str:
-    """The name of a build's operation."""
-    return f"{OPERATIONS}/{id}"
 
 
 def operation_id(name: str) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,15 @@ from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
-from ffnsearch_service.builds.progress import Meter, Progress
-from ffnsearch_service.builds.record import BuildRecord, BuildSpec, read_records, record_file, write_record
+from ffnsearch_service.builds.progress import DONE, QUEUED, Meter, Progress
+from ffnsearch_service.builds.record import (
+    BuildRecord,
+    BuildSpec,
+    operation_name,
+    read_records,
+    record_file,
+    write_record,
+)
 from ffnsearch_service.config import Limits
 from ffnsearch_service.confined import Folders
 from ffnsearch_service.errors import AbsentError, ExhaustedError, PresentError, ShuttingDownError, StateError
@@ -50,12 +57,12 @@ class _Build:
     """A build of this process. The lock of `Builds` guards every field. has_begun: whether it has had its turn."""
 
     record: BuildRecord
-    progress: Progress = field(default_factory=lambda: Progress("queued"))
+    progress: Progress = QUEUED
     process: BuildProcess | None = None
     has_begun: bool = False
 
     def view(self) -> BuildView:
-        return BuildView(self.record, Progress("done", 1, 1) if self.record.is_done else self.progress)
+        return BuildView(self.record, (self.record.progress or DONE) if self.record.is_done else self.progress)
 
 
 class Builds:
@@ -120,6 +127,7 @@ class Builds:
                 raise PresentError(
                     f"there is a snapshot {spec.name} already: choose another name, or load it",
                     reason="SNAPSHOT_EXISTS",
+                    field="name",
                     snapshot=spec.name,
                 )
             self._require_room()
@@ -245,8 +253,9 @@ class Builds:
             build.progress = progress
 
     def _end(self, build: _Build, **changes: Any) -> None:
-        """Note how a build ended; the caller has the lock."""
-        self._note(build, ended_s=time.time(), **changes)
+        """Note how a build ended, and where; the caller has the lock."""
+        progress = DONE if changes["state"] == "SUCCEEDED" else replace(build.progress, rate=None)
+        self._note(build, ended_s=time.time(), progress=progress, **changes)
         self._file(build.record, ".lock").unlink(missing_ok=True)
 
     def _note(self, build: _Build, **changes: Any) -> None:
@@ -273,14 +282,15 @@ class Builds:
         raise PresentError(
             f"another build of {spec.name} waits or runs: wait for it, cancel it, or choose another name",
             reason="BUILD_EXISTS",
-            operation=running.record.id,
+            field="name",
+            operation=operation_name(running.record.id),
         )
 
     def _find(self, id: str) -> _Build:
         build = self._builds.get(id)
         if build is None:
             raise AbsentError(
-                f"there is no operation {f'operations/{id}'[:80]!r}: list them",
+                f"there is no operation {operation_name(id)[:80]!r}: list them",
                 reason="OPERATION_NOT_FOUND",
                 field="name",
             )

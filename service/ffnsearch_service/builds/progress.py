@@ -26,6 +26,10 @@ class Progress:
         return (self.total - self.done) / self.rate if self.rate else None
 
 
+QUEUED, DONE = Progress("queued"), Progress("done", 1, 1)
+"""How far a build is before its turn, and once it has succeeded."""
+
+
 class Meter:
     """Turns the events of one process into progress. Belongs to one thread."""
 

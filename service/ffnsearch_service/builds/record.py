@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffnsearch_indexer.files import save_text
+from ffnsearch_service.builds.progress import Progress
 from ffnsearch_service.catalog import FidelityGate
 from ffnsearch_service.pathless import without_paths
+
+OPERATIONS = "operations"
+"""The collection of all operations; the name of one is `operations/ID`."""
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
@@ -61,7 +65,8 @@ class BuildRecord:
     """One build. Times are in seconds since the epoch.
 
     id: sorts by when it was made. attempts: how often its process was started. is_cancelled: whether its end was asked
-    for. resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated.
+    for. resumes: whether it goes on with a snapshot that an earlier build of the same left uncalibrated. progress: how
+    far it came; None before it has ended.
     """
 
     id: str
@@ -75,11 +80,17 @@ class BuildRecord:
     ended_s: float | None = None
     result: BuildResult | None = None
     error: BuildError | None = None
+    progress: Progress | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether it has ended, one way or the other."""
         return self.state in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def operation_name(id: str) -> str:
+    """The name of a build's operation."""
+    return f"{OPERATIONS}/{id}"
 
 
 def write_record(folder: Path, record: BuildRecord) -> None:
@@ -106,10 +117,11 @@ def record_file(folder: Path, id: str) -> Path:
 
 def _record_of(document: dict[str, Any]) -> BuildRecord:
     spec, result, error = document.pop("spec"), document.pop("result"), document.pop("error")
-    gate = spec.pop("fidelity_gate")
+    gate, progress = spec.pop("fidelity_gate"), document.pop("progress", None)  # not yet in the oldest records
     return BuildRecord(
         spec=BuildSpec(**spec, fidelity_gate=FidelityGate(**gate) if gate else None),
         result=BuildResult(**result) if result else None,
         error=BuildError(**error) if error else None,
+        progress=Progress(**progress) if progress else None,
         **document,
     )

@@ -122,21 +122,27 @@ class Catalog(Generic[Open]):
         """Open the snapshot in a folder under a name; returns when it is open. Requests go on meanwhile.
 
         A snapshot that FAILED is replaced. Raises RequestError for a name that cannot be, PresentError for one in use,
-        ExhaustedError beyond the limits, ShuttingDownError, and what the opener raises; then everything is as before.
+        ShuttingDownError; then everything is as before. Raises ExhaustedError beyond the limits, and what the opener
+        raises; then the name stays listed as FAILED, with the error: its caller may have left.
         """
         require_name(name, "name")
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))
-        before = self._reserve(name, entry)
-        with ExitStack() as undo:
-            undo.callback(self._give_up, name, entry, before)
-            opened = self._open(name, entry)
-            undo.callback(opened.close)
-            with self._changing:
-                self._require_free(name)  # an alias may have got the name meanwhile
-                self._commit(self._state.with_snapshot(name, entry.placed))
-                self._publish(entry, opened)
-                undo.pop_all()
+        self._reserve(name, entry)
         self._on_change(self)
+        try:
+            with ExitStack() as undo:
+                opened = self._open(name, entry)
+                undo.callback(opened.close)
+                with self._changing:
+                    self._require_free(name)  # an alias may have got the name meanwhile
+                    self._commit(self._state.with_snapshot(name, entry.placed))
+                    self._publish(entry, opened)
+                    undo.pop_all()
+        except Exception as error:
+            self._fail(name, entry, error)
+            raise
+        finally:
+            self._on_change(self)
         return self.snapshot(name)
 
     def require_names(self, name: str, folder: Path, alias: str = "") -> None:
@@ -148,9 +154,9 @@ class Catalog(Generic[Open]):
             entry = self._entries.get(name)
             is_another = entry is not None and entry.state != "FAILED" and Path(entry.placed.folder) != folder
             if is_another or name in self._state.aliases:
-                raise _name_taken(name)
+                raise _name_taken(name, "name")
             if alias in self._entries:
-                raise _name_taken(alias)
+                raise _name_taken(alias, "alias")
 
     def unload(self, name: str, etag: str = "") -> None:
         """Take the name from a snapshot; it is closed when the last request that uses it ends.
@@ -293,21 +299,19 @@ class Catalog(Generic[Open]):
     def _aliases_of(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(alias for alias, to in self._state.aliases.items() if to.snapshot == name))
 
-    def _reserve(self, name: str, entry: Entry[Open]) -> Entry[Open] | None:
-        """Give the name to an entry that is being loaded, and return the failed one that had it."""
+    def _reserve(self, name: str, entry: Entry[Open]) -> None:
+        """Give the name to an entry that is being loaded, in the place of a failed one."""
         with self._changing, self._lock:  # an unload of the failed one may be on its way to the disk
             self._require_free(name)
             before = self._entries.get(name)
             if before and before.state != "FAILED":
-                raise _name_taken(name)
-            self._hold(entry)
+                raise _name_taken(name, "name")
             self._entries[name] = entry
-            return before
 
     def _require_free(self, name: str) -> None:
         self.checkpoint()
         if name in self._state.aliases:
-            raise _name_taken(name)
+            raise _name_taken(name, "name")
 
     def _hold(self, entry: Entry[Open]) -> None:
         """Take one of the places for open snapshots; the caller has the lock."""
@@ -320,6 +324,8 @@ class Catalog(Generic[Open]):
         self._held.add(entry)
 
     def _open(self, name: str, entry: Entry[Open]) -> Open:
+        with self._lock:
+            self._hold(entry)
         folder = Path(entry.placed.folder)
         size_bytes = self._size_of(folder)
         with self._lock:
@@ -338,27 +344,29 @@ class Catalog(Generic[Open]):
         with self._lock:
             entry.opened, entry.state = opened, "OPEN"
 
-    def _give_up(self, name: str, entry: Entry[Open], before: Entry[Open] | None) -> None:
-        """Put back what a load that failed had changed."""
-        with self._lock:
+    def _fail(self, name: str, entry: Entry[Open], error: Exception) -> None:
+        """Keep why a snapshot cannot be opened. Of too many loads that failed, the first to fail is forgotten."""
+        is_ours = not isinstance(error, FfnSearchError)
+        if is_ours:
+            _log.exception("snapshot %s cannot be opened", name)
+        with self._changing, self._lock:  # an unload of one that failed may be on its way to the disk
             self._held.discard(entry)
-            if self._entries.get(name) is entry:
-                del self._entries[name]
-                if before:
-                    self._entries[name] = before
+            entry.state, entry.bytes = "FAILED", 0
+            entry.error = "an internal error: the server's log says more" if is_ours else str(error)
+            if self._entries.get(name) is not entry:
+                return  # the catalog was closed
+            self._entries[name] = self._entries.pop(name)  # the last to fail is the last
+            failed = [known for known, other in self._entries.items() if other.state == "FAILED"]
+            loads = [known for known in failed if known not in self._state.snapshots]
+            for oldest in loads[: -self._limits.failed_loads_max]:
+                del self._entries[oldest]
 
     def _reopen(self, name: str, entry: Entry[Open]) -> None:
         """Open a snapshot of an earlier start, or keep why it cannot be."""
         try:
-            with self._lock:
-                self._hold(entry)
             opened = self._open(name, entry)
         except Exception as error:  # whatever it is, it stops neither the start nor the other snapshots
-            if not isinstance(error, FfnSearchError):
-                _log.exception("snapshot %s cannot be opened", name)
-            with self._lock:
-                self._held.discard(entry)
-                entry.state, entry.error, entry.bytes = "FAILED", str(error), 0
+            self._fail(name, entry, error)
         else:
             self._publish(entry, opened)
 
@@ -366,7 +374,7 @@ class Catalog(Generic[Open]):
         with self._lock:
             is_taken = alias in self._entries
         if is_taken:
-            raise _name_taken(alias)
+            raise _name_taken(alias, "name")
         if alias in self._state.aliases:
             return _require_etag(etag, self._state.aliases[alias].etag, f"alias {alias}")
         if not allow_missing:
@@ -406,14 +414,17 @@ class Catalog(Generic[Open]):
 def _require_etag(given: str, current: str, what: str) -> None:
     if given and given != current:
         raise LostUpdateError(
-            f"{what} has changed since you read it: read it again, then decide", reason="ETAG_MISMATCH"
+            f"{what} has changed since you read it: read it again, then decide",
+            reason="ETAG_MISMATCH",
+            field="etag",
         )
 
 
-def _name_taken(name: str) -> PresentError:
+def _name_taken(name: str, field: str) -> PresentError:
     return PresentError(
         f"the name {name} is in use by a snapshot or an alias: choose another, or free this one first",
         reason="NAME_TAKEN",
+        field=field,
         name=name,
     )
 

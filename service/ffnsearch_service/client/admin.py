@@ -57,7 +57,7 @@ class AdminClient(Closing):
     def load(self, name: str, folder: str = "", *, timeout_s: float = LOAD_TIMEOUT_S) -> Snapshot:
         """Open the snapshot in a folder, by default that of its name; returns when it is open.
 
-        The load goes on if the deadline passes: `snapshot` shows how it went.
+        The load goes on if the deadline passes: `snapshot` shows how it went, FAILED where it failed.
         """
         request = message(pb.LoadSnapshotRequest, "options", name=name, folder=folder)
         return reading.snapshot(self._send(self._admin.LoadSnapshot, request, timeout_s).snapshot)

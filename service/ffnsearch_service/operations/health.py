@@ -1,14 +1,14 @@
-"""Which health does a server report, of what, and when? (grpc.health.v1: Check and Watch).
+"""Which health does a server report, of what, and when? (grpc.health.v1: Check, List and Watch).
 
 | asked for | SERVING |
 |---|---|
 | "", and services without a rule of their own | from `ready` to `drain` |
 | the prediction service | the same, while any snapshot is open |
-| `snapshot/NAME`, of a snapshot or an alias | the same, while it is open, or points to one that is |
+| `snapshot/NAME`, of a snapshot that is listed, or an alias | the same, while it is open, or points to one that is |
 
 After the loss of a GPU that nothing takes the place of, nothing is SERVING any more: only a new process can use it.
 
-Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says.
+Everything else is unknown: NOT_FOUND to Check, SERVICE_UNKNOWN to Watch, as the protocol says. List has all of it.
 """
 
 import asyncio
@@ -82,12 +82,12 @@ class Health(health_pb2_grpc.HealthServicer):
     def status(self, service: str) -> Any:
         """The current status of a service; None where there is no such service."""
         name = service.removeprefix(SNAPSHOT_PREFIX)
-        snapshots, aliases = self._catalog
+        snapshots, aliases, closed = self._catalog
         if service == self._prediction_service:
             is_up = bool(snapshots)
         elif service in self._services:
             is_up = True
-        elif name != service and (name in snapshots or name in aliases):
+        elif name != service and (name in snapshots or name in aliases or name in closed):
             is_up = aliases.get(name, name) in snapshots
         else:
             return None
@@ -105,6 +105,15 @@ class Health(health_pb2_grpc.HealthServicer):
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service or snapshot: list the services")
         return pb.HealthCheckResponse(status=status)
+
+    async def List(self, request: Any, context: Any) -> Any:
+        """The current status of everything that has one, by what to ask for."""
+        snapshots, aliases, closed = self._catalog
+        names = (f"{SNAPSHOT_PREFIX}{name}" for name in {*snapshots, *aliases, *closed})
+        statuses = {
+            service: pb.HealthCheckResponse(status=self.status(service)) for service in (*self._services, *names)
+        }
+        return pb.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # the stubs are older
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> AsyncIterator[pb.HealthCheckResponse]:
         """The current status, then each change, until the server drains."""

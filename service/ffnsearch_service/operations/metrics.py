@@ -124,7 +124,7 @@ class _CatalogInfo(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The snapshots and aliases of this moment."""
-        snapshots, aliases = self.seen
+        snapshots, aliases, _ = self.seen
         yield GaugeMetricFamily("ffnsearch_snapshots_open", "Open snapshots.", value=len(snapshots))
         substrings = GaugeMetricFamily(
             "ffnsearch_snapshot_substrings",

@@ -13,7 +13,11 @@ class SnapshotSeen(NamedTuple):
 
 
 class CatalogSeen(NamedTuple):
-    """All open snapshots by name, and the snapshot that each alias means. Nobody changes the mappings."""
+    """All open snapshots by name, and the snapshot that each alias means. Nobody changes the mappings.
+
+    closed: names of the snapshots that are being opened, or could not be.
+    """
 
     snapshots: Mapping[str, SnapshotSeen]
     aliases: Mapping[str, str]
+    closed: frozenset[str] = frozenset()

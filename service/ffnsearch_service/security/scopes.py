@@ -4,7 +4,7 @@ from ffnsearch_service.names import ADMIN_SERVICE, OPERATIONS_SERVICE, PREDICTIO
 from ffnsearch_service.security.tokens import ADMIN, READ
 
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check"})
-"""What anybody may call: whether the server is alive. An orchestrator's probe has no token, and learns nothing else."""
+"""What anybody may call: whether a name is served. An orchestrator's probe has no token, and learns nothing else."""
 
 _SCOPE_OF_SERVICE = {
     PREDICTION_SERVICE: READ,
