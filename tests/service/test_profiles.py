@@ -66,6 +66,16 @@ def test_a_product_takes_the_whole_prior_unless_told():
     assert read_profile(message).prior_weight == 0.0
 
 
+def test_a_negative_zero_is_no_field_of_another_kind():
+    of_product, of_sum = profile_message(PRODUCT, "multiplied"), profile_message(EVEN, "even")
+    of_product.mass_power = of_sum.blocks[0].steps[0].prior_mass = -0.0
+    assert read_profile(of_product) == PRODUCT
+    assert read_profile(of_sum) == EVEN
+    of_sum.prior_weight = 0.0
+    with pytest.raises(ProfileError, match="prior_weight"):
+        read_profile(of_sum)
+
+
 @KINDS
 @WAYS
 def test_answers_are_those_of_the_process(client, calibrated_engine, profile, by_name):
