@@ -81,9 +81,12 @@ def _read_product(message: pb.Profile) -> ProductProfile:
 
 
 def _require_unset(message: Any, names: Sequence[str], path: str, kind: Kind) -> None:
-    """Refuse fields of the other kind: they would have no effect, which is hardly intended."""
-    for field, _ in message.ListFields():
-        if field.name in names:
+    """Refuse fields of the other kind: they would have no effect, which is hardly intended.
+
+    A 0 that the wire cannot tell from an unset field is unset, also where it is sent as -0.0.
+    """
+    for field, value in message.ListFields():
+        if field.name in names and (value or field.has_presence):
             raise ProfileError(
                 f"{path}.{field.name}: a {kind} has no {field.name}: leave it out, or set the profile's kind",
                 reason="FIELD_OF_ANOTHER_KIND",

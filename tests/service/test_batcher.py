@@ -364,12 +364,13 @@ SECOND_NS = 10**9
 
 
 class Clocked:
-    """A batcher whose batches take one second, and a tenth more for each prompt. The last ones were small."""
+    """A batcher whose batches take one second, and a tenth more for each prompt. All but the first were small."""
 
     def __init__(self, **limits):
         self.now_ns = 0
         self.batcher = Batcher(Limits(**limits), clock=lambda: self.now_ns)
-        for prompts in (4, *(1,) * 20):
+        largest = min(limits["batch_prompts_max"], limits.get("queue_prompts_max", 1024))
+        for prompts in (largest, *(1,) * 40):
             self.run(submitted(self.batcher, prompts))
 
     def run(self, asked):

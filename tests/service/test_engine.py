@@ -380,3 +380,4 @@ def test_info_tells_what_is_there(engine):
     assert [profile.name for profile in info.profiles] == [info.default_profile_name] == ["even"]
     assert list(info.fidelity) == []
     assert (info.limits.prompts_max, info.limits.request_bytes_max) == (1024, 4 << 20)
+    assert (info.limits.calls_max, info.limits.queue_prompts_max, info.limits.streams_max) == (512, 4096, 1024)

@@ -384,6 +384,22 @@ def test_a_request_beyond_the_message_limit_is_refused(stub):
     assert "4194304" in caught.value.details()
 
 
+@pytest.mark.parametrize(
+    ("method", "request_bytes", "metadata", "code"),
+    [
+        ("Predict", b"a" * 5_000_000, (), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ("Predict", b"", (("x-long", "a" * 9000),), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ("Unknown", b"", (), grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+def test_what_grpc_itself_refuses_has_no_details(channel, method, request_bytes, metadata, code):
+    call = channel.unary_unary(f"/ffnsearch.v1.PredictionService/{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request_bytes, metadata=metadata, timeout=60)
+    assert caught.value.code() is code
+    assert rpc_status.from_call(caught.value) is None
+
+
 def test_what_is_our_fault_is_opaque_and_logged(tiny_snapshot, monkeypatch, caplog):
     def fail(*_, **__):
         raise ValueError(f"secret {tiny_snapshot}")

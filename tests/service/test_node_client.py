@@ -78,6 +78,16 @@ class Faltering(Scripted):
         return self._engine.predict(request)
 
 
+def test_a_node_client_takes_responses_beyond_the_default_limit_of_grpc(node_folder, engine):
+    class Talkative(Faltering):
+        def GetInfo(self, request: pb.GetInfoRequest, context: grpc.ServicerContext) -> pb.GetInfoResponse:
+            told = super().GetInfo(request, context)
+            return pb.GetInfoResponse(snapshot=told.snapshot, backend="x" * (5 << 20))
+
+    with scripted_server(Talkative(engine)) as address:
+        assert run_node(node_folder, address)["substrings"] > 0
+
+
 def test_a_node_client_retries_by_the_same_service_config(node_folder, engine):
     servicer = Faltering(engine, *[grpc.StatusCode.UNAVAILABLE] * 2)
     with scripted_server(servicer) as address:

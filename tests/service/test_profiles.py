@@ -12,7 +12,15 @@ from serving import WAIT_S, opened
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.prediction import PROBABILITY_MIN, combine, contributions, support
-from ffnsearch_indexer.answer.profile import Expectation, Profile, one_step
+from ffnsearch_indexer.answer.profile import (
+    Expectation,
+    ProductProfile,
+    ProductStep,
+    Profile,
+    Step,
+    SumProfile,
+    one_step,
+)
 from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_indexer.fidelity.protocols import Protocol
 from ffnsearch_service.answering.engine import Engine
@@ -64,6 +72,16 @@ def test_a_product_takes_the_whole_prior_unless_told():
     assert read_profile(message).prior_weight == 1.0
     message.prior_weight = 0.0
     assert read_profile(message).prior_weight == 0.0
+
+
+def test_a_negative_zero_is_no_field_of_another_kind():
+    of_product, of_sum = profile_message(PRODUCT, "multiplied"), profile_message(EVEN, "even")
+    of_product.mass_power = of_sum.blocks[0].steps[0].prior_mass = -0.0
+    assert read_profile(of_product) == PRODUCT
+    assert read_profile(of_sum) == EVEN
+    of_sum.prior_weight = 0.0
+    with pytest.raises(ProfileError, match="prior_weight"):
+        read_profile(of_sum)
 
 
 @KINDS
@@ -174,6 +192,21 @@ def test_without_an_expectation_or_support_no_distance_is_expected(client):
     nothing = dataclasses.replace(one_step("", [1.0, 1.0], [1, 1]), expectation=SUM.expectation)
     result = client.predict("the people", profile=nothing, exclude_self=True).results[0]
     assert (result.status, result.support, result.expected_hellinger) == ("NO_SUPPORT", 0.0, None)
+
+
+COUNTING = {
+    "sum": (SumProfile("", ((Step(0.5, 0.0, 0.1),), (Step(1.0, 1.0),))), "NO_SUPPORT"),
+    "product": (ProductProfile("", ((ProductStep(0.5, 0.0, prior_mass=1),), ())), "NO_SUPPORT"),
+    "product by support": (ProductProfile("", ((ProductStep(0.5, 0.0, 0.1, prior_mass=1),), ())), "OK"),
+}
+
+
+@pytest.mark.parametrize("case", COUNTING)
+def test_only_steps_that_may_have_a_weight_give_support(client, case):
+    profile, status = COUNTING[case]
+    result = client.predict("the people", profile=profile, exclude_self=True).results[0]
+    assert result.status == status
+    assert result.support > 0, "all steps count there"
 
 
 def test_a_bad_prompt_has_no_support(client):

@@ -471,7 +471,7 @@ class ModelInfo(_message.Message):
     def __init__(self, model_sha256: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., blocks: _Optional[int] = ..., d_model: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_tokens: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("prompts_max", "prompt_tokens_max", "request_bytes_max", "response_bytes_max", "page_size_default", "page_size_max", "context_tokens_max", "places_max", "calls_max", "classes_default", "classes_max", "top_n_default", "context_tokens_default", "places_default")
+    __slots__ = ("prompts_max", "prompt_tokens_max", "request_bytes_max", "response_bytes_max", "page_size_default", "page_size_max", "context_tokens_max", "places_max", "calls_max", "classes_default", "classes_max", "top_n_default", "context_tokens_default", "places_default", "queue_prompts_max", "streams_max")
     PROMPTS_MAX_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUEST_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -486,6 +486,8 @@ class Limits(_message.Message):
     TOP_N_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     PLACES_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_PROMPTS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_MAX_FIELD_NUMBER: _ClassVar[int]
     prompts_max: int
     prompt_tokens_max: int
     request_bytes_max: int
@@ -500,4 +502,6 @@ class Limits(_message.Message):
     top_n_default: int
     context_tokens_default: int
     places_default: int
-    def __init__(self, prompts_max: _Optional[int] = ..., prompt_tokens_max: _Optional[int] = ..., request_bytes_max: _Optional[int] = ..., response_bytes_max: _Optional[int] = ..., page_size_default: _Optional[int] = ..., page_size_max: _Optional[int] = ..., context_tokens_max: _Optional[int] = ..., places_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., classes_default: _Optional[int] = ..., classes_max: _Optional[int] = ..., top_n_default: _Optional[int] = ..., context_tokens_default: _Optional[int] = ..., places_default: _Optional[int] = ...) -> None: ...
+    queue_prompts_max: int
+    streams_max: int
+    def __init__(self, prompts_max: _Optional[int] = ..., prompt_tokens_max: _Optional[int] = ..., request_bytes_max: _Optional[int] = ..., response_bytes_max: _Optional[int] = ..., page_size_default: _Optional[int] = ..., page_size_max: _Optional[int] = ..., context_tokens_max: _Optional[int] = ..., places_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., classes_default: _Optional[int] = ..., classes_max: _Optional[int] = ..., top_n_default: _Optional[int] = ..., context_tokens_default: _Optional[int] = ..., places_default: _Optional[int] = ..., queue_prompts_max: _Optional[int] = ..., streams_max: _Optional[int] = ...) -> None: ...

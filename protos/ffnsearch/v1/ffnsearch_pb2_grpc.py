@@ -29,7 +29,8 @@ class PredictionServiceStub:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
     A server may have several open at once. One of them answers a call from beginning to end: the one that its
-    `snapshot` means when the call arrives.
+    `snapshot` means when the call arrives. No call changes anything, so any may be made again; service_config.json
+    has those that end UNAVAILABLE repeated, and covers this service alone.
     """
 
     def __init__(self, channel):
@@ -64,21 +65,33 @@ class PredictionServiceServicer:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
     A server may have several open at once. One of them answers a call from beginning to end: the one that its
-    `snapshot` means when the call arrives.
+    `snapshot` means when the call arrives. No call changes anything, so any may be made again; service_config.json
+    has those that end UNAVAILABLE repeated, and covers this service alone.
     """
 
     def Predict(self, request, context):
         """Predict returns the next-token distribution of each prompt.
 
-        A bad prompt fails alone: its result carries status INVALID and an error. If no prompt of the call can be
-        answered, the call itself fails with the error of the first prompt.
+        A bad prompt fails alone: its result carries status INVALID and an error. If every prompt of the call is bad, the
+        call itself fails with the error of the first. A prompt with status NO_SUPPORT is not bad: it is answered. Another
+        field at fault ends the call before any prompt is looked at; only RESPONSE_TOO_LARGE is decided after that.
+
+        Errors, with the reasons of ErrorInfo:
         INVALID_ARGUMENT: a field that cannot be honoured; ErrorInfo.reason and BadRequest say which.
         UNAUTHENTICATED: the server wants a token, and the call has none that is valid. PERMISSION_DENIED: its token does
         not allow this call. NOT_FOUND: there is no snapshot or alias `snapshot`, or the snapshot has no profile
-        profile_name. FAILED_PRECONDITION: the snapshot could not be opened. UNAVAILABLE: the snapshot is being opened, the
-        server ends, its GPU had too little memory for the call (DEVICE_MEMORY), or its GPU failed (DEVICE_FAILED).
-        RESOURCE_EXHAUSTED with RetryInfo: the server is busy; come back after that time. RESOURCE_EXHAUSTED with
-        RESPONSES_UNREAD, without RetryInfo: too much of earlier responses has not been read.
+        profile_name. FAILED_PRECONDITION: the snapshot could not be opened.
+        UNAVAILABLE: the snapshot is being opened (SNAPSHOT_NOT_READY), the server ends (SHUTTING_DOWN), its GPU had too
+        little memory for the call (DEVICE_MEMORY), or its GPU failed (DEVICE_FAILED).
+        RESOURCE_EXHAUSTED, OVERLOADED, with RetryInfo: the server is busy; come back after that time, an estimate. The
+        metadata of ErrorInfo has the limit that is reached, `calls_max` or `queue_prompts_max` (see Limits); or
+        `expected_ms`, where the answer is expected only after so many milliseconds, and that is more than three tenths of
+        the time left until the call's deadline. A call without a deadline, or that finds no other waiting or running, is
+        not refused for its deadline.
+        RESOURCE_EXHAUSTED, RESPONSES_UNREAD, without RetryInfo: too much of earlier responses has not been read.
+        DEADLINE_EXCEEDED: the call's deadline has passed; the server works on it no more. CANCELLED: the caller has gone.
+        INTERNAL: the server failed; its log says more under the `error_id` in the metadata of ErrorInfo.
+        UNIMPLEMENTED, and any code without ErrorInfo: gRPC's own, see above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +124,7 @@ class PredictionServiceServicer:
     def GetInfo(self, request, context):
         """GetInfo describes the snapshot, its model, vocabulary and profiles, how near to the model its answers
         were measured to be, and the server's limits.
-        Errors of the name `snapshot` are those of Predict.
+        Errors are those of Predict, but never OVERLOADED: it waits for no other call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +165,8 @@ class PredictionService:
     """Answers prompts from snapshots: indexes, each built from a model and a corpus.
 
     A server may have several open at once. One of them answers a call from beginning to end: the one that its
-    `snapshot` means when the call arrives.
+    `snapshot` means when the call arrives. No call changes anything, so any may be made again; service_config.json
+    has those that end UNAVAILABLE repeated, and covers this service alone.
     """
 
     @staticmethod

@@ -1,5 +1,5 @@
 // Calls a server with nothing but the .proto file and the service config, which says what is retried, and prints what
-// it says as JSON.
+// it says as JSON. It takes responses as large as the server sends them; gRPC's own limit is 4 MiB.
 // Usage: node client.js PROTO_FILE SERVICE_CONFIG_FILE HOST:PORT
 
 const fs = require("fs");
@@ -11,6 +11,7 @@ const definition = protoLoader.loadSync(protoFile, { keepCase: true, longs: Numb
 const { ffnsearch } = grpc.loadPackageDefinition(definition);
 const client = new ffnsearch.v1.PredictionService(address, grpc.credentials.createInsecure(), {
   "grpc.service_config": fs.readFileSync(serviceConfigFile, "utf8"),
+  "grpc.max_receive_message_length": -1,
 });
 
 function call(method, request) {
