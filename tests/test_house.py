@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_a_module_says_in_its_first_line_what_it_is_for(path: Path) -> None:
     source = path.read_text()
     assert source.startswith('"""')
     assert ast.get_docstring(ast.parse(source))
+
+
+def test_the_wheel_says_that_its_packages_are_typed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == set(PACKAGES), "whole, as in git"
+    assert {ROOT / package / "py.typed" for package in PACKAGES} <= set(repository_files())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
