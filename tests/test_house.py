@@ -78,6 +78,12 @@ def test_the_command_line_starts_without_heavy_imports(module: str) -> None:
     assert HEAVY.isdisjoint(loaded)
 
 
+def test_a_client_needs_only_what_the_contract_says() -> None:
+    absent = HEAVY - {"grpc", "numpy"} | {"grpc_reflection", "lmdb", "rich", "safetensors", "typer"}
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import ffnsearch_service.client"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("host", REGISTRY_HOSTS)
 def test_no_file_names_a_registry_host(host: str) -> None:
     assert [path for path in repository_files() if host.encode() in path.read_bytes()] == []
