@@ -29,6 +29,8 @@ settings.register_profile("fixed", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("fixed")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; what a test starts does not ignore it
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 TINY_SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 

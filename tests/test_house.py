@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,12 @@ def test_the_command_line_starts_without_heavy_imports(module: str) -> None:
     assert HEAVY.isdisjoint(loaded)
 
 
+def test_a_client_needs_only_what_the_contract_says() -> None:
+    absent = HEAVY - {"grpc", "numpy"} | {"grpc_reflection", "lmdb", "rich", "safetensors", "typer"}
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import ffnsearch_service.client"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("host", REGISTRY_HOSTS)
 def test_no_file_names_a_registry_host(host: str) -> None:
     assert [path for path in repository_files() if host.encode() in path.read_bytes()] == []
@@ -87,6 +94,12 @@ def test_a_module_says_in_its_first_line_what_it_is_for(path: Path) -> None:
     source = path.read_text()
     assert source.startswith('"""')
     assert ast.get_docstring(ast.parse(source))
+
+
+def test_the_wheel_says_that_its_packages_are_typed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == set(PACKAGES), "whole, as in git"
+    assert {ROOT / package / "py.typed" for package in PACKAGES} <= set(repository_files())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -113,7 +113,7 @@ def address_of(config: ServerConfig, protection: Protection) -> str:
 
 
 async def serve(server: Server, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` gets the address once calls are taken. Raises AddressError."""
+    """Serve until a signal to end; `on_ready` gets the address once calls are taken. Raises AddressError."""
     ended = asyncio.ensure_future(until_signal())
     try:
         on_ready(await server.start())

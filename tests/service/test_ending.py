@@ -1,4 +1,4 @@
-"""SIGTERM drains a real process in its order; a second one ends it at once; the service manager is told."""
+"""SIGTERM drains a real process in its order, as SIGHUP does; a second one ends it at once; the manager is told."""
 
 import json
 import os
@@ -103,6 +103,35 @@ def test_a_second_sigterm_ends_at_once(tiny_snapshot):
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == -signal.SIGTERM
         assert call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_session_that_closes_drains_and_may_say_so_twice(tiny_snapshot):
+    with slow_process(tiny_snapshot) as (process, address, metrics), call_in_flight(address, metrics) as (watch, call):
+        process.send_signal(signal.SIGHUP)
+        assert next(watch).status == NOT_SERVING
+        process.send_signal(signal.SIGHUP)
+        out, _ = process.communicate("go\n", WAIT_S)
+        assert call.result(WAIT_S).results[0].status == pb.PROMPT_STATUS_OK
+    assert (process.returncode, out) == (0, "closed\n")
+
+
+@pytest.fixture
+def nohup():
+    """What a test starts ignores SIGHUP, as the test then does itself."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_server_under_nohup_goes_on(nohup, tiny_snapshot):
+    with slow_process(tiny_snapshot) as (process, address, metrics), call_in_flight(address, metrics) as (watch, call):
+        process.send_signal(signal.SIGHUP)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert call.result(WAIT_S).results[0].status == pb.PROMPT_STATUS_OK
+        process.terminate()
+        assert next(watch).status == NOT_SERVING
+        assert process.wait(WAIT_S) == 0, "SIGTERM was its first signal"
 
 
 def test_an_abstract_socket_is_told_and_nobody_is_no_error(monkeypatch):

@@ -229,7 +229,7 @@ def test_a_port_in_use_is_told_before_the_snapshot_is_read(tmp_path):
             run(ServerConfig({"missing": tmp_path / "missing"}, port=port), lambda address, engine: None)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_process_in_order(tiny_snapshot, number):
     command = [sys.executable, "-m", "ffnsearch_service.cli", "serve", str(tiny_snapshot), "--port", "0"]
     command += ["--set", "logging.level=warning"]

@@ -18,11 +18,11 @@ Shapes: N substrings, M neighbors, J nodes of the trie, V vocabulary.
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import SuffixOrder
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.index.base import Int64
 
 PARTS_PER_BIT = 1000

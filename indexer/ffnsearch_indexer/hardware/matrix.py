@@ -14,12 +14,12 @@ from itertools import product
 from typing import Any, cast
 
 import llvmlite.binding
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.hardware.llvm import BYTE, INT, LONG, POINTER, SHORT, Generate, load, row_of, splat, store, zero
 from ffnsearch_indexer.hardware.vectors import COLUMNS, LINE_BYTES, as_float32
 

@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.parts import parts_of
 
 Float16 = NDArray[np.float16]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import numba
 import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.hardware.precision import require_full_precision
 from ffnsearch_indexer.index.base import Float16, Float32, Int64
 from ffnsearch_indexer.index.scan import Pairs, ScanIndex

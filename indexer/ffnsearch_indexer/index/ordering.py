@@ -12,10 +12,10 @@ centres of both sides give the next line. Cuts are at whole tiles of the order, 
 within a tile the next one fills it, and no other tile has keys of two classes.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.index.base import Float32, Int64
 
 ROUNDS = 4

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.corpora.substrings import NextTokenCounts
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.index.base import Int64, RangeSums
 
 

@@ -10,11 +10,11 @@ of arguments, and one with an unknown name ends in an AttributeError instead of 
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.hardware import matrix
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.hardware.matrix import MATRICES, ROWS, dot, multiply, multiply_row
 from ffnsearch_indexer.hardware.vectors import (
     COLUMNS,

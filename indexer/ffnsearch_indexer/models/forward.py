@@ -11,10 +11,10 @@ Shapes: m nodes, n wanted nodes, K block, D d_model, H hidden layer, V vocabular
 
 from typing import TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.hardware.vectors import use_widest_vectors
 from ffnsearch_indexer.models.packed import PackedModel
 from ffnsearch_indexer.models.products import ROWS_TOGETHER, add_scaled, dot_float32, multiply_packed, padded

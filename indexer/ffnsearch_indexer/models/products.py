@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import llvmlite.binding
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ffnsearch_indexer.hardware.compiled import numba
 from ffnsearch_indexer.hardware.llvm import load, splat, store
 from ffnsearch_indexer.hardware.vectors import aligned_zeros, use_widest_vectors
 

@@ -164,7 +164,7 @@ def serve(
         bool, typer.Option("--print-config", help="Print a file of all settings, with their reasons.")
     ] = False,
 ) -> None:
-    """Serve snapshots over gRPC until SIGTERM or Ctrl-C."""
+    """Serve snapshots over gRPC until SIGTERM, SIGHUP or Ctrl-C."""
     from ffnsearch_service.cli import starting
 
     if as_json and not check:

@@ -7,17 +7,24 @@ import socket
 
 
 async def until_signal() -> None:
-    """Wait for SIGTERM or SIGINT. A second signal ends the process at once, as if nothing caught it."""
+    """Wait for SIGTERM, SIGINT or SIGHUP. A second SIGTERM or SIGINT ends the process at once, as if nothing caught it.
+
+    SIGHUP stays ignored if it was before (nohup), and is ignored after the first signal: a session that closes may send
+    it twice.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
+    heard = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
 
     def end() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in heard:
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         ended.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in heard:
         loop.add_signal_handler(number, end)
     await ended.wait()
 
