@@ -344,6 +344,30 @@ def test_a_full_disk_is_told_in_one_line(tiny_snapshot, arguments):
     )
 
 
+def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
+    limited = f"ulimit -f 1; exec {shlex.quote(sys.executable)} -m ffnsearch_service.cli predict --help > out"
+    limited = f"unset PYTHONUNBUFFERED; {limited}"  # without a buffer, Python does not see that a write was cut
+    ended = subprocess.run(["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no space is left where the output goes: free some, or let it go elsewhere\n",
+    )
+
+
+def test_a_disk_that_is_full_elsewhere_is_told_with_its_file():
+    code = (
+        "import errno; from ffnsearch_service import cli\n"
+        "def fill(): raise OSError(errno.EDQUOT, 'Disk quota exceeded', '/var/index')\n"
+        "cli.make_app = fill\n"
+        "cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no space is left for /var/index: free some, or let it go elsewhere\n",
+    )
+
+
 @pytest.mark.parametrize("arguments", ["info {snapshot} --json", "--version", "serve --print-config"])
 def test_a_reader_that_wants_no_more_is_nothing_to_complain_of(tiny_snapshot, arguments):
     command = [sys.executable, "-m", "ffnsearch_service.cli", *arguments.format(snapshot=tiny_snapshot).split()]
