@@ -169,10 +169,10 @@ def test_the_command_line_encrypts_and_says_who_calls(run, tls_server, pems, tmp
     assert "environment" not in err
 
 
-@pytest.mark.parametrize("option", ["--ca-file", "--token-file", "--snapshot"])
+@pytest.mark.parametrize("option", ["--ca-file", "--token-file", "--snapshot", "--timeout-s"])
 def test_a_directory_takes_no_options_of_a_server(run, tiny_snapshot, option):
     for command in (("info",), ("predict", "a"), ("neighbors", "a", "--block", 0), ("bench",)):
-        code, _, err = run(command[0], tiny_snapshot, *command[1:], option, "x")
+        code, _, err = run(command[0], tiny_snapshot, *command[1:], option, 5)
         assert code == 2
         assert f"{option} is for calling a server" in err
 

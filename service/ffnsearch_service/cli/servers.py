@@ -27,8 +27,13 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         "",
     ),
     "timeout_s": (
-        Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)],
-        CALL_TIMEOUT_S,
+        Annotated[
+            float | None,
+            typer.Option(
+                help="Seconds that a call to a server may take.", min=0.001, show_default=f"{CALL_TIMEOUT_S:g}"
+            ),
+        ],
+        None,
     ),
     "tls": (Annotated[bool, typer.Option("--tls", help="Encrypt, and trust public certificate authorities.")], False),
     "ca_file": (
@@ -54,11 +59,15 @@ _NOT_ACCESS = ("snapshot", "timeout_s")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
+    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call.
+
+    given: the options that were given, by name.
+    """
 
     snapshot: str
     timeout_s: float
     access: "AccessOptions"
+    given: Mapping[str, object]
 
 
 def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
@@ -77,8 +86,10 @@ def with_server_options(command: Callable[..., None], *, without: Collection[str
     @functools.wraps(command)
     def with_server(**arguments: Any) -> None:
         said = {name: arguments.pop(name, default) for name, (_, default) in _OPTIONS.items()}
-        access: Any = {name: value for name, value in said.items() if name not in _NOT_ACCESS and value}
-        command(**arguments, server=ServerOptions(said["snapshot"], said["timeout_s"], access))
+        given = {name: value for name, value in said.items() if value}
+        access: Any = {name: value for name, value in given.items() if name not in _NOT_ACCESS}
+        server = ServerOptions(said["snapshot"], said["timeout_s"] or CALL_TIMEOUT_S, access, given)
+        command(**arguments, server=server)
 
     with_server.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
     return with_server
@@ -138,10 +149,8 @@ def access_of(server: ServerOptions) -> "AccessOptions":
 
 def refuse_server_options(target: str, server: ServerOptions) -> None:
     """Raise RequestError for an option that has no meaning for a snapshot directory."""
-    for name in (*server.access, *(["snapshot"] if server.snapshot else [])):
-        raise RequestError(
-            f"--{name.replace('_', '-')} is for calling a server, and {target} is a directory: leave it out"
-        )
+    given = {f"--{name.replace('_', '-')}": value for name, value in server.given.items()}
+    refuse_given(given, f"is for calling a server, and {target} is a directory")
 
 
 def refuse_given(options: Mapping[str, object], why: str) -> None:
