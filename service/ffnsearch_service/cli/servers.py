@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,9 @@ def is_directory(target: str) -> bool:
     """Whether the target is a snapshot directory rather than an address. Raises AddressError where it is neither."""
     if os.path.isdir(target):
         return True
-    if "://" in target or not re.fullmatch(r"\S+:\d+", target):
+    from ffnsearch_service.client.channel import is_address
+
+    if not is_address(target):
         raise AddressError(
             f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
             reason="TARGET_NOT_FOUND",
