@@ -250,7 +250,7 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", tiny_snapshot, "caf\u00e9"): "character 3",
             ("predict", address, ""): "empty",
             ("predict", address, "\udce9"): "prompts",
-            ("predict", address, "a", "--profile", "\udce9"): "profile_name is no UTF-8",
+            ("predict", address, "a", "--profile", "\udce9"): "--profile is no UTF-8",
             ("predict", "n" * 300, "a"): "no snapshot",
             ("predict", f"http://{address}", "a"): "no snapshot",
             ("predict", "127.0.0.1:99999", "a"): "port 99999 of 127.0.0.1:99999 does not exist",
@@ -268,11 +268,19 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
                 "y",
                 "--window-tokens",
                 3_000_000_000,
-            ): "window_tokens: 3000000000",
+            ): "--window-tokens: 3000000000 ",
             ("predict", address, "a", "--profile", "fine"): "even",
-            ("predict", address, "a", "--min-prob", "nan"): "min_prob",
-            ("predict", address, "a", "--threshold", "0.5"): "thresholds",
-            ("predict", address, "a", "--threshold", "2", "--weight", "1"): "cosine",
+            ("predict", address, "a", "--top-n", 10**22): "--top-n: 10000000000000000000000 is",
+            (
+                "predict",
+                address,
+                "a",
+                "--threshold",
+                "0",
+                "--weight",
+                "inf",
+            ): "--threshold and --weight: the weight is inf",
+            ("predict", address, "a", "--threshold", "0.5"): "--threshold and --weight: 1 thresholds",
             ("predict", address, "a", "--threshold", "0.5", "--weight", "1"): "2",
             ("predict", address, "a", "--profile", "even", "--weight", "1"): "--profile .*--weight",
             ("predict", address, "a", "--profile", "", "--profile-file", nothing): "--profile .*--profile-file",
@@ -280,9 +288,9 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", address, "a", "--profile-file", tmp_path / "none.json"): "none.json cannot be read",
             ("predict", address, "a", "--profile-file", nothing): "nothing.json.*kind",
             ("predict", address, "a", "--profile-file", one_block): "1 blocks, the model 2",
-            ("neighbors", address, "a", "--block", 9): "blocks 0 to 1",
-            ("neighbors", address, "a", "--block", 0, "--threshold", "nan"): "threshold",
-            ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "min_share",
+            ("neighbors", address, "a", "--block", 9): "--block: .*blocks 0 to 1",
+            ("neighbors", tiny_snapshot, "a", "--block", 9): "--block: .*blocks 0 to 1",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "--min-share: ",
             ("neighbors", address, "a", "--block", 0, "--min-share", "0.5"): "--classes",
             ("info", "127.0.0.1:1", "--timeout-s", 5): "UNAVAILABLE",
         }
@@ -291,6 +299,16 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             assert (code, out) == (2, ""), arguments
             assert PLAIN_ERROR.fullmatch(err), arguments
             assert re.search(expected, err), arguments
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--min-prob 7", "--min-prob nan", "--threshold 2", "--threshold nan", "--weight -1", "--top-n 0", "--top-n many"],
+)
+def test_an_option_out_of_its_range_is_named(run, options):
+    code, out, err = run("predict", "127.0.0.1:1", "a", *options.split())
+    assert (code, out) == (2, "")
+    assert re.search(r"Invalid value for '(--min-prob|--threshold|--weight|--top-n)': ", err)
 
 
 def test_tokens_are_visible():

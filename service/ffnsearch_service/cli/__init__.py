@@ -14,7 +14,7 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.cli.admin import make_admin_app
 from ffnsearch_service.cli.asking import info, neighbors, predict
 from ffnsearch_service.cli.bench import bench
-from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
+from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, in_options, refuse
 from ffnsearch_service.cli.tokens import register_tokens
 from ffnsearch_service.errors import AbsentError, RequestError, SettingsError, StateError
 from ffnsearch_service.version import software_version
@@ -38,7 +38,7 @@ def main() -> None:
     except OSError as error:
         _end_output(error)
     except FfnSearchError as error:
-        complain(error.message)
+        complain(in_options(error))
         sys.exit(EXIT_REFUSED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -52,12 +52,15 @@ def predict(
         typer.Option(help="A JSON file with a profile, as `info --json` prints them.", metavar="FILE.json"),
     ] = None,
     threshold: Annotated[
-        list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
+        list[float] | None,
+        typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.", min=-1, max=1),
     ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="A weight for each block, repeated, in order.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A weight for each block, repeated, in order.", min=0)
+    ] = None,
     exclude_self: ExcludeSelf = False,
     top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
-    min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
+    min_prob: Annotated[float, typer.Option(help="Least probability to list.", min=0, max=1)] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
@@ -120,7 +123,8 @@ def neighbors(
     prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
     block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
     threshold: Annotated[
-        float | None, typer.Option(help="Least score, exclusive, in [-1, 1].", show_default="the profile's")
+        float | None,
+        typer.Option(help="Least score, exclusive.", min=-1, max=1, show_default="the profile's"),
     ] = None,
     profile: ProfileName = None,
     exclude_self: ExcludeSelf = False,
@@ -208,5 +212,9 @@ def _profile(
     if thresholds or weights:
         from ffnsearch_indexer.answer.profile import one_step
 
-        return one_step("", thresholds, weights)
+        try:
+            return one_step("", thresholds, weights)
+        except ProfileError as error:
+            told = error.message.removeprefix(f"{error.metadata['field']}: ")
+            raise ProfileError(f"--threshold and --weight: {told}", reason=error.reason) from None
     return name
