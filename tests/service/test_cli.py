@@ -210,6 +210,12 @@ def test_info_prints_what_is_there(run, tiny_snapshot, address):
     assert json.loads(out)["snapshot"]["forward_pass"] == "compiled, on a CPU"
 
 
+def test_json_looks_the_same_from_every_command(run, tiny_snapshot):
+    for command in (("info", tiny_snapshot), ("verify", tiny_snapshot), ("bench", tiny_snapshot, "--batch", 1)):
+        code, out, _ = run(*command, "--json")
+        assert (code, out) == (0, json.dumps(json.loads(out), indent=2) + "\n")
+
+
 def test_info_of_a_snapshot_that_does_not_say_how_it_was_computed(tiny_snapshot, capsys):
     silent = snapshot_message(replace(read_manifest(tiny_snapshot), written_by={}))
     with LocalClient.open(tiny_snapshot, check="sizes") as client:
