@@ -19,7 +19,7 @@ from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
 from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
-from ffnsearch_service.client import Client
+from ffnsearch_service.client import Client, evidence
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.reading import scalars
@@ -155,6 +155,45 @@ def test_neighbors_prints_the_evidence(run, tiny_snapshot, address):
     assert (code, document["threshold"], len(document["neighbors"])) == (0, 0.8, 5)
     assert document["total_neighbors"] > 5
     assert document["neighbors"][0].keys() >= {"id", "text", "score", "next_tokens", "places", "total_places"}
+
+
+def test_neighbors_come_page_by_page(run, tiny_snapshot, address, monkeypatch):
+    monkeypatch.setattr(evidence, "_PAGE_NEIGHBORS_MAX", 4)
+    asked = ("neighbors", address, "the people", "--block", 1, "--threshold", 0.8, "--limit", 10)
+    whole = json.loads(run(*asked, "--json")[1])["neighbors"]
+    code, out, err = run(*asked, "--jsonl")
+    assert (code, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == whole
+    assert len(whole) == 10
+    code, out, _ = run(*asked)
+    assert "the best 10 of them:\n\n" in out
+    assert [len(table.splitlines()) for table in out.split("\n\n")] == [1, 5, 5, 3]
+
+
+@pytest.mark.parametrize("options", [[], ["--jsonl"]])
+def test_neighbors_are_printed_as_they_arrive(run, address, monkeypatch, capsys, options):
+    all_pages, printed = evidence.best_pages, []
+
+    def watched(*asked, **options):
+        for page in all_pages(*asked, **options):
+            yield page
+            printed.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(evidence, "_PAGE_NEIGHBORS_MAX", 4)
+    monkeypatch.setattr(evidence, "best_pages", watched)
+    assert run("neighbors", address, "the people", "--block", 1, "--limit", 8, *options) == (0, "", "")
+    assert len(printed) == 2
+    assert all(printed)
+
+
+def test_neighbors_show_as_much_of_their_places_as_is_asked_for(run, address):
+    asked = ("neighbors", address, "the people", "--block", 1, "--limit", 30, "--json")
+    code, out, _ = run(*asked, "--context-tokens", 3, "--places-max", 1)
+    places = [neighbor["places"] for neighbor in json.loads(out)["neighbors"]]
+    assert code == 0
+    assert {len(of_one) for of_one in places} == {1}
+    assert max(len(place["before"]) for (place,) in places) == 3
+    assert not any(neighbor["places"] for neighbor in json.loads(run(*asked, "--places-max", 0)[1])["neighbors"])
 
 
 def test_neighbors_prints_classes(run, tiny_snapshot, address):
@@ -298,6 +337,10 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("neighbors", tiny_snapshot, "a", "--block", 9): "--block: .*blocks 0 to 1",
             ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "--min-share: ",
             ("neighbors", address, "a", "--block", 0, "--min-share", "0.5"): "--classes",
+            ("neighbors", address, "a", "--block", 0, "--json", "--jsonl"): "--json .*--jsonl .*choose one",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--jsonl"): "--jsonl is for a list of neighbors",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--places-max", 0): "--places-max is for a list",
+            ("neighbors", address, "a", "--block", 0, "--context-tokens", 10**10): "--context-tokens: 10000000000 is",
             ("info", "127.0.0.1:1", "--timeout-s", 5): "UNAVAILABLE",
         }
         for arguments, expected in cases.items():

@@ -103,6 +103,7 @@ def make_app() -> typer.Typer:
         neighbors,
         "shakespeare.ffn 'And only l' --block 4",
         "127.0.0.1:50051 'And only l' --block 5 --threshold 0.95 --limit 1000 --json",
+        "127.0.0.1:50051 'And only l' --block 5 --limit 100000 --places-max 0 --jsonl > neighbors.jsonl",
         "shakespeare.ffn 'And only l' --block 4 --classes",
     )
     add_command(

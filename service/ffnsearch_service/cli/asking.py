@@ -9,12 +9,13 @@ import typer
 from ffnsearch_indexer.cli.options import AsJson, SkipVerify
 from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain
-from ffnsearch_service.cli.servers import ServerOptions, Target, open_target, with_server_options
+from ffnsearch_service.cli.servers import ServerOptions, Target, open_target, refuse_given, with_server_options
+from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
 from ffnsearch_service.errors import RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_service.client.asking import PredictOptions
+    from ffnsearch_service.client.asking import NeighborsOptions, PredictOptions, SearchOptions
     from ffnsearch_service.client.interface import Calls
 
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
@@ -133,12 +134,30 @@ def neighbors(
     ] = False,
     min_share: Annotated[
         float | None,
-        typer.Option(help="With --classes: least share of an ending that is above, in (0, 1].", show_default="0.5"),
+        typer.Option(
+            help="With --classes: least share of an ending that is above, in (0, 1].",
+            show_default=str(MIN_SHARE_DEFAULT),
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
     ] = None,
+    context_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens to show before and after a place.", min=0, show_default=str(Limits.context_tokens_default)
+        ),
+    ] = None,
+    places_max: Annotated[
+        int | None,
+        typer.Option(
+            help="Most places of a neighbor; a table has the first.", min=0, show_default=str(Limits.places_default)
+        ),
+    ] = None,
     as_json: AsJson = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print a line of JSON for each neighbor, as they arrive.")
+    ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     skip_verify: SkipVerify = False,
@@ -146,10 +165,12 @@ def neighbors(
     """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
     if min_share is not None and not classes:
         raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
+    if as_json and as_jsonl:
+        raise RequestError("--json prints one document, --jsonl a line for each neighbor: choose one")
+    if classes:
+        of_neighbors = {"--jsonl": as_jsonl or None, "--context-tokens": context_tokens, "--places-max": places_max}
+        refuse_given(of_neighbors, "is for a list of neighbors, and --classes lists endings")
     with open_target(target, server, backend=backend, device=device, skip_verify=skip_verify) as calls:
-        from ffnsearch_service.client.asking import SearchOptions
-        from ffnsearch_service.client.evidence import collect
-        from ffnsearch_service.config import MIN_SHARE_DEFAULT
         from ffnsearch_service.show import answers as show
         from ffnsearch_service.show.as_json import print_json
 
@@ -165,8 +186,39 @@ def neighbors(
             explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
             (print_json if as_json else show.print_classes)(explained)
         else:
-            found = collect(calls, prompt, block, limit=limit or 20, **options)
-            (print_json if as_json else show.print_evidence)(found)
+            shown: NeighborsOptions = {}
+            if context_tokens is not None:
+                shown["context_tokens"] = context_tokens
+            if places_max is not None:
+                shown["places_max"] = places_max
+            listed: NeighborsOptions = {**shown, **options}
+            _print_neighbors(calls, prompt, block, limit or 20, listed, as_json=as_json, as_jsonl=as_jsonl)
+
+
+def _print_neighbors(
+    calls: "Calls",
+    prompt: str,
+    block: int,
+    limit: int,
+    options: "NeighborsOptions",
+    *,
+    as_json: bool,
+    as_jsonl: bool,
+) -> None:
+    """Ask page by page; but for one document, print each page as it arrives."""
+    from ffnsearch_service.client.evidence import best_pages, collect
+    from ffnsearch_service.show.answers import print_evidence
+    from ffnsearch_service.show.as_json import print_json, print_json_lines
+
+    if as_json:
+        print_json(collect(calls, prompt, block, limit=limit, **options))
+        return
+    pages = best_pages(calls, prompt, block, limit=limit, **options)
+    if as_jsonl:
+        for page in pages:
+            print_json_lines(page.neighbors)
+    else:
+        print_evidence(pages, block, limit)
 
 
 def _is_bulk(prompts: Sequence[str], prompts_file: Path | None, *, as_json: bool, as_jsonl: bool) -> bool:
