@@ -17,6 +17,7 @@ from serving import WAIT_S
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.store.layout import keys_file
 from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
 from ffnsearch_service.client import Client, evidence
@@ -255,6 +256,19 @@ def test_json_looks_the_same_from_every_command(run, tiny_snapshot):
         assert (code, out) == (0, json.dumps(json.loads(out), indent=2) + "\n")
 
 
+def test_info_looks_at_sizes_alone(run, tiny_copy):
+    keys = tiny_copy / keys_file(0)
+    content = bytearray(keys.read_bytes())
+    content[-1] ^= 1
+    keys.write_bytes(content)
+    assert run("info", tiny_copy)[0] == 0
+    assert "was altered" in run("predict", tiny_copy, "the people")[2]
+    keys.write_bytes(content[:-1])
+    code, out, err = run("info", tiny_copy)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: .* bytes, the manifest says .*\n", err)
+
+
 def test_info_of_a_snapshot_that_does_not_say_how_it_was_computed(tiny_snapshot, capsys):
     silent = snapshot_message(replace(read_manifest(tiny_snapshot), written_by={}))
     with LocalClient.open(tiny_snapshot, check="sizes") as client:
@@ -301,7 +315,7 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", "127.0.0.1:99999", "a"): "port 99999 of 127.0.0.1:99999 does not exist",
             ("predict", address, "a", "--device", "cuda"): "--device is for a snapshot directory",
             ("neighbors", address, "a", "--block", 0, "--backend", "exact"): "--backend is for a snapshot directory",
-            ("info", address, "--skip-verify"): "--skip-verify is for a snapshot directory",
+            ("predict", address, "a", "--skip-verify"): "--skip-verify is for a snapshot directory",
             ("serve", tiny_snapshot, "--port", 0, "--json"): "--json is for --check",
             ("admin", address, "load", "\udce9"): "name is no UTF-8",
             (

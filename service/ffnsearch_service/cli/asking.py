@@ -25,9 +25,12 @@ ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's pro
 
 
 @with_server_options
-def info(target: Target, server: ServerOptions, as_json: AsJson = False, skip_verify: SkipVerify = False) -> None:
-    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
-    with open_target(target, server, skip_verify=skip_verify) as calls:
+def info(target: Target, server: ServerOptions, as_json: AsJson = False) -> None:
+    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits.
+
+    Of a snapshot, the sizes of its files are compared with its manifest; `ffnsearch verify` reads every byte.
+    """
+    with open_target(target, server, sizes_only=True) as calls:
         from ffnsearch_service.show.as_json import print_json
         from ffnsearch_service.show.info import print_info
 

@@ -112,15 +112,17 @@ def open_target(
     target: str,
     server: ServerOptions,
     *,
-    skip_verify: bool,
+    skip_verify: bool = False,
+    sizes_only: bool = False,
     backend: str = "auto",
     device: str = "auto",
     retry_overloaded: bool = False,
 ) -> "Calls":
     """Open a snapshot directory in this process, or call a server.
 
-    retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError, SnapshotError,
-    BackendError.
+    skip_verify: the option of this name, which is for directories alone. sizes_only: of a directory, look at the sizes
+    of its files alone. retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError,
+    SnapshotError, BackendError.
     """
     if is_directory(target):
         refuse_server_options(target, server)
@@ -129,7 +131,7 @@ def open_target(
 
         with ProgressDisplay(passing=True) as display:
             return LocalClient.open(
-                Path(target), backend=backend, device=device, check=check(skip_verify), progress=display
+                Path(target), backend=backend, device=device, check=check(skip_verify or sizes_only), progress=display
             )
     of_snapshot = {
         "--backend": None if backend == "auto" else backend,
