@@ -16,7 +16,7 @@ from ffnsearch_indexer.corpora import shakespeare
 from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.models import reference_folder
 from ffnsearch_service.client import Client
-from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.evidence import best_pages
 from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.results import PromptResult
 from ffnsearch_service.errors import AddressError
@@ -96,7 +96,7 @@ def _ask(calls: Calls) -> None:
     for prompt, result in zip(PROMPTS, answer.results, strict=True):
         block = _weightiest_block(result)
         print(f"\nWhy {quoted(prompt)}: in ", end="")
-        show.print_evidence(collect(calls, prompt, block, limit=NEIGHBORS))
+        show.print_evidence(best_pages(calls, prompt, block, limit=NEIGHBORS), block, NEIGHBORS)
     print()
 
 

@@ -17,9 +17,10 @@ from serving import WAIT_S
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.store.layout import keys_file
 from ffnsearch_indexer.store.manifest import read_manifest
 from ffnsearch_service.answering.replies import snapshot_message
-from ffnsearch_service.client import Client
+from ffnsearch_service.client import Client, evidence
 from ffnsearch_service.client.admin import AdminClient
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.reading import scalars
@@ -157,6 +158,45 @@ def test_neighbors_prints_the_evidence(run, tiny_snapshot, address):
     assert document["neighbors"][0].keys() >= {"id", "text", "score", "next_tokens", "places", "total_places"}
 
 
+def test_neighbors_come_page_by_page(run, tiny_snapshot, address, monkeypatch):
+    monkeypatch.setattr(evidence, "_PAGE_NEIGHBORS_MAX", 4)
+    asked = ("neighbors", address, "the people", "--block", 1, "--threshold", 0.8, "--limit", 10)
+    whole = json.loads(run(*asked, "--json")[1])["neighbors"]
+    code, out, err = run(*asked, "--jsonl")
+    assert (code, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == whole
+    assert len(whole) == 10
+    code, out, _ = run(*asked)
+    assert "the best 10 of them:\n\n" in out
+    assert [len(table.splitlines()) for table in out.split("\n\n")] == [1, 5, 5, 3]
+
+
+@pytest.mark.parametrize("options", [[], ["--jsonl"]])
+def test_neighbors_are_printed_as_they_arrive(run, address, monkeypatch, capsys, options):
+    all_pages, printed = evidence.best_pages, []
+
+    def watched(*asked, **options):
+        for page in all_pages(*asked, **options):
+            yield page
+            printed.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(evidence, "_PAGE_NEIGHBORS_MAX", 4)
+    monkeypatch.setattr(evidence, "best_pages", watched)
+    assert run("neighbors", address, "the people", "--block", 1, "--limit", 8, *options) == (0, "", "")
+    assert len(printed) == 2
+    assert all(printed)
+
+
+def test_neighbors_show_as_much_of_their_places_as_is_asked_for(run, address):
+    asked = ("neighbors", address, "the people", "--block", 1, "--limit", 30, "--json")
+    code, out, _ = run(*asked, "--context-tokens", 3, "--places-max", 1)
+    places = [neighbor["places"] for neighbor in json.loads(out)["neighbors"]]
+    assert code == 0
+    assert {len(of_one) for of_one in places} == {1}
+    assert max(len(place["before"]) for (place,) in places) == 3
+    assert not any(neighbor["places"] for neighbor in json.loads(run(*asked, "--places-max", 0)[1])["neighbors"])
+
+
 def test_neighbors_prints_classes(run, tiny_snapshot, address):
     options = ("the people", "--block", 1, "--threshold", 0.8, "--classes")
     code, out, err = run("neighbors", tiny_snapshot, *options)
@@ -210,6 +250,25 @@ def test_info_prints_what_is_there(run, tiny_snapshot, address):
     assert json.loads(out)["snapshot"]["forward_pass"] == "compiled, on a CPU"
 
 
+def test_json_looks_the_same_from_every_command(run, tiny_snapshot):
+    for command in (("info", tiny_snapshot), ("verify", tiny_snapshot), ("bench", tiny_snapshot, "--batch", 1)):
+        code, out, _ = run(*command, "--json")
+        assert (code, out) == (0, json.dumps(json.loads(out), indent=2) + "\n")
+
+
+def test_info_looks_at_sizes_alone(run, tiny_copy):
+    keys = tiny_copy / keys_file(0)
+    content = bytearray(keys.read_bytes())
+    content[-1] ^= 1
+    keys.write_bytes(content)
+    assert run("info", tiny_copy)[0] == 0
+    assert "was altered" in run("predict", tiny_copy, "the people")[2]
+    keys.write_bytes(content[:-1])
+    code, out, err = run("info", tiny_copy)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: .* bytes, the manifest says .*\n", err)
+
+
 def test_info_of_a_snapshot_that_does_not_say_how_it_was_computed(tiny_snapshot, capsys):
     silent = snapshot_message(replace(read_manifest(tiny_snapshot), written_by={}))
     with LocalClient.open(tiny_snapshot, check="sizes") as client:
@@ -250,20 +309,37 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", tiny_snapshot, "caf\u00e9"): "character 3",
             ("predict", address, ""): "empty",
             ("predict", address, "\udce9"): "prompts",
-            ("predict", address, "a", "--profile", "\udce9"): "options",
+            ("predict", address, "a", "--profile", "\udce9"): "--profile is no UTF-8",
             ("predict", "n" * 300, "a"): "no snapshot",
             ("predict", f"http://{address}", "a"): "no snapshot",
             ("predict", "127.0.0.1:99999", "a"): "port 99999 of 127.0.0.1:99999 does not exist",
             ("predict", address, "a", "--device", "cuda"): "--device is for a snapshot directory",
             ("neighbors", address, "a", "--block", 0, "--backend", "exact"): "--backend is for a snapshot directory",
-            ("info", address, "--skip-verify"): "--skip-verify is for a snapshot directory",
+            ("predict", address, "a", "--skip-verify"): "--skip-verify is for a snapshot directory",
             ("serve", tiny_snapshot, "--port", 0, "--json"): "--json is for --check",
-            ("admin", address, "load", "\udce9"): "options",
-            ("admin", address, "build", "x", "--corpus", "y", "--window-tokens", 3_000_000_000): "options",
+            ("admin", address, "load", "\udce9"): "name is no UTF-8",
+            (
+                "admin",
+                address,
+                "build",
+                "x",
+                "--corpus",
+                "y",
+                "--window-tokens",
+                3_000_000_000,
+            ): "--window-tokens: 3000000000 ",
             ("predict", address, "a", "--profile", "fine"): "even",
-            ("predict", address, "a", "--min-prob", "nan"): "min_prob",
-            ("predict", address, "a", "--threshold", "0.5"): "thresholds",
-            ("predict", address, "a", "--threshold", "2", "--weight", "1"): "cosine",
+            ("predict", address, "a", "--top-n", 10**22): "--top-n: 10000000000000000000000 is",
+            (
+                "predict",
+                address,
+                "a",
+                "--threshold",
+                "0",
+                "--weight",
+                "inf",
+            ): "--threshold and --weight: the weight is inf",
+            ("predict", address, "a", "--threshold", "0.5"): "--threshold and --weight: 1 thresholds",
             ("predict", address, "a", "--threshold", "0.5", "--weight", "1"): "2",
             ("predict", address, "a", "--profile", "even", "--weight", "1"): "--profile .*--weight",
             ("predict", address, "a", "--profile", "", "--profile-file", nothing): "--profile .*--profile-file",
@@ -271,10 +347,14 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", address, "a", "--profile-file", tmp_path / "none.json"): "none.json cannot be read",
             ("predict", address, "a", "--profile-file", nothing): "nothing.json.*kind",
             ("predict", address, "a", "--profile-file", one_block): "1 blocks, the model 2",
-            ("neighbors", address, "a", "--block", 9): "blocks 0 to 1",
-            ("neighbors", address, "a", "--block", 0, "--threshold", "nan"): "threshold",
-            ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "min_share",
+            ("neighbors", address, "a", "--block", 9): "--block: .*blocks 0 to 1",
+            ("neighbors", tiny_snapshot, "a", "--block", 9): "--block: .*blocks 0 to 1",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--min-share", "0"): "--min-share: ",
             ("neighbors", address, "a", "--block", 0, "--min-share", "0.5"): "--classes",
+            ("neighbors", address, "a", "--block", 0, "--json", "--jsonl"): "--json .*--jsonl .*choose one",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--jsonl"): "--jsonl is for a list of neighbors",
+            ("neighbors", address, "a", "--block", 0, "--classes", "--places-max", 0): "--places-max is for a list",
+            ("neighbors", address, "a", "--block", 0, "--context-tokens", 10**10): "--context-tokens: 10000000000 is",
             ("info", "127.0.0.1:1", "--timeout-s", 5): "UNAVAILABLE",
         }
         for arguments, expected in cases.items():
@@ -282,6 +362,16 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             assert (code, out) == (2, ""), arguments
             assert PLAIN_ERROR.fullmatch(err), arguments
             assert re.search(expected, err), arguments
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--min-prob 7", "--min-prob nan", "--threshold 2", "--threshold nan", "--weight -1", "--top-n 0", "--top-n many"],
+)
+def test_an_option_out_of_its_range_is_named(run, options):
+    code, out, err = run("predict", "127.0.0.1:1", "a", *options.split())
+    assert (code, out) == (2, "")
+    assert re.search(r"Invalid value for '(--min-prob|--threshold|--weight|--top-n)': ", err)
 
 
 def test_tokens_are_visible():
@@ -332,6 +422,30 @@ def test_a_full_disk_is_told_in_one_line(tiny_snapshot, arguments):
     assert (ended.returncode, ended.stderr) == (
         2,
         "error: no space is left where the output goes: free some, or let it go elsewhere\n",
+    )
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
+    limited = f"ulimit -f 1; exec {shlex.quote(sys.executable)} -m ffnsearch_service.cli predict --help > out"
+    limited = f"unset PYTHONUNBUFFERED; {limited}"  # without a buffer, Python does not see that a write was cut
+    ended = subprocess.run(["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no space is left where the output goes: free some, or let it go elsewhere\n",
+    )
+
+
+def test_a_disk_that_is_full_elsewhere_is_told_with_its_file():
+    code = (
+        "import errno; from ffnsearch_service import cli\n"
+        "def fill(): raise OSError(errno.EDQUOT, 'Disk quota exceeded', '/var/index')\n"
+        "cli.make_app = fill\n"
+        "cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: no space is left for /var/index: free some, or let it go elsewhere\n",
     )
 
 

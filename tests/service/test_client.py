@@ -138,12 +138,53 @@ def test_a_refused_call_raises_what_it_was_refused_for(client):
     assert isinstance(empty.value, ServiceError | FfnSearchError)
 
 
-@pytest.mark.parametrize("prompt", ["\ud800", [-1], [2**32], [1.5], [["a"]]])
+@pytest.mark.parametrize(
+    "prompt", ["\ud800", [0, -1], [0, 2**32], [0, 1.5], [0, ["a"]], [0, None], 5, None, np.array(3)]
+)
 def test_what_no_message_can_hold_is_refused_before_it_is_sent(client, prompt):
     with pytest.raises(InvalidRequestError) as caught:
-        client.predict([prompt])
+        client.predict(["the people", prompt])
     assert caught.value.reason == "INVALID_VALUE"
-    assert caught.value.field.startswith("prompts[0]")
+    assert caught.value.field == {str: "prompts[1].text", list: "prompts[1].tokens.ids[1]"}.get(
+        type(prompt), "prompts[1]"
+    )
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_are_no_prompt_although_they_hold_numbers(client, kind):
+    for prompts in (kind(b"\1\2"), [kind(b"\1\2")]):
+        with pytest.raises(InvalidRequestError, match=rf"prompts\[0\] is {kind.__name__}, .*\.decode\(\)"):
+            client.predict(prompts)
+    with pytest.raises(InvalidRequestError, match=rf"prompt is {kind.__name__}, "):
+        client.classes(kind(b"\1\2"), 1)
+    with pytest.raises(FfnSearchError, match=rf"{kind.__name__} are given: .decode"):
+        client.predict_many(kind(b"\1\2"))
+
+
+@pytest.mark.parametrize("prompts", [None, 5, (text for text in "ab"), {"the people"}, {1: 2}, np.array(3)])
+def test_what_is_no_list_of_prompts_is_refused(client, prompts):
+    with pytest.raises(InvalidRequestError, match=r"prompts: .* is neither a prompt nor a list") as caught:
+        client.predict(prompts)
+    assert (caught.value.reason, caught.value.field) == ("INVALID_VALUE", "prompts")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"profile": 3}, "profile: 3 is neither the name"),
+        ({"profile": "\ud800"}, "profile_name is no UTF-8, from character 0 on"),
+        ({"top_n": "5"}, "top_n: '5' is not a whole number"),
+        ({"top_n": 10**20}, "top_n: 100000000000000000000 is not a whole number below 2"),
+        ({"exclude_self": "no"}, "exclude_self: 'no' is not True or False"),
+        ({"min_prob": "x" * 100}, r"min_prob: 'x+\.\.\.x+' is not a number"),
+        ({"snapshot": 3}, "snapshot: 3 is not a text"),
+        ({"top": 3}, "top: there is no such option"),
+    ],
+)
+def test_an_option_that_no_message_can_hold_is_named(client, option, told):
+    with pytest.raises(InvalidRequestError, match=f"^{told}") as caught:
+        client.predict("the people", include_model=True, **option)
+    assert told.startswith(caught.value.field)
 
 
 def test_a_deadline_that_passes_is_told(slow_engine):

@@ -1,15 +1,16 @@
 """A client encrypts, shows its certificate, and says who calls; a token does not leave the machine in plain text."""
 
 import json
+import re
 
 import grpc
 import pytest
 from certificates import Authority, encrypted, write_key
 from scripted import Scripted, scripted_server
 
-from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.client import AdminClient, AsyncClient, Client
 from ffnsearch_service.client.credentials import TOKEN_CHARACTERS_MAX
-from ffnsearch_service.errors import CredentialsError, UnavailableError
+from ffnsearch_service.errors import AddressError, CredentialsError, UnavailableError
 
 AWAY = "search.example:443"
 
@@ -107,7 +108,7 @@ def test_a_token_may_stay_on_this_machine_in_plain_text(address):
 
 @pytest.mark.parametrize(
     "address",
-    [AWAY, "10.0.0.1:1", "0.0.0.0:1", "localhost.example:1", "dns://away.example/localhost:1", "127.0.0.1", "::1"],
+    [AWAY, "10.0.0.1:1", "0.0.0.0:1", "localhost.example:1", "[2001:db8::1]:1"],
 )
 def test_a_token_leaves_this_machine_encrypted_or_by_request(pems, address):
     with pytest.raises(CredentialsError, match="unencrypted") as caught:
@@ -169,10 +170,27 @@ def test_the_command_line_encrypts_and_says_who_calls(run, tls_server, pems, tmp
     assert "environment" not in err
 
 
-@pytest.mark.parametrize("option", ["--ca-file", "--token-file", "--snapshot"])
+NO_ADDRESSES = [
+    *("", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:0", "127.0.0.1:65536", ":1", "a b:1"),
+    *("::1", "::1:50051", "[::1]", "[]:1", "http://127.0.0.1:1", "dns:///localhost:1", "unix:/tmp/socket"),
+]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+async def test_what_is_no_address_is_refused_before_anything_is_called(run, address):
+    for client in (Client, AsyncClient, AdminClient):
+        with pytest.raises(AddressError, match=r"is no address: give HOST:PORT|does not exist") as caught:
+            client(address)
+        assert address in caught.value.message
+    code, _, err = run("info", address)
+    assert code == 2
+    assert re.fullmatch(r"error: (there is no snapshot at|port) .*\n", err)
+
+
+@pytest.mark.parametrize("option", ["--ca-file", "--token-file", "--snapshot", "--timeout-s"])
 def test_a_directory_takes_no_options_of_a_server(run, tiny_snapshot, option):
     for command in (("info",), ("predict", "a"), ("neighbors", "a", "--block", 0), ("bench",)):
-        code, _, err = run(command[0], tiny_snapshot, *command[1:], option, "x")
+        code, _, err = run(command[0], tiny_snapshot, *command[1:], option, 5)
         assert code == 2
         assert f"{option} is for calling a server" in err
 

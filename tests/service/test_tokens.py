@@ -302,7 +302,7 @@ def test_the_command_line_makes_lists_and_revokes(run, file):
     ("arguments", "says"),
     [
         (("create", "--scope", "read", "--name", "taken"), "already"),
-        (("create", "--scope", "root", "--name", "new"), "admin and read"),
+        (("create", "--scope", "root", "--name", "new"), "'root' is no scope: choose of admin and read"),
         (("create", "--scope", "read", "--name", "a b"), "letters"),
         (("revoke", "missing"), "no token of that name"),
     ],

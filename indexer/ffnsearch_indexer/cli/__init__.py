@@ -1,6 +1,6 @@
 """The indexer's subcommands; each imports what it needs when it runs.
 
-`bench` (timing.py) is registered by the service, which has another half of it.
+The service has the command `bench`; timing.py is what it does to a snapshot.
 """
 
 import typer

@@ -90,4 +90,4 @@ def command(*arguments: object) -> str:
 
 def print_result(as_json: bool, result: dict[str, Any], lines: list[str]) -> None:
     """Print a result for a program, or lines for a person."""
-    typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
+    typer.echo(json.dumps(result, indent=2) if as_json else "\n".join(lines))

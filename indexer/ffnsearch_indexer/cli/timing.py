@@ -1,38 +1,42 @@
-"""The subcommand about speed: bench."""
+"""What `bench` does to a snapshot: it measures how many prompts a second it answers on this machine."""
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from ffnsearch_indexer.cli.options import AsJson, Backend, Device, SkipVerify, Snapshot, opened, print_result, resumable
+from ffnsearch_indexer.cli.options import opened, print_result, resumable
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.speed import BatchSpeed
+
+BATCHES = "1,16,64,512"
+"""Prompts in a call where nobody says."""
+
+PROMPTS = 512
+"""Prompts to ask at each batch size where nobody says."""
 
 BATCH_MAX = 65_536
 """Most prompts in a call: their sums and distributions are held together."""
 
 
-def bench(
-    snapshot: Snapshot,
-    batch: Annotated[str, typer.Option(help="Prompts in a call; several, separated by commas.")] = "1,16,64,512",
-    backend: Backend = "auto",
-    device: Device = "auto",
-    profile: Annotated[
-        str | None, typer.Option(help="One of the snapshot's profiles.", show_default="its default")
-    ] = None,
-    prompts: Annotated[
-        int, typer.Option(help="Prompts to ask at each batch size, at least as many as the largest has.", min=1)
-    ] = 512,
-    as_json: AsJson = False,
-    skip_verify: SkipVerify = False,
+def bench_snapshot(
+    snapshot: Path,
+    *,
+    batches: str = BATCHES,
+    backend: str = "auto",
+    device: str = "auto",
+    profile: str | None = None,
+    prompts: int = PROMPTS,
+    as_json: bool = False,
+    skip_verify: bool = False,
 ) -> None:
-    """Measure how many prompts a second a snapshot answers on this machine: model, search, and both together.
+    """Measure a snapshot, and print model, search, and both together.
 
-    Prompts are substrings of the corpus, the same in every run; a call never has one twice. The sums of some are
-    compared with those of the backend `exact`, so that only right answers are timed; a backend that is approximate is
-    timed as it is.
+    batches: prompts in a call, several separated by commas. profile: a name, None for the snapshot's default. Prompts
+    are substrings of the corpus, the same in every run; a call never has one twice. The sums of some are compared with
+    those of the backend `exact`, so that only right answers are timed; a backend that is approximate is timed as it is.
     """
     from ffnsearch_indexer.answer import speed
     from ffnsearch_indexer.answer.predictor import Predictor
@@ -40,18 +44,18 @@ def bench(
     from ffnsearch_indexer.console import ProgressDisplay
     from ffnsearch_indexer.fidelity.selection import evaluation_ids
 
-    batches = _batches(batch)
+    sizes = _sizes(batches)
     with resumable(), opened(snapshot, skip_verify=skip_verify) as datastore:
         manifest = datastore.manifest
         (chosen,) = choose_profiles(manifest.profiles, [profile or manifest.default_profile])
-        asked = list(datastore.substring_tokens()[evaluation_ids(manifest.substrings, max(prompts, *batches))])
-        if batches[-1] > len(asked):
+        asked = list(datastore.substring_tokens()[evaluation_ids(manifest.substrings, max(prompts, *sizes))])
+        if sizes[-1] > len(asked):
             typer.echo(f"no call has more than {len(asked):,} prompts: the snapshot has no more to ask", err=True)
-            batches = sorted({min(batch, len(asked)) for batch in batches})
+            sizes = sorted({min(size, len(asked)) for size in sizes})
         with ProgressDisplay() as display:
             # the prompts are substrings: their sums would be read, not searched
             predictor = Predictor(datastore, backend=backend, device=device, self_sums=False)
-            speeds = list(speed.measure(predictor, asked, chosen, batches, progress=display))
+            speeds = list(speed.measure(predictor, asked, chosen, sizes, progress=display))
     checked = 0 if predictor.approximate else min(len(asked), speed.CHECKED_PROMPTS)
     result = {
         "snapshot": str(snapshot),
@@ -80,15 +84,15 @@ def bench(
     print_result(as_json, result, [heading, "", *_table(speeds)])
 
 
-def _batches(text: str) -> list[int]:
+def _sizes(batches: str) -> list[int]:
     """Batch sizes in ascending order, each once."""
     try:
-        batches = sorted({int(part) for part in text.split(",")})
+        sizes = sorted({int(part) for part in batches.split(",")})
     except ValueError:
-        batches = []
-    if not batches or not 1 <= batches[0] <= batches[-1] <= BATCH_MAX:
-        raise typer.BadParameter(f"{text!r} is no list of numbers from 1 to {BATCH_MAX:,}", param_hint="--batch")
-    return batches
+        sizes = []
+    if not sizes or not 1 <= sizes[0] <= sizes[-1] <= BATCH_MAX:
+        raise typer.BadParameter(f"{batches!r} is no list of numbers from 1 to {BATCH_MAX:,}", param_hint="--batch")
+    return sizes
 
 
 def _table(speeds: "list[BatchSpeed]") -> list[str]:

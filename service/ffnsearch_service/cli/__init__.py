@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -14,7 +14,7 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.cli.admin import make_admin_app
 from ffnsearch_service.cli.asking import info, neighbors, predict
 from ffnsearch_service.cli.bench import bench
-from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, refuse
+from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain, in_options, refuse
 from ffnsearch_service.cli.tokens import register_tokens
 from ffnsearch_service.errors import AbsentError, RequestError, SettingsError, StateError
 from ffnsearch_service.version import software_version
@@ -36,18 +36,27 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EPIPE):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
-        if error.errno == errno.EPIPE:  # the reader wants no more
-            sys.exit(1)
-        complain("no space is left where the output goes: free some, or let it go elsewhere")
-        sys.exit(EXIT_REFUSED)
+        _end_output(error)
     except FfnSearchError as error:
-        complain(error.message)
+        complain(in_options(error))
         sys.exit(EXIT_REFUSED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _end_output(error: OSError) -> NoReturn:
+    """Exit where nobody reads the output any more, or a disk is full; raise every other error."""
+    from ffnsearch_indexer.files import is_full
+
+    is_unread = error.errno == errno.EPIPE
+    if not (is_unread or is_full(error)):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
+    if is_unread:
+        sys.exit(1)
+    where = f"for {error.filename}" if error.filename else "where the output goes"
+    complain(f"no space is left {where}: free some, or let it go elsewhere")
+    sys.exit(EXIT_REFUSED)
 
 
 def _open_closed_streams() -> None:
@@ -94,6 +103,7 @@ def make_app() -> typer.Typer:
         neighbors,
         "shakespeare.ffn 'And only l' --block 4",
         "127.0.0.1:50051 'And only l' --block 5 --threshold 0.95 --limit 1000 --json",
+        "127.0.0.1:50051 'And only l' --block 5 --limit 100000 --places-max 0 --jsonl > neighbors.jsonl",
         "shakespeare.ffn 'And only l' --block 4 --classes",
     )
     add_command(

@@ -9,12 +9,13 @@ import typer
 from ffnsearch_indexer.cli.options import AsJson, SkipVerify
 from ffnsearch_indexer.errors import ProfileError
 from ffnsearch_service.cli.refusing import EXIT_REFUSED, complain
-from ffnsearch_service.cli.servers import ServerOptions, Target, open_target, with_server_options
+from ffnsearch_service.cli.servers import ServerOptions, Target, open_target, refuse_given, with_server_options
+from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
 from ffnsearch_service.errors import RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_service.client.asking import PredictOptions
+    from ffnsearch_service.client.asking import NeighborsOptions, PredictOptions, SearchOptions
     from ffnsearch_service.client.interface import Calls
 
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
@@ -24,9 +25,12 @@ ProfileName = Annotated[str | None, typer.Option(help="One of the snapshot's pro
 
 
 @with_server_options
-def info(target: Target, server: ServerOptions, as_json: AsJson = False, skip_verify: SkipVerify = False) -> None:
-    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits."""
-    with open_target(target, server, skip_verify=skip_verify) as calls:
+def info(target: Target, server: ServerOptions, as_json: AsJson = False) -> None:
+    """Show what a snapshot or a server holds: corpus, model, profiles, fidelity, limits.
+
+    Of a snapshot, the sizes of its files are compared with its manifest; `ffnsearch verify` reads every byte.
+    """
+    with open_target(target, server, sizes_only=True) as calls:
         from ffnsearch_service.show.as_json import print_json
         from ffnsearch_service.show.info import print_info
 
@@ -52,12 +56,15 @@ def predict(
         typer.Option(help="A JSON file with a profile, as `info --json` prints them.", metavar="FILE.json"),
     ] = None,
     threshold: Annotated[
-        list[float] | None, typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.")
+        list[float] | None,
+        typer.Option(help="A threshold for each block, repeated, in order; with as many --weight.", min=-1, max=1),
     ] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="A weight for each block, repeated, in order.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A weight for each block, repeated, in order.", min=0)
+    ] = None,
     exclude_self: ExcludeSelf = False,
     top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
-    min_prob: Annotated[float, typer.Option(help="Least probability to list, in [0, 1].")] = 0.0,
+    min_prob: Annotated[float, typer.Option(help="Least probability to list.", min=0, max=1)] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
@@ -120,7 +127,8 @@ def neighbors(
     prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
     block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
     threshold: Annotated[
-        float | None, typer.Option(help="Least score, exclusive, in [-1, 1].", show_default="the profile's")
+        float | None,
+        typer.Option(help="Least score, exclusive.", min=-1, max=1, show_default="the profile's"),
     ] = None,
     profile: ProfileName = None,
     exclude_self: ExcludeSelf = False,
@@ -129,12 +137,30 @@ def neighbors(
     ] = False,
     min_share: Annotated[
         float | None,
-        typer.Option(help="With --classes: least share of an ending that is above, in (0, 1].", show_default="0.5"),
+        typer.Option(
+            help="With --classes: least share of an ending that is above, in (0, 1].",
+            show_default=str(MIN_SHARE_DEFAULT),
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Most neighbors or classes to list.", min=1, show_default="20, or 10 classes")
     ] = None,
+    context_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens to show before and after a place.", min=0, show_default=str(Limits.context_tokens_default)
+        ),
+    ] = None,
+    places_max: Annotated[
+        int | None,
+        typer.Option(
+            help="Most places of a neighbor; a table has the first.", min=0, show_default=str(Limits.places_default)
+        ),
+    ] = None,
     as_json: AsJson = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print a line of JSON for each neighbor, as they arrive.")
+    ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     skip_verify: SkipVerify = False,
@@ -142,10 +168,12 @@ def neighbors(
     """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
     if min_share is not None and not classes:
         raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
+    if as_json and as_jsonl:
+        raise RequestError("--json prints one document, --jsonl a line for each neighbor: choose one")
+    if classes:
+        of_neighbors = {"--jsonl": as_jsonl or None, "--context-tokens": context_tokens, "--places-max": places_max}
+        refuse_given(of_neighbors, "is for a list of neighbors, and --classes lists endings")
     with open_target(target, server, backend=backend, device=device, skip_verify=skip_verify) as calls:
-        from ffnsearch_service.client.asking import SearchOptions
-        from ffnsearch_service.client.evidence import collect
-        from ffnsearch_service.config import MIN_SHARE_DEFAULT
         from ffnsearch_service.show import answers as show
         from ffnsearch_service.show.as_json import print_json
 
@@ -161,8 +189,39 @@ def neighbors(
             explained = calls.classes(prompt, block, classes_max=limit or 0, min_share=least, **options)
             (print_json if as_json else show.print_classes)(explained)
         else:
-            found = collect(calls, prompt, block, limit=limit or 20, **options)
-            (print_json if as_json else show.print_evidence)(found)
+            shown: NeighborsOptions = {}
+            if context_tokens is not None:
+                shown["context_tokens"] = context_tokens
+            if places_max is not None:
+                shown["places_max"] = places_max
+            listed: NeighborsOptions = {**shown, **options}
+            _print_neighbors(calls, prompt, block, limit or 20, listed, as_json=as_json, as_jsonl=as_jsonl)
+
+
+def _print_neighbors(
+    calls: "Calls",
+    prompt: str,
+    block: int,
+    limit: int,
+    options: "NeighborsOptions",
+    *,
+    as_json: bool,
+    as_jsonl: bool,
+) -> None:
+    """Ask page by page; but for one document, print each page as it arrives."""
+    from ffnsearch_service.client.evidence import best_pages, collect
+    from ffnsearch_service.show.answers import print_evidence
+    from ffnsearch_service.show.as_json import print_json, print_json_lines
+
+    if as_json:
+        print_json(collect(calls, prompt, block, limit=limit, **options))
+        return
+    pages = best_pages(calls, prompt, block, limit=limit, **options)
+    if as_jsonl:
+        for page in pages:
+            print_json_lines(page.neighbors)
+    else:
+        print_evidence(pages, block, limit)
 
 
 def _is_bulk(prompts: Sequence[str], prompts_file: Path | None, *, as_json: bool, as_jsonl: bool) -> bool:
@@ -208,5 +267,9 @@ def _profile(
     if thresholds or weights:
         from ffnsearch_indexer.answer.profile import one_step
 
-        return one_step("", thresholds, weights)
+        try:
+            return one_step("", thresholds, weights)
+        except ProfileError as error:
+            told = error.message.removeprefix(f"{error.metadata['field']}: ")
+            raise ProfileError(f"--threshold and --weight: {told}", reason=error.reason) from None
     return name

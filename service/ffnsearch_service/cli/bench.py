@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from ffnsearch_indexer.cli.options import EXIT_INTERRUPTED, AsJson, SkipVerify
-from ffnsearch_indexer.cli.timing import bench as bench_snapshot
+from ffnsearch_indexer.cli.timing import BATCHES, PROMPTS, bench_snapshot
 from ffnsearch_service.cli.servers import (
     ServerOptions,
     Target,
@@ -27,6 +27,9 @@ Number = TypeVar("Number", int, float)
 SECONDS = 10.0
 """How long a level takes where nobody says: some hundred answers of a slow service."""
 
+CALLERS = "1,8,64"
+"""Levels where nobody says."""
+
 RATE_MAX, CALLERS_MAX, LEVELS_MAX = 100_000, 10_000, 64
 """Most calls a second, most callers, and most of either in one command."""
 
@@ -40,7 +43,7 @@ def bench(
     server: ServerOptions,
     batch: Annotated[
         str | None,
-        typer.Option(help="Snapshot: prompts in a call; several, separated by commas.", show_default="1,16,64,512"),
+        typer.Option(help="Snapshot: prompts in a call; several, separated by commas.", show_default=BATCHES),
     ] = None,
     backend: Annotated[
         str | None,
@@ -54,7 +57,7 @@ def bench(
         typer.Option(
             help="Snapshot: prompts to ask at each batch size, at least as many as the largest has.",
             min=1,
-            show_default="512",
+            show_default=str(PROMPTS),
         ),
     ] = None,
     rate: Annotated[
@@ -63,10 +66,11 @@ def bench(
     ] = None,
     callers: Annotated[
         str | None,
-        typer.Option(help="Server: callers that never pause; several, separated by commas.", show_default="1,8,64"),
+        typer.Option(help="Server: callers that never pause; several, separated by commas.", show_default=CALLERS),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Server: how long at each level.", min=0.1, max=3600, show_default="10")
+        float | None,
+        typer.Option(help="Server: how long at each level.", min=0.1, max=3600, show_default=f"{SECONDS:g}"),
     ] = None,
     prompts_per_call: Annotated[
         int | None, typer.Option(help="Server: prompts in a call, none twice.", min=1, show_default="1")
@@ -117,13 +121,13 @@ def bench(
         refuse_server_options(target, server)
         bench_snapshot(
             Path(target),
-            batch or "1,16,64,512",
-            backend or "auto",
-            device or "auto",
-            profile,
-            prompts or 512,
-            as_json,
-            skip_verify,
+            batches=batch or BATCHES,
+            backend=backend or "auto",
+            device=device or "auto",
+            profile=profile,
+            prompts=prompts or PROMPTS,
+            as_json=as_json,
+            skip_verify=skip_verify,
         )
         return
     refuse_given(of_snapshot, f"is for a snapshot directory, and {target} is a server")
@@ -175,7 +179,7 @@ def _plan(
         )
     return LoadPlan(
         rates=rates,
-        callers=[] if rate is not None else _numbers(int, callers or "1,8,64", "--callers", CALLERS_MAX),
+        callers=[] if rate is not None else _numbers(int, callers or CALLERS, "--callers", CALLERS_MAX),
         seconds=seconds or SECONDS,
         prompts_per_call=prompts_per_call or 1,
         connections=connections or 1,

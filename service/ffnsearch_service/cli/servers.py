@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,13 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         "",
     ),
     "timeout_s": (
-        Annotated[float, typer.Option(help="Seconds that a call to a server may take.", min=0.001)],
-        CALL_TIMEOUT_S,
+        Annotated[
+            float | None,
+            typer.Option(
+                help="Seconds that a call to a server may take.", min=0.001, show_default=f"{CALL_TIMEOUT_S:g}"
+            ),
+        ],
+        None,
     ),
     "tls": (Annotated[bool, typer.Option("--tls", help="Encrypt, and trust public certificate authorities.")], False),
     "ca_file": (
@@ -54,11 +58,15 @@ _NOT_ACCESS = ("snapshot", "timeout_s")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call."""
+    """How to call a server. snapshot: name or alias, empty for the default. timeout_s: of a call.
+
+    given: the options that were given, by name.
+    """
 
     snapshot: str
     timeout_s: float
     access: "AccessOptions"
+    given: Mapping[str, object]
 
 
 def with_server_options(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
@@ -77,8 +85,10 @@ def with_server_options(command: Callable[..., None], *, without: Collection[str
     @functools.wraps(command)
     def with_server(**arguments: Any) -> None:
         said = {name: arguments.pop(name, default) for name, (_, default) in _OPTIONS.items()}
-        access: Any = {name: value for name, value in said.items() if name not in _NOT_ACCESS and value}
-        command(**arguments, server=ServerOptions(said["snapshot"], said["timeout_s"], access))
+        given = {name: value for name, value in said.items() if value}
+        access: Any = {name: value for name, value in given.items() if name not in _NOT_ACCESS}
+        server = ServerOptions(said["snapshot"], said["timeout_s"] or CALL_TIMEOUT_S, access, given)
+        command(**arguments, server=server)
 
     with_server.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
     return with_server
@@ -88,7 +98,9 @@ def is_directory(target: str) -> bool:
     """Whether the target is a snapshot directory rather than an address. Raises AddressError where it is neither."""
     if os.path.isdir(target):
         return True
-    if "://" in target or not re.fullmatch(r"\S+:\d+", target):
+    from ffnsearch_service.client.channel import is_address
+
+    if not is_address(target):
         raise AddressError(
             f"there is no snapshot at {target}: give the directory of one, or HOST:PORT of a server",
             reason="TARGET_NOT_FOUND",
@@ -100,15 +112,17 @@ def open_target(
     target: str,
     server: ServerOptions,
     *,
-    skip_verify: bool,
+    skip_verify: bool = False,
+    sizes_only: bool = False,
     backend: str = "auto",
     device: str = "auto",
     retry_overloaded: bool = False,
 ) -> "Calls":
     """Open a snapshot directory in this process, or call a server.
 
-    retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError, SnapshotError,
-    BackendError.
+    skip_verify: the option of this name, which is for directories alone. sizes_only: of a directory, look at the sizes
+    of its files alone. retry_overloaded: come back when a server is busy. Raises AddressError, CredentialsError,
+    SnapshotError, BackendError.
     """
     if is_directory(target):
         refuse_server_options(target, server)
@@ -117,7 +131,7 @@ def open_target(
 
         with ProgressDisplay(passing=True) as display:
             return LocalClient.open(
-                Path(target), backend=backend, device=device, check=check(skip_verify), progress=display
+                Path(target), backend=backend, device=device, check=check(skip_verify or sizes_only), progress=display
             )
     of_snapshot = {
         "--backend": None if backend == "auto" else backend,
@@ -138,10 +152,8 @@ def access_of(server: ServerOptions) -> "AccessOptions":
 
 def refuse_server_options(target: str, server: ServerOptions) -> None:
     """Raise RequestError for an option that has no meaning for a snapshot directory."""
-    for name in (*server.access, *(["snapshot"] if server.snapshot else [])):
-        raise RequestError(
-            f"--{name.replace('_', '-')} is for calling a server, and {target} is a directory: leave it out"
-        )
+    given = {f"--{name.replace('_', '-')}": value for name, value in server.given.items()}
+    refuse_given(given, f"is for calling a server, and {target} is a directory")
 
 
 def refuse_given(options: Mapping[str, object], why: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from ffnsearch.v1 import admin_pb2 as pb
 from ffnsearch.v1 import admin_pb2_grpc as pb_grpc
@@ -59,7 +60,7 @@ class AdminClient(Closing):
 
         The load goes on if the deadline passes: `snapshot` shows how it went, FAILED where it failed.
         """
-        request = message(pb.LoadSnapshotRequest, "options", name=name, folder=folder)
+        request = message(pb.LoadSnapshotRequest, name=name, folder=folder)
         return reading.snapshot(self._send(self._admin.LoadSnapshot, request, timeout_s).snapshot)
 
     def unload(self, name: str, *, etag: str = "") -> None:
@@ -189,7 +190,7 @@ class AdminClient(Closing):
     def _wait_once(self, name: str, wait_s: float) -> BuildOperation:
         timeout = Duration()
         timeout.FromMilliseconds(int(1000 * wait_s))
-        request = message(operations_pb2.WaitOperationRequest, "options", name=name, timeout=timeout)
+        request = message(operations_pb2.WaitOperationRequest, name=name, timeout=timeout)
         try:
             waited = self._send(self._operations.WaitOperation, request, self._timeout_s + wait_s)
         except ResourceExhaustedError as error:
@@ -210,8 +211,8 @@ class AdminClient(Closing):
 
         return itertools.chain.from_iterable(pages())
 
-    def _ask(self, method: Callable[..., Any], kind: Callable[..., Any], **fields: Any) -> Any:
-        return self._send(method, message(kind, "options", **fields))
+    def _ask(self, method: Callable[..., Any], kind: type[Message], **fields: Any) -> Any:
+        return self._send(method, message(kind, **fields))
 
     def _send(self, method: Callable[..., Any], request: Any, timeout_s: float | None = None) -> Any:
         return self._caller.call(method, request, timeout_s)
@@ -219,4 +220,4 @@ class AdminClient(Closing):
 
 def _gate_message(gate: tuple[str, float]) -> pb.FidelityGate:
     protocol, hellinger_mean_max = gate
-    return message(pb.FidelityGate, "options", protocol=protocol, hellinger_mean_max=hellinger_mean_max)
+    return message(pb.FidelityGate, "fidelity_gate", protocol=protocol, hellinger_mean_max=hellinger_mean_max)

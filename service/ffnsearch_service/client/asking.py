@@ -1,17 +1,35 @@
 """How a caller's arguments become request messages."""
 
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Sequence
 from typing import Any, TypedDict, TypeVar, cast
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message as AnyMessage
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_service.errors import InvalidRequestError
 from ffnsearch_service.profiles import profile_message
 
-Message = TypeVar("Message")
+Message = TypeVar("Message", bound=AnyMessage)
 PromptLike = str | Sequence[int]
 """A prompt: text, or token ids (a sequence or a NumPy array [T] of integers)."""
+
+BYTES = (bytes, bytearray, memoryview)
+"""What could be taken for a text, or for token ids, and is neither."""
+
+_NOT_HELD = (ValueError, TypeError, OverflowError)
+"""What a message raises for a value that it cannot hold."""
+
+_WHAT_IS_HELD = {
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number below 2**31",
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0 up to 2**32 - 1",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_STRING: "a text",
+}
 
 
 class PredictOptions(TypedDict, total=False):
@@ -71,9 +89,18 @@ class ClassesOptions(SearchOptions, total=False):
 
 
 def one_or_several(prompts: PromptLike | Sequence[PromptLike]) -> Sequence[PromptLike]:
-    """A sequence of the prompts given. A text or a sequence of numbers is one prompt; an empty sequence is none."""
-    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], numbers.Number))
-    several: Any = [prompts] if is_one else prompts
+    """A sequence of the prompts given. A text or a sequence of numbers is one prompt; an empty sequence is none.
+
+    Raises InvalidRequestError for what is neither a prompt nor a sequence.
+    """
+    if isinstance(prompts, (str, *BYTES)):
+        return cast(Sequence[PromptLike], [prompts])
+    try:
+        first: Any = prompts[0] if len(prompts) else None
+    except (TypeError, LookupError):
+        told = "give a text, token ids, or a list of these; predict_many takes any iterable"
+        raise _refused("prompts", f": {reprlib.repr(prompts)} is neither a prompt nor a list: {told}") from None
+    several: Any = [prompts] if isinstance(first, numbers.Number) else prompts
     return cast(Sequence[PromptLike], several)
 
 
@@ -83,54 +110,76 @@ def predict_request(prompts: Sequence[PromptLike], options: PredictOptions) -> p
     profile = options.get("profile")
     if isinstance(profile, Profile):
         fields["profile"] = profile_message(profile, "")
-    else:
+    elif profile is None or isinstance(profile, str):
         fields["profile_name"] = profile
-    request = message(pb.PredictRequest, "options", **fields)
+    else:
+        raise _refused("profile", f": {reprlib.repr(profile)} is neither the name of a profile nor a Profile")
+    request = message(pb.PredictRequest, **fields)
     request.prompts.extend(prompt_message(prompt, f"prompts[{row}]") for row, prompt in enumerate(prompts))
     return request
 
 
 def neighbors_request(prompt: PromptLike, block: int, options: NeighborsOptions) -> pb.ListNeighborsRequest:
     """Ask for the neighbors of a prompt in one block. Raises InvalidRequestError for what no message can hold."""
-    request = message(pb.ListNeighborsRequest, "options", block=block, **options)
+    request = message(pb.ListNeighborsRequest, block=block, **options)
     request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
     return request
 
 
 def classes_request(prompt: PromptLike, block: int, options: ClassesOptions) -> pb.ListClassesRequest:
     """Ask for the classes that explain these neighbors. Raises InvalidRequestError for what no message can hold."""
-    request = message(pb.ListClassesRequest, "options", block=block, **options)
+    request = message(pb.ListClassesRequest, block=block, **options)
     request.prompt.CopyFrom(prompt_message(prompt, "prompt"))
     return request
 
 
 def info_request(snapshot: str) -> pb.GetInfoRequest:
     """Ask what is served. Raises InvalidRequestError for a name that no message can hold."""
-    return message(pb.GetInfoRequest, "options", snapshot=snapshot)
+    return message(pb.GetInfoRequest, snapshot=snapshot)
 
 
 def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
-    """Write one prompt. Raises InvalidRequestError for lone surrogates, and for what is not token ids."""
+    """Write one prompt. Raises InvalidRequestError for bytes, lone surrogates, and for what is not token ids."""
     if isinstance(prompt, str):
-        return message(pb.Prompt, f"{field}.text", text=prompt)
-    if not isinstance(prompt, Iterable):
-        raise InvalidRequestError(
-            f"{field}: {prompt!r} is neither a text nor a sequence of token ids",
-            code="INVALID_ARGUMENT",
-            reason="INVALID_VALUE",
-            field=field,
-        )
-    ids = message(pb.TokenIds, f"{field}.tokens", ids=[token for token in prompt])
-    return pb.Prompt(tokens=ids)
+        return message(pb.Prompt, field, text=prompt)
+    if isinstance(prompt, BYTES):
+        raise _refused(field, f" is {type(prompt).__name__}, which is no text: .decode() it")
+    try:
+        ids = list(prompt)
+    except TypeError:
+        raise _refused(field, f": {reprlib.repr(prompt)} is neither a text nor a sequence of token ids") from None
+    return pb.Prompt(tokens=message(pb.TokenIds, f"{field}.tokens", ids=ids))
 
 
-def message(kind: Callable[..., Message], field: str, **fields: Any) -> Message:
-    """Write a message. Raises InvalidRequestError, which names the field, for values that it cannot hold."""
+def message(kind: type[Message], within: str = "", **fields: Any) -> Message:
+    """Write a message. Raises InvalidRequestError, which names the field, for values that it cannot hold.
+
+    within: where the message itself stands, where it is part of another.
+    """
     try:
         return kind(**fields)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, UnicodeEncodeError):
-            told = f" is no UTF-8, from character {error.start} on"
-        else:
-            told = f": {error}"
-        raise InvalidRequestError(field + told, code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field) from None
+    except _NOT_HELD:
+        raise _field_refused(kind, within, fields) from None
+
+
+def _field_refused(kind: type[Message], within: str, fields: dict[str, Any]) -> InvalidRequestError:
+    """Say which field, or which entry of a list, cannot be held: the message itself does not tell."""
+    known = kind.DESCRIPTOR.fields_by_name
+    for name, value in fields.items():
+        path = f"{within}.{name}" if within else name
+        if name not in known:
+            return _refused(path, ": there is no such option")
+        entries = [(f"{path}[{row}]", [entry]) for row, entry in enumerate(value)] if isinstance(value, list) else []
+        for place, tried in entries or [(path, value)]:
+            try:
+                kind(**{name: tried})
+            except UnicodeEncodeError as error:
+                return _refused(place, f" is no UTF-8, from character {error.start} on")
+            except _NOT_HELD:
+                shown = reprlib.repr(tried[0] if entries else tried)
+                return _refused(place, f": {shown} is not {_WHAT_IS_HELD[known[name].cpp_type]}")
+    raise AssertionError("one of the fields is at fault")
+
+
+def _refused(field: str, told: str) -> InvalidRequestError:
+    return InvalidRequestError(field + told, code="INVALID_ARGUMENT", reason="INVALID_VALUE", field=field)

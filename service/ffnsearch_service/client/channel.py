@@ -1,6 +1,7 @@
 """How a client reaches a server: channel options, retries, TLS, and the token that identifies the caller."""
 
 import importlib.resources
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +18,9 @@ RECONNECT_MS_MIN, RECONNECT_MS_MAX = 200, 5_000
 KEEPALIVE_MS, PING_TIMEOUT_MS = 15_000, 5_000
 """A call that hears nothing for the first time pings the server, and gives the connection up if no answer comes within
 the second: a router or a frozen machine that dropped it does not say so. Servers allow a ping every 10 s."""
+
+_ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):[0-9]{1,9}")
+"""gRPC takes other targets too: without a port, it would call port 443."""
 
 
 class AccessOptions(TypedDict, total=False):
@@ -62,9 +66,10 @@ class Bearer:
 def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.Channel:
     """A channel to `host:port`; nothing is connected yet.
 
-    Raises AddressError for a port that does not exist, and CredentialsError for files that cannot be used.
+    Raises AddressError for what is no such address, or a port that does not exist, and CredentialsError for files that
+    cannot be used.
     """
-    _require_port(address)
+    _require_address(address)
     credentials, options = _credentials(access), _options(retries=retries)
     if credentials is None:
         return grpc.insecure_channel(address, options)
@@ -73,11 +78,16 @@ def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -
 
 def open_async_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.aio.Channel:
     """`open_channel` for asyncio; the channel belongs to the running event loop."""
-    _require_port(address)
+    _require_address(address)
     credentials, options = _credentials(access), _options(retries=retries)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options)
     return grpc.aio.secure_channel(address, credentials, options)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is `host:port`, with brackets around a literal IPv6 host."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def service_config() -> str:
@@ -85,9 +95,11 @@ def service_config() -> str:
     return importlib.resources.files("ffnsearch.v1").joinpath("service_config.json").read_text()
 
 
-def _require_port(address: str) -> None:
+def _require_address(address: str) -> None:
+    if not is_address(address):
+        raise AddressError(f"{address!r} is no address: give HOST:PORT of a server, and [HOST]:PORT for a literal IPv6")
     port = address.rpartition(":")[2]
-    if port.isdecimal() and not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
+    if not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
         raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
 
 

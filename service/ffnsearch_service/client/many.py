@@ -25,7 +25,7 @@ from typing import Any
 
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.progress import Progress, silent
-from ffnsearch_service.client.asking import PromptLike
+from ffnsearch_service.client.asking import BYTES, PromptLike
 from ffnsearch_service.client.reading import failure
 from ffnsearch_service.client.results import Failure, PredictResult, PromptResult
 from ffnsearch_service.errors import RequestError, ResourceExhaustedError, ServiceError
@@ -275,6 +275,8 @@ def _moved(told: Failure, first: int) -> Failure:
 def _check(prompts: object, prompts_per_call: int, concurrency: int) -> None:
     if isinstance(prompts, str):
         raise RequestError("prompts: one text is given, and each character would be a prompt: give a list of texts")
+    if isinstance(prompts, BYTES):
+        raise RequestError(f"prompts: {type(prompts).__name__} are given: .decode() them, and give a list of texts")
     if prompts_per_call < 1:
         raise RequestError(f"prompts_per_call is {prompts_per_call}: choose at least 1")
     if not 1 <= concurrency <= CONCURRENCY_MAX:

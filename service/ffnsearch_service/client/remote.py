@@ -37,7 +37,8 @@ class Client(Calls):
     timeout_s: time allowed for a call, all tries together, unless the call gives its own. retry_overloaded: send a call
     again that the server refused for being busy, when it asks to be asked again, within the call's time; calls that
     find no server (UNAVAILABLE) are always sent again. The other options are those of AccessOptions, which raise
-    CredentialsError. The connection is made by the first call. It is direct: proxies in the environment are not used.
+    CredentialsError; what is no address raises AddressError. The connection is made by the first call. It is direct:
+    proxies in the environment are not used.
     """
 
     def __init__(

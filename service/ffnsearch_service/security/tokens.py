@@ -73,6 +73,8 @@ def new_token(name: str, scopes: Iterable[str], secret: str, expires: datetime |
     now = datetime.now(UTC).replace(microsecond=0)
     token = Token(name, frozenset(scopes), hash_secret(secret), now, expires)
     _require_name(name)
+    for scope in sorted(token.scopes - set(SCOPES)):
+        raise CredentialsError(f"{scope[:80]!r} is no scope: choose of {' and '.join(SCOPES)}", reason="INVALID_TOKEN")
     _require_scopes(name, token.scopes)
     if token.is_expired(now.timestamp()):
         raise CredentialsError(f"token {name!r} would expire at once: give a later time", reason="INVALID_TOKEN")

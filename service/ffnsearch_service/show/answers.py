@@ -1,13 +1,14 @@
 """How answers and evidence look to a person."""
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
-from ffnsearch_service.client.evidence import Evidence
 from ffnsearch_service.client.results import (
     ClassList,
     Distribution,
     Neighbor,
+    NeighborPage,
     PredictResult,
     PromptResult,
     StepResult,
@@ -41,17 +42,17 @@ def print_prediction(prompts: Sequence[str], prediction: PredictResult, *, expla
     print(_timing_line(prediction.timings))
 
 
-def print_evidence(found: Evidence) -> None:
-    """Print neighbors with what follows them and where they are."""
-    print(
-        f"block {found.block}, score above {found.threshold:g}: {found.total_neighbors:,} substrings, "
-        f"the best {len(found.neighbors):,} of them:\n"
-    )
-    rows = [
-        (f"{neighbor.score:.6f}", str(neighbor.id), quoted(neighbor.text), _followers(neighbor), _first_place(neighbor))
-        for neighbor in found.neighbors
-    ]
-    print_table(Table(("score", "id", "substring", "followed by", "first place"), rows, right=frozenset({0, 1})))
+def print_evidence(pages: Iterable[NeighborPage], block: int, limit: int) -> None:
+    """Print the `limit` best neighbors with what follows them and where they are, a table a page, as pages arrive."""
+    for number, page in enumerate(pages):
+        if number == 0:
+            print(
+                f"block {block}, score above {page.threshold:g}: {page.total_neighbors:,} substrings, "
+                f"the best {min(limit, page.total_neighbors):,} of them:"
+            )
+        print()
+        print_table(_neighbors_table(page.neighbors))
+        sys.stdout.flush()  # whoever reads it may want no more
 
 
 def print_classes(found: ClassList) -> None:
@@ -161,6 +162,14 @@ def _range_cells(block: int, steps: Sequence[StepResult]) -> tuple[str, str, str
         " to ".join(f"{step.neighbors:,}" for step in ends),
         " to ".join(f"{step.mass:,}" for step in ends),
     )
+
+
+def _neighbors_table(neighbors: Sequence[Neighbor]) -> Table:
+    rows = [
+        (f"{neighbor.score:.6f}", str(neighbor.id), quoted(neighbor.text), _followers(neighbor), _first_place(neighbor))
+        for neighbor in neighbors
+    ]
+    return Table(("score", "id", "substring", "followed by", "first place"), rows, right=frozenset({0, 1}))
 
 
 def _followers(neighbor: Neighbor) -> str:
