@@ -20,7 +20,10 @@ KEEPALIVE_MS, PING_TIMEOUT_MS = 15_000, 5_000
 the second: a router or a frozen machine that dropped it does not say so. Servers allow a ping every 10 s."""
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):[0-9]{1,9}")
-"""gRPC takes other targets too: without a port, it would call port 443."""
+"""gRPC also takes a host alone, and would call its port 443."""
+
+_TARGET = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
+"""What gRPC resolves in ways of its own, to several servers if need be: `ipv4:10.0.0.1:50051,10.0.0.2:50051`."""
 
 
 class AccessOptions(TypedDict, total=False):
@@ -64,7 +67,7 @@ class Bearer:
 
 
 def open_channel(address: str, access: AccessOptions, *, retries: bool = True) -> grpc.Channel:
-    """A channel to `host:port`; nothing is connected yet.
+    """A channel to `host:port`, or to a target of gRPC's with a scheme; nothing is connected yet.
 
     Raises AddressError for what is no such address, or a port that does not exist, and CredentialsError for files that
     cannot be used.
@@ -96,8 +99,13 @@ def service_config() -> str:
 
 
 def _require_address(address: str) -> None:
+    if _TARGET.fullmatch(address):
+        return
     if not is_address(address):
-        raise AddressError(f"{address!r} is no address: give HOST:PORT of a server, and [HOST]:PORT for a literal IPv6")
+        raise AddressError(
+            f"{address!r} is no address: give HOST:PORT of a server, [HOST]:PORT for a literal IPv6, "
+            "or a target of gRPC's, such as dns:///HOST:PORT"
+        )
     port = address.rpartition(":")[2]
     if not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
         raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
