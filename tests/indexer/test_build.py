@@ -479,3 +479,20 @@ def test_an_error_that_is_the_disks_says_what_to_do() -> None:
     with pytest.raises(OutputError) as caught, disk_errors("make room"):
         raise OSError(errno.ENOSPC, "No space left on device", "/x")
     assert caught.value.message == "cannot write /x: No space left on device; make room"
+
+
+def test_work_that_other_libraries_began_is_told_as_such(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = BuildRequest(CORPUS, model, tmp_path / "out", window_tokens=5)
+    monkeypatch.setattr(keys, "SHARD_WINDOWS", 100)
+
+    def stopped(stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "keys" and done:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        build(request, progress=stopped)
+    monkeypatch.setattr("ffnsearch_indexer.build.source.version", lambda name: "0")
+    with pytest.raises(OutputError, match="another set of libraries"):
+        build(request)

@@ -537,3 +537,15 @@ def test_a_batch_that_is_cut_short_leaves_no_rest_of_its_work():
     batcher.fail(batcher.take(), ValueError("broken"))
     assert asked.ended == 1
     assert (batcher.take(wait=False), batcher.waiting_prompts) == (None, 0)
+
+
+def test_a_batch_larger_than_any_before_does_not_make_the_others_look_slow():
+    clocked = Clocked(batch_prompts_max=1000)
+    batcher = Batcher(Limits(batch_prompts_max=1000), clock=lambda: clocked.now_ns)
+    clocked.batcher = batcher
+    for _ in range(40):
+        clocked.run(submitted(batcher, 1))
+    submitted(batcher, 1000)
+    batcher.take(wait=False)
+    clocked.now_ns += 50 * SECOND_NS
+    assert least_time_s(batcher, 1) == pytest.approx(1.1 / WAIT_SHARE_MAX, abs=0.1)

@@ -75,7 +75,7 @@ class Source:
             "window_tokens": self.substrings.window_tokens,
             "shard_windows": keys.SHARD_WINDOWS,
             "forward_pass": self.forward,
-            "set_oflibraries": libraries(),
+            "set_of_libraries": libraries(),
         }
 
 

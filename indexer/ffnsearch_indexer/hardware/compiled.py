@@ -45,9 +45,10 @@ def find_place() -> None:
 
 def private_folder(temporary: Path) -> Path:
     """A folder that this user alone can write, made unless it is there. Raises OSError where none is safe."""
-    mode = temporary.stat().st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-        raise PermissionError(errno.EPERM, f"in {temporary} everybody may rename the folders of others")
+    found = temporary.stat()
+    is_open = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+    if is_open or found.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, f"in {temporary} others may rename the folders of this user")
     ours = (folder for folder in sorted(temporary.glob(f"{PREFIX}*")) if _is_private(folder))
     return next(ours, None) or Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary))
 

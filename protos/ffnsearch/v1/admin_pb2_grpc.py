@@ -123,7 +123,7 @@ class AdminServiceServicer:
         yet. A load that fails leaves its name in state FAILED, unless the name or the folder could not be (INVALID_NAME,
         NAME_TAKEN, PATH_NOT_ALLOWED, FOLDER_NOT_SET): another load replaces it, UnloadSnapshot removes it, a restart
         forgets it, and of more than the server keeps (16 by default) the first to fail is forgotten. A loaded snapshot
-        is loaded again when the server restarts.
+        is loaded again when the server restarts, even if another load of its name has failed since.
         ALREADY_EXISTS: the name is in use (NAME_TAKEN). FAILED_PRECONDITION: the operator has allowed no folder for
         snapshots (FOLDER_NOT_SET), the folder does not exist or has no snapshot (SNAPSHOT_NOT_FOUND), or its snapshot
         cannot be opened; ErrorInfo.reason says why. RESOURCE_EXHAUSTED: TOO_MANY_SNAPSHOTS, SNAPSHOTS_TOO_LARGE.

@@ -339,14 +339,16 @@ class Batcher:
     def _ns_until(self, prompts: int, batches: int) -> float:
         """Nanoseconds until what runs, and so many prompts in so many batches after it, are done.
 
-        If the running batch takes longer than expected, all others are expected to take longer too.
+        If the running batch takes longer than expected, all others are expected to take longer too, unless it is the
+        first that is so large.
         """
         waiting_ns = self._pace.ns(prompts, batches)
         if self._running is None or not self._pace.is_measured:
             return waiting_ns
         expected_ns = self._pace.ns(self._running.prompts, 1)
         spent_ns = self._clock() - self._running.started_ns
-        return max(0.0, expected_ns - spent_ns) + waiting_ns * max(1.0, spent_ns / expected_ns)
+        slower = max(1.0, spent_ns / expected_ns) if self._pace.has_run(self._running.prompts) else 1.0
+        return max(0.0, expected_ns - spent_ns) + waiting_ns * slower
 
 
 def _settle(work: Work, error: Exception | None = None) -> Callable[[], None] | None:

@@ -32,6 +32,10 @@ class Pace:
         """How many prompts the last batches had, on average; 0 before any has run."""
         return self._prompts / self._weight if self._weight else 0.0
 
+    def has_run(self, prompts: int) -> bool:
+        """Whether a batch of so many was among the last ones, or a larger one: only then is its time known."""
+        return prompts <= math.ceil(self._largest)
+
     def measure(self, prompts: int, spent_ns: float) -> None:
         """Learn what a batch of so many prompts took."""
         self._largest = max(LARGEST_MEMORY * self._largest, prompts)

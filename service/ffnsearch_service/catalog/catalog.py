@@ -122,8 +122,8 @@ class Catalog(Generic[Open]):
         """Open the snapshot in a folder under a name; returns when it is open. Requests go on meanwhile.
 
         A snapshot that FAILED is replaced. Raises RequestError for a name that cannot be, PresentError for one in use,
-        ShuttingDownError; then everything is as before. Raises ExhaustedError beyond the limits, and what the opener
-        raises; then the name stays listed as FAILED, with the error: its caller may have left.
+        ShuttingDownError before it begins; then everything is as before. Raises ExhaustedError beyond the limits, and
+        what the opener raises; then the name stays listed as FAILED, with the error: its caller may have left.
         """
         require_name(name, "name")
         entry: Entry[Open] = Entry(Placed(str(folder), _new_etag()))

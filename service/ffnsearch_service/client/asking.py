@@ -25,7 +25,7 @@ _NOT_HELD = (ValueError, TypeError, OverflowError)
 
 _WHAT_IS_HELD = {
     FieldDescriptor.CPPTYPE_BOOL: "True or False",
-    FieldDescriptor.CPPTYPE_INT32: "a whole number below 2**31",
+    FieldDescriptor.CPPTYPE_INT32: "a whole number from -2**31 up to 2**31 - 1",
     FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0 up to 2**32 - 1",
     FieldDescriptor.CPPTYPE_DOUBLE: "a number",
     FieldDescriptor.CPPTYPE_STRING: "a text",

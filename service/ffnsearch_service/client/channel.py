@@ -19,11 +19,13 @@ KEEPALIVE_MS, PING_TIMEOUT_MS = 15_000, 5_000
 """A call that hears nothing for the first time pings the server, and gives the connection up if no answer comes within
 the second: a router or a frozen machine that dropped it does not say so. Servers allow a ping every 10 s."""
 
-_ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):[0-9]{1,9}")
+_HOST_PORT = r"(\[[^\s\[\]]+\]|[^\s\[\]:/,]+):[0-9]{1,9}"
 """gRPC also takes a host alone, and would call its port 443."""
 
-_TARGET = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
-"""What gRPC resolves in ways of its own, to several servers if need be: `ipv4:10.0.0.1:50051,10.0.0.2:50051`."""
+_ADDRESS = re.compile(
+    rf"{_HOST_PORT}|dns:(//[^/\s]*/)?{_HOST_PORT}|ipv[46]:{_HOST_PORT}(,{_HOST_PORT})*|(unix|unix-abstract|vsock|xds):\S+"
+)
+"""With a scheme, what gRPC resolves in ways of its own, to several servers if need be."""
 
 
 class AccessOptions(TypedDict, total=False):
@@ -89,7 +91,7 @@ def open_async_channel(address: str, access: AccessOptions, *, retries: bool = T
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is `host:port`, with brackets around a literal IPv6 host."""
+    """Whether a text is `host:port`, with brackets around a literal IPv6 host, or a target of gRPC's with a scheme."""
     return _ADDRESS.fullmatch(text) is not None
 
 
@@ -99,16 +101,15 @@ def service_config() -> str:
 
 
 def _require_address(address: str) -> None:
-    if _TARGET.fullmatch(address):
-        return
     if not is_address(address):
         raise AddressError(
             f"{address!r} is no address: give HOST:PORT of a server, [HOST]:PORT for a literal IPv6, "
             "or a target of gRPC's, such as dns:///HOST:PORT"
         )
-    port = address.rpartition(":")[2]
-    if not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
-        raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
+    for one in address.split(","):
+        port = one.rpartition(":")[2]
+        if port.isdecimal() and not 1 <= int(port) <= 65535:  # gRPC would take the remainder of a division as the port
+            raise AddressError(f"port {port} of {address} does not exist: choose one of 1 to 65535", port=port)
 
 
 def _options(*, retries: bool) -> Sequence[tuple[str, Any]]:

@@ -48,7 +48,8 @@ def token_metadata(
     """The metadata that goes with every call to `address`, `host:port`, to show a token.
 
     Raises CredentialsError for what is no token, and for a token that would travel in the clear: the channel is not
-    `encrypted`, the address is not this machine's own, and `insecure_token` does not accept that.
+    `encrypted`, the address is not this machine's own (a target with a scheme counts as none), and `insecure_token`
+    does not accept that.
     """
     _require_token(token, "what was given is no token")
     if not (encrypted or insecure_token or is_loopback(host_of(address))):

@@ -19,9 +19,11 @@ async def until_signal() -> None:
         heard.append(signal.SIGHUP)
 
     def end() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # without a handler it would end the process
         for number in heard:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         ended.set()
 
     for number in heard:
