@@ -249,7 +249,9 @@ def test_a_cancel_that_was_answered_is_known_after_a_crash(site):
     (site.root / "starts").unlink()
     write_record(site.state / "operations", remembered[running])
     with builds_of(site) as builds:
-        assert (builds.get(running).record.state, builds.get(running).record.error.reason) == ("CANCELLED", "CANCELLED")
+        found = builds.get(running)
+        assert (found.record.state, found.record.error.reason) == ("CANCELLED", "CANCELLED")
+        assert found.progress.stage == "start"
     assert starts(site) == 0
 
 

@@ -22,7 +22,7 @@ from ffnsearch_indexer.store.work import build_folder
 from ffnsearch_service.builds.command import build_command, paths_of
 from ffnsearch_service.builds.outcome import cancelled, failure_of, failure_of_error, result_of
 from ffnsearch_service.builds.process import BuildProcess, Ended
-from ffnsearch_service.builds.progress import DONE, QUEUED, Meter, Progress
+from ffnsearch_service.builds.progress import DONE, QUEUED, STARTED, Meter, Progress
 from ffnsearch_service.builds.record import (
     BuildRecord,
     BuildSpec,
@@ -103,6 +103,7 @@ class Builds:
             self._builds = {record.id: _Build(record) for record in records}
             for build in self._builds.values():
                 if build.record.is_cancelled and not build.record.is_done:
+                    build.progress = STARTED  # one that had not begun ended when it was cancelled
                     self._end(build, state="CANCELLED", error=cancelled())
             unfinished = [build for build in self._builds.values() if not build.record.is_done]
         threading.Thread(target=_clear_all, args=[self._discarded()], name="ffnsearch-discard", daemon=True).start()
@@ -224,7 +225,7 @@ class Builds:
             record = replace(record, state="RUNNING", attempts=record.attempts + 1, started_s=started_s)
             self._save(record)
             build.record, build.has_begun = record, True
-            build.progress = Progress("start")
+            build.progress = STARTED
             build.process = BuildProcess(command, self._file(record, ".lock"), self._file(record, ".log"))
             return build.process
 

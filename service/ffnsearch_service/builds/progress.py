@@ -26,8 +26,8 @@ class Progress:
         return (self.total - self.done) / self.rate if self.rate else None
 
 
-QUEUED, DONE = Progress("queued"), Progress("done", 1, 1)
-"""How far a build is before its turn, and once it has succeeded."""
+QUEUED, STARTED, DONE = Progress("queued"), Progress("start"), Progress("done", 1, 1)
+"""How far a build is before its turn, at its beginning, and once it has succeeded."""
 
 
 class Meter:
