@@ -12,7 +12,7 @@ from ffnsearch_indexer.answer.profile import Step, SumProfile, one_step
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, CancelledError, ProfileError, PromptError
 from ffnsearch_indexer.index.base import exact_scores
-from ffnsearch_indexer.models.queries import run_prompts
+from ffnsearch_indexer.models.queries import GivenQueries, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
 some = settings(max_examples=25)
@@ -63,6 +63,29 @@ def test_sums_are_those_of_the_scores(
                 above = scores > threshold
                 assert sums.neighbors[step] == above.sum()
                 np.testing.assert_array_equal(sums.freq[step], dense[above].sum(axis=0))
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_queries_stand_in_the_place_of_prompts(predictor: Predictor, prompts: list[Tokens], exclude_self: bool) -> None:
+    """In any company; they are no substring, so there is nothing of theirs to exclude."""
+    levels = [(0.3, 0.9), (0.5,)]
+    of_tokens, without = (
+        predictor.search(prompts, levels, exclude_self=left_out) for left_out in (False, exclude_self)
+    )
+    given = [GivenQueries(of_tokens.queries[:, row]) for row in range(len(prompts))]
+    mixed = [given[row] if row % 2 else prompt for row, prompt in enumerate(prompts)]
+    for asked in (given, mixed, given[:1]):
+        found = predictor.search(asked, levels, exclude_self=exclude_self)
+        for row, prompt in enumerate(asked):
+            expected = of_tokens if isinstance(prompt, GivenQueries) else without
+            np.testing.assert_array_equal(found.queries[:, row], of_tokens.queries[:, row])
+            for one, other in zip(found.sums, expected.sums, strict=True):
+                np.testing.assert_array_equal(one.freq[row], other.freq[row])
+                np.testing.assert_array_equal(one.neighbors[row], other.neighbors[row])
+            assert found.self_ids[row] == (None if expected is of_tokens else without.self_ids[row]) or not exclude_self
+            assert found.logits[row].any() != isinstance(prompt, GivenQueries)
+    ranked, same = (predictor.neighbors(prompt, 1, 0.4, exclude_self=exclude_self) for prompt in (prompts[0], given[0]))
+    assert len(same.ids) == len(ranked.ids) + exclude_self
 
 
 @some

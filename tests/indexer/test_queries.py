@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ffnsearch_indexer.errors import FfnSearchError, PromptError
 from ffnsearch_indexer.models.inference import unit_float16
 from ffnsearch_indexer.models.packed import pack_model
-from ffnsearch_indexer.models.queries import Queries, run_prompts
+from ffnsearch_indexer.models.queries import Queries, as_queries, run_prompts
 from ffnsearch_indexer.models.transformer import Transformer, TransformerConfig
 
 L = 6
@@ -49,6 +49,22 @@ def answer_bytes(queries: Queries, row: int) -> tuple[bytes, bytes]:
 
 def run(model: Transformer, prompts: Sequence[np.ndarray]) -> Queries:
     return run_prompts(pack_model(model), prompts, L)
+
+
+@settings(max_examples=50)
+@given(d_model=st.integers(1, 500), scale=st.floats(-40, 37), seed=st.integers(0, 1000))
+def test_a_vector_becomes_a_query_once(d_model: int, scale: float, seed: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(20, d_model)) * 10**scale
+    vectors = vectors.astype(np.float32)
+    vectors[np.abs(vectors).max(axis=1) == 0, 0] = 1e-45
+    queries = as_queries(vectors)
+    np.testing.assert_array_equal(queries, unit_float16(vectors))
+    np.testing.assert_array_equal(as_queries(queries.astype(np.float32)), queries)
+
+
+def test_rounding_again_could_change_a_query() -> None:
+    queries = as_queries(np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)).astype(np.float32)
+    assert (unit_float16(queries) != queries).any()
 
 
 def test_an_answer_depends_on_no_row_and_no_company(model: Transformer) -> None:

@@ -13,6 +13,7 @@ from ffnsearch_indexer.index.device import DeviceIndex
 from ffnsearch_indexer.index.exact import ExactIndex
 from ffnsearch_indexer.index.exact_device import ExactDeviceIndex
 from ffnsearch_indexer.models.on_device import DeviceModel
+from ffnsearch_indexer.models.queries import GivenQueries
 from ffnsearch_indexer.store.datastore import Datastore
 
 THRESHOLDS = ((0.3, 0.9), (0.5,))
@@ -63,6 +64,19 @@ def test_answers_are_the_same_wherever_queries_are(
     for one, other in zip(found.sums, expected.sums, strict=True):
         np.testing.assert_array_equal(one.freq, other.freq)
         np.testing.assert_array_equal(one.neighbors, other.neighbors)
+
+
+def test_queries_that_are_given_go_there_too(predictors: dict[str, Predictor]) -> None:
+    datastore = predictors["there"].datastore
+    tokens = [datastore.substring(0), datastore.tokenizer.encode("the"), datastore.substring(9)]
+    of_tokens = predictors["there"].search(tokens, THRESHOLDS)
+    given = [GivenQueries(of_tokens.queries[:, row]) for row in range(3)]
+    for prompts in ([given[0], tokens[1], given[2]], given):
+        for name, predictor in predictors.items():
+            found = predictor.search(prompts, THRESHOLDS)
+            np.testing.assert_array_equal(found.queries, of_tokens.queries)
+            for one, other in zip(found.sums, of_tokens.sums, strict=True):
+                np.testing.assert_array_equal(one.freq, other.freq, err_msg=name)
 
 
 def test_neighbors_are_the_same_wherever_queries_are(predictors: dict[str, Predictor]) -> None:

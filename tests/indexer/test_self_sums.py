@@ -29,6 +29,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokens
 from ffnsearch_indexer.errors import BackendError, CancelledError, DamageError, LimitError, OutputError, ProfileError
 from ffnsearch_indexer.index.tiled import TiledIndex
+from ffnsearch_indexer.models.queries import GivenQueries
 from ffnsearch_indexer.store import self_sums as store
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.layout import SELF_SUMS_THRESHOLDS_FILE, self_sums_files
@@ -132,6 +133,16 @@ def test_what_is_read_is_what_a_search_finds(
     reading = Predictor(opened, backend=backend)
     monkeypatch.setattr(type(reading._indexes[0]), "range_sum", refuse)
     require_same(reading.search(prompts, thresholds, exclude_self=exclude_self), expected)
+
+
+def test_given_queries_are_searched_and_known_prompts_beside_them_are_read(opened: Datastore) -> None:
+    prompts = substrings(opened)[:20]
+    expected = Predictor(opened, self_sums=False).search(prompts, STORED)
+    given = [GivenQueries(expected.queries[:, row]) if row % 2 else prompt for row, prompt in enumerate(prompts)]
+    found = Predictor(opened).search(given, STORED)
+    assert found.self_ids == [None if row % 2 else row for row in range(20)]
+    for one, other in zip(found.sums, expected.sums, strict=True):
+        np.testing.assert_array_equal(one.freq, other.freq)
 
 
 @pytest.mark.parametrize("thresholds", [STORED, [(0.3,), (0.5,)], [(0.3, 0.31), (0.8,)], [(0.31,), (0.81, 0.8)]])

@@ -26,7 +26,7 @@ from ffnsearch_indexer.models.packed import pack_model
 from ffnsearch_indexer.models.queries import run_prompts
 from ffnsearch_indexer.models.transformer import Transformer
 from ffnsearch_service.answering.engine import Engine
-from ffnsearch_service.client import Client
+from ffnsearch_service.client import Client, Queries
 from ffnsearch_service.client.results import PromptResult
 from tiny import float16_steps, make_model, random_text, save_model
 
@@ -153,6 +153,25 @@ def test_sums_are_those_of_the_naive_reference(side: Side, seed: int, exclude_se
     )
     for prompt, result in zip(prompts, answer.results, strict=True):
         require_same(side, prompt, profile, exclude_self, result)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_queries_of_ones_own_find_what_the_naive_reference_finds(side: Side, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = rng.normal(size=(2, 32)).astype(np.float32)
+    profile = a_profile(side, queries_of(side, side.text[40 : 40 + side.corpus.window_tokens]), rng)
+    (result,) = side.client.predict(
+        Queries(1e6 * given), profile=profile, include_queries=True, include_frequencies=True
+    ).results
+    for vector, query, keys, steps, (found,) in zip(
+        given, result.queries.blocks, side.keys, profile.blocks, result.blocks, strict=True
+    ):
+        own = naive.vectors(lambda _, vector=vector: [vector], "")[0]
+        assert float16_steps(query.astype(np.float16), own) <= 1
+        above = side.corpus.above(query, keys, steps[0].threshold)
+        sums = side.corpus.sum_of(above)
+        assert found.neighbors == len(above)
+        assert found.frequencies.tolist() == [sums[character] for character in side.characters]
 
 
 @pytest.mark.parametrize("exclude_self", [False, True])

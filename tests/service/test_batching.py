@@ -7,6 +7,7 @@ import weakref
 from contextlib import nullcontext, suppress
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -24,17 +25,24 @@ from ffnsearch_service.answering.opened import OpenSnapshot
 from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import AbsentError, OverloadedError
 
-FLAGS = ("exclude_self", "dense", "include_model", "include_frequencies", "include_contributions")
+FLAGS = ("exclude_self", "dense", "include_model", "include_frequencies", "include_contributions", "include_queries")
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window", "caf\u00e9")
+QUERIES = [np.random.default_rng(seed).normal(size=(2, 32)).astype("<f4") + np.float32(seed > 0) for seed in range(3)]
+PROMPTS = (
+    *(pb.Prompt(queries=pb.Queries(blocks=[vector.tobytes() for vector in vectors])) for vectors in QUERIES),
+    *(pb.Prompt(text=text) for text in TEXTS),
+)
 REQUESTS = st.builds(
-    lambda texts, profile, flags, top_n, min_prob: pb.PredictRequest(
-        prompts=[pb.Prompt(text=text) for text in texts],
+    lambda prompts, profile, flags, top_n, min_prob: pb.PredictRequest(
+        prompts=prompts,
         profile_name=profile,
         top_n=top_n,
         min_prob=min_prob,
         **flags,
     ),
-    st.lists(st.sampled_from(TEXTS), min_size=1, max_size=9).filter(lambda texts: set(texts) != {TEXTS[-1]}),
+    st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=9).filter(
+        lambda prompts: any(prompt != PROMPTS[-1] for prompt in prompts)
+    ),
     st.sampled_from(("even", "added", "multiplied")),
     st.fixed_dictionaries({name: st.booleans() for name in FLAGS}),
     st.integers(0, 70),

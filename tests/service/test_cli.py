@@ -72,6 +72,7 @@ def test_predict_gives_json_from_a_directory_and_from_a_server(run, tiny_snapsho
         "short_prompt",
         "self_id",
         "blocks",
+        "queries",
     }
 
 
@@ -296,6 +297,9 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
         busy_port = taken.getsockname()[1]
         nothing, one_block = tmp_path / "nothing.json", tmp_path / "one.json"
         nothing.write_text("{}")
+        nothing_at_all, two_lines = tmp_path / "nothing", tmp_path / "two"
+        nothing_at_all.touch()
+        two_lines.write_text("a\nb\n")
         one_block.write_text(json.dumps(one_step("", [0.5], [1.0]).to_json()))
         cases = {
             ("predict", tmp_path / "missing", "a"): "no snapshot",
@@ -315,6 +319,12 @@ def test_every_refusal_is_one_line_and_status_2(run, tiny_snapshot, address, tmp
             ("predict", "127.0.0.1:99999", "a"): "port 99999 of 127.0.0.1:99999 does not exist",
             ("predict", address, "a", "--device", "cuda"): "--device is for a snapshot directory",
             ("neighbors", address, "a", "--block", 0, "--backend", "exact"): "--backend is for a snapshot directory",
+            ("predict", address, "a", "--queries"): "add --json or --jsonl",
+            ("neighbors", address, "--block", 0): "give a prompt, or --prompt-file",
+            ("neighbors", address, "a", "--block", 0, "--prompt-file", nothing): "one of the two",
+            ("neighbors", address, "--block", 0, "--prompt-file", nothing_at_all): "has no prompt",
+            ("neighbors", address, "--block", 0, "--prompt-file", two_lines): "has more than one prompt",
+            ("neighbors", address, "--block", 0, "--prompt-file", tmp_path / "missing"): "cannot be read",
             ("predict", address, "a", "--skip-verify"): "--skip-verify is for a snapshot directory",
             ("serve", tiny_snapshot, "--port", 0, "--json"): "--json is for --check",
             ("admin", address, "load", "\udce9"): "name is no UTF-8",

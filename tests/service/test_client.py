@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from serving import WAIT_S, serving
 
-from ffnsearch_indexer.answer.profile import one_step
+from ffnsearch_indexer.answer.profile import SumProfile, one_step
 from ffnsearch_indexer.errors import FfnSearchError
-from ffnsearch_service.client import AsyncClient, Client
+from ffnsearch_service.client import AsyncClient, Client, Queries
 from ffnsearch_service.client.evidence import collect
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.results import plain
@@ -52,6 +52,60 @@ def test_one_prompt_in_every_form_is_the_same_prompt(client):
     assert len(first["results"]) == 1
 
 
+def test_the_queries_of_an_answer_find_the_same_again(client):
+    asked = {**EVERYTHING, "include_queries": True, "include_contributions": True}
+    first = client.predict(["the people", "no"], **asked).results
+    for result in first:
+        assert [(vector.dtype, vector.shape) for vector in result.queries.blocks] == [(np.float32, (32,))] * 2
+        assert not result.queries.blocks[0].flags.writeable
+        for form in (result.queries, [result.queries], Queries(np.array(result.queries.blocks))):
+            (again,) = client.predict(form, **asked).results
+            of_model = {"model": None, "hellinger": None, "used_tokens": 0, "short_prompt": False, "self_id": None}
+            assert plain(again) == {**plain(result), **of_model}
+        neighbors, same = (list(client.neighbors(prompt, 1, threshold=0.1)) for prompt in ("no", first[1].queries))
+        assert neighbors == same
+        assert client.classes("no", 0, threshold=0.1) == client.classes(first[1].queries, 0, threshold=0.1)
+
+
+def test_the_length_of_a_query_does_not_matter(client):
+    (found,) = client.predict("the people", include_queries=True).results
+    unit = found.queries
+    for factor in (1e-30, 3, -1, 1e30):
+        (scaled,) = client.predict(Queries([factor * vector for vector in unit.blocks]), include_queries=True).results
+        assert (plain(scaled.queries) == plain(unit)) == (factor > 0)
+        assert (scaled.blocks == found.blocks) == (factor > 0)
+
+
+def test_a_block_may_be_left_out_where_nothing_is_searched(client):
+    (found,) = client.predict("the people", include_queries=True).results
+    of_one = found.queries.with_block(0, None)
+    profile = one_step("", [0.5, 0.2], [0, 1])
+    assert [len(neighbors.neighbors) for neighbors in client.neighbor_pages(of_one, 1, threshold=0.9)]
+    with pytest.raises(InvalidRequestError, match=r"blocks\[0\] is empty, and block 0 is to be searched"):
+        client.predict(of_one, profile=profile)
+    only = SumProfile("", ((), profile.blocks[1]))
+    (answer,) = client.predict(of_one, profile=only, include_queries=True).results
+    assert (answer.status, answer.queries.blocks[0]) == ("OK", None)
+    assert answer.blocks == client.predict("the people", profile=only).results[0].blocks
+
+
+def test_pages_go_on_with_the_same_query_of_their_block_alone(client):
+    (found,) = client.predict("the people", include_queries=True).results
+    page = next(client.neighbor_pages(found.queries, 1, threshold=0.1, page_size=1))
+    onward = {"threshold": 0.1, "page_size": 1, "page_token": page.next_page_token}
+    expected = list(client.neighbors("the people", 1, threshold=0.1))[1:]
+    assert list(client.neighbors(found.queries.with_block(0, None), 1, **onward)) == expected
+    for other in ("the people", found.queries.with_block(1, -found.queries.blocks[1])):
+        with pytest.raises(InvalidRequestError, match="page_token"):
+            next(client.neighbors(other, 1, **onward))
+
+
+@pytest.mark.parametrize("blocks", [1, "ab", [1.0], [["a"]], [[]], [[[1.0]]], [[1.0, [2]]]])
+def test_what_is_no_list_of_vectors_is_refused(blocks):
+    with pytest.raises(InvalidRequestError, match="queries: give a list with a vector of numbers for each block"):
+        Queries(blocks)
+
+
 def test_arrays_are_those_of_the_wire(client):
     answered = client.predict("the people", **EVERYTHING)
     assert answered.batch_prompts == 1
@@ -69,6 +123,7 @@ def test_arrays_are_those_of_the_wire(client):
 
 def test_what_was_not_asked_for_is_none(client):
     result = client.predict("the people").results[0]
+    assert result.queries is None
     assert result.model is result.hellinger is result.distribution.dense is result.error is None
     assert result.blocks[0][0].frequencies is None
     assert result.status == "OK"

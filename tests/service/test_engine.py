@@ -148,9 +148,7 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
     reader = opened(engine).reader
     narrow = RequestReader(
         reader.snapshot_id,
-        reader.tokenizer,
-        reader.window_tokens,
-        reader.blocks,
+        reader.prompts,
         reader.profiles,
         reader.default_profile,
         Limits(response_bytes_max=max(1, size - 1024)),  # what a call adds beside its prompts

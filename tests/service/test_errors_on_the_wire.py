@@ -5,6 +5,7 @@ import math
 from contextlib import closing
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -39,6 +40,17 @@ def product(*blocks, expectation=None, **fields):
     return pb.Profile(blocks=steps, expectation=found, **{"kind": pb.PROFILE_KIND_PRODUCT, **fields})
 
 
+def queries(*blocks):
+    """A prompt whose queries have this many numbers each, or these bytes."""
+    vectors = [np.ones(block, dtype="<f4").tobytes() if isinstance(block, int) else block for block in blocks]
+    return pb.Prompt(queries=pb.Queries(blocks=vectors))
+
+
+def numbers(first):
+    """A query of 32 numbers, of which all but the first are 0."""
+    return np.array([first] + [0] * 31, dtype="<f4").tobytes()
+
+
 def predict(*prompts, **fields):
     return pb.PredictRequest(prompts=prompts or [PROMPT], **fields)
 
@@ -66,6 +78,31 @@ INVALID_PREDICTIONS = {
         predict(pb.Prompt(tokens=pb.TokenIds(ids=[2**32 - 1]))),
         "TOKEN_OUT_OF_RANGE",
         "prompts[0].tokens.ids[0]",
+    ),
+    "queries of no block": (predict(queries()), "QUERIES_OF_OTHER_BLOCKS", "prompts[0].queries.blocks"),
+    "queries of three blocks": (predict(queries(32, 32, 32)), "QUERIES_OF_OTHER_BLOCKS", "prompts[0].queries.blocks"),
+    "a query missing": (predict(queries(32, 0)), "QUERY_MISSING", "prompts[0].queries.blocks[1]"),
+    "a short query": (predict(queries(31, 32)), "QUERY_OF_OTHER_SIZE", "prompts[0].queries.blocks[0]"),
+    "a query of half a number": (predict(queries(32, b"abc")), "QUERY_OF_OTHER_SIZE", "prompts[0].queries.blocks[1]"),
+    "a query of zeros": (
+        predict(queries(32, numbers(-0.0))),
+        "QUERY_WITHOUT_DIRECTION",
+        "prompts[0].queries.blocks[1]",
+    ),
+    "a query with NaN": (
+        predict(queries(numbers(math.nan), 32)),
+        "QUERY_WITHOUT_DIRECTION",
+        "prompts[0].queries.blocks[0]",
+    ),
+    "an infinite query": (
+        predict(queries(numbers(-math.inf), 32)),
+        "QUERY_WITHOUT_DIRECTION",
+        "prompts[0].queries.blocks[0]",
+    ),
+    "a bad query in a block without steps": (
+        predict(queries(32, 31), profile=profile([(0.5, 1)], [])),
+        "QUERY_OF_OTHER_SIZE",
+        "prompts[0].queries.blocks[1]",
     ),
     "long text": (predict(pb.Prompt(text="a" * 4097)), "PROMPT_TOO_LONG", "prompts[0].text"),
     "long tokens": (predict(pb.Prompt(tokens=pb.TokenIds(ids=[1] * 4097))), "PROMPT_TOO_LONG", "prompts[0].tokens"),
@@ -233,6 +270,7 @@ INVALID_PREDICTIONS = {
 INVALID_NEIGHBORS = {
     "no prompt": (pb.ListNeighborsRequest(), "NO_PROMPT_CONTENT", "prompt"),
     "unknown character": (neighbors(prompt=pb.Prompt(text="\u20ac")), "UNKNOWN_CHARACTER", "prompt.text"),
+    "a query of another block": (neighbors(prompt=queries(0, 32)), "QUERY_MISSING", "prompt.queries.blocks[0]"),
     "block 2": (neighbors(block=2), "BLOCK_OUT_OF_RANGE", "block"),
     "block -1": (neighbors(block=-1), "BLOCK_OUT_OF_RANGE", "block"),
     "threshold -1.5": (neighbors(threshold=-1.5), "THRESHOLD_OUT_OF_RANGE", "threshold"),
@@ -246,6 +284,7 @@ INVALID_NEIGHBORS = {
 INVALID_CLASSES = {
     "no prompt": (pb.ListClassesRequest(), "NO_PROMPT_CONTENT", "prompt"),
     "empty text": (classes(prompt=pb.Prompt(text="")), "EMPTY_PROMPT", "prompt.text"),
+    "a query of another block": (classes(prompt=queries(32, 0), block=1), "QUERY_MISSING", "prompt.queries.blocks[1]"),
     "block 2": (classes(block=2), "BLOCK_OUT_OF_RANGE", "block"),
     "block -1": (classes(block=-1), "BLOCK_OUT_OF_RANGE", "block"),
     "threshold 1.5": (classes(threshold=1.5), "THRESHOLD_OUT_OF_RANGE", "threshold"),

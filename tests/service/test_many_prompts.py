@@ -27,7 +27,9 @@ from ffnsearch_service.errors import (
 def result_of(prompt: str) -> PromptResult:
     """A made-up result that tells its prompt."""
     nothing = dict.fromkeys(("error", "distribution", "model", "hellinger", "expected_hellinger", "support"))
-    return PromptResult("NO_SUPPORT", **nothing, used_tokens=0, short_prompt=False, self_id=prompt, blocks=())
+    return PromptResult(
+        "NO_SUPPORT", **nothing, used_tokens=0, short_prompt=False, self_id=prompt, blocks=(), queries=None
+    )
 
 
 def answer_of(prompts: list[str]) -> PredictResult:
@@ -269,6 +271,35 @@ def test_the_command_line_answers_json_lines_and_shows_them_to_a_person(run, add
     assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["the people", "no"])
 
 
+def test_the_command_line_asks_again_with_the_queries_that_it_printed(run, tiny_snapshot, address, tmp_path):
+    file, one = tmp_path / "asked.jsonl", tmp_path / "one.jsonl"
+    lines = []
+    for target in (tiny_snapshot, address):
+        _, out, _ = run("predict", target, "the people", "no", "--jsonl", "--queries")
+        file.write_text(out)
+        code, again, _ = run("predict", target, "--prompts-file", file, "--jsonl", "--queries")
+        assert code == 0
+        lines.append([[json.loads(line) for line in text.splitlines()] for text in (out, again)])
+    assert lines[0] == lines[1]
+    for first, second in zip(*lines[0], strict=True):
+        assert (second["prompt"], second["model"], second["hellinger"], second["used_tokens"]) == (None, None, None, 0)
+        for same in ("queries", "blocks", "distribution", "support"):
+            assert first[same] == second[same]
+    code, out, _ = run("predict", address, "--prompts-file", file)
+    assert (code, [line.split()[:2] + line.split()[-1:] for line in out.splitlines()[1:]]) == (
+        0,
+        [["no", "model", "(queries)"]] * 2,
+    )
+    one.write_text(file.read_text().splitlines()[0])
+    for how in ((), ("--classes",)):
+        asked = [
+            run("neighbors", address, *prompt, "--block", 1, "--threshold", 0.1, "--json", *how)
+            for prompt in (["the people"], ["--prompt-file", one])
+        ]
+        assert asked[0] == asked[1]
+        assert asked[0][0] == 0
+
+
 def test_the_command_line_reads_standard_input(run, address, tmp_path, monkeypatch):
     (tmp_path / "prompts").write_text("the people\nno")
     with (tmp_path / "prompts").open() as stdin:
@@ -287,7 +318,9 @@ def test_files_of_windows_are_read(run, address, tmp_path, name, text):
 
 
 def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_path):
-    cases = {"no json": "line 1 is not JSON", "[1, true, 2]": "neither", '{"text": "a"}': "neither", "[[1]]": "neither"}
+    cases = {"no json": "line 1 is not JSON", "[1, true, 2]": "is no prompt", "[[1]]": "is no prompt"}
+    cases |= {'{"text": "a"}': "is no prompt", '{"queries": [[1]]}': "is no prompt"}
+    cases |= {f'{{"queries": {{"blocks": {blocks}}}}}': "a vector of numbers" for blocks in (1, "[1]", '["a"]', "[[]]")}
     for text, expected in cases.items():
         (tmp_path / "a.jsonl").write_text(text + "\n")
         code, _, err = run("predict", address, "--prompts-file", tmp_path / "a.jsonl", "--jsonl")

@@ -34,7 +34,7 @@ from ffnsearch_indexer.index.base import (
 from ffnsearch_indexer.index.device import DeviceIndex
 from ffnsearch_indexer.index.device_search import DeviceSearch
 from ffnsearch_indexer.models.on_device import DeviceModel, DeviceQueries
-from ffnsearch_indexer.models.queries import Queries, run_prompts
+from ffnsearch_indexer.models.queries import GivenQueries, Prompt, Queries, put_together, run_prompts
 from ffnsearch_indexer.store.datastore import Datastore
 
 Result = TypeVar("Result")
@@ -81,12 +81,13 @@ class Predictions(NamedTuple):
 class Found(NamedTuple):
     """What the search found for B prompts, before a profile makes an answer of it.
 
-    sums: for each block, [B, S, V] and [B, S] at the thresholds that were asked for. logits: [B, V] float32, the
-    model's own. self_ids: for each prompt, the substring equal to its last L tokens, None where there is none. backend:
-    the name of what searched.
+    sums: for each block, [B, S, V] and [B, S] at the thresholds that were asked for. queries: [K, B, D] float16, what
+    was searched for. logits: [B, V] float32, the model's own; zeros where queries were given. self_ids: for each
+    prompt, the substring equal to its last L tokens, None where there is none. backend: the name of what searched.
     """
 
     sums: list[RangeSums]
+    queries: NDArray[np.float16]
     logits: NDArray[np.float32]
     self_ids: list[int | None]
     model_ns: int
@@ -190,7 +191,7 @@ class Predictor:
 
     def search(
         self,
-        prompts: Sequence[Tokens],
+        prompts: Sequence[Prompt],
         thresholds: Sequence[Sequence[float]],
         *,
         exclude_self: bool = False,
@@ -198,14 +199,14 @@ class Predictor:
     ) -> Found:
         """Run at least one prompt and sum, in each block, the counts above each of its thresholds.
 
-        Prompts are as for `predict`; thresholds: for each of the K blocks, S of them, in any order. A block without any
-        is not searched.
+        Prompts are as for `predict`, or queries in their place, which no substring equals: `exclude_self` takes nothing
+        from them. thresholds: for each of the K blocks, S of them, in any order. A block without any is not searched.
         """
         return self._or_on_cpu(lambda: self._search(prompts, thresholds, exclude_self, checkpoint))
 
     def _search(
         self,
-        prompts: Sequence[Tokens],
+        prompts: Sequence[Prompt],
         thresholds: Sequence[Sequence[float]],
         exclude_self: bool,
         checkpoint: Checkpoint,
@@ -219,18 +220,18 @@ class Predictor:
             for index, vectors, of_block, block_sums in zip(self._indexes, here.vectors, thresholds, sums, strict=True):
                 _subtract(index, vectors, of_block, self_ids, block_sums)
         search_ns = time.perf_counter_ns() - modelled
-        return Found(sums, here.logits, self_ids, modelled - started, search_ns, self.backend)
+        return Found(sums, *here, self_ids, modelled - started, search_ns, self.backend)
 
     def neighbors(
         self,
-        prompt: Tokens,
+        prompt: Prompt,
         block: int,
         threshold: float,
         *,
         exclude_self: bool = False,
         checkpoint: Checkpoint = nobody_waits,
     ) -> RankedNeighbors:
-        """List all neighbors of one prompt in one block above a threshold, best first."""
+        """List all neighbors of one prompt, or of a query in its place, in one block above a threshold, best first."""
         if not 0 <= block < len(self._indexes):
             raise PromptError(
                 f"block {block} does not exist: the model has blocks 0 to {len(self._indexes) - 1}",
@@ -283,7 +284,26 @@ class Predictor:
         precision = datastore.manifest.precision
         return DeviceModel(datastore.model, datastore.window_tokens, device=device, precision=precision)
 
-    def _run(self, prompts: Sequence[Tokens]) -> tuple[Queries | DeviceQueries, list[int | None]]:
+    def _run(self, prompts: Sequence[Prompt]) -> tuple[Queries | DeviceQueries, list[int | None]]:
+        """The queries of all prompts, those given among them; for each also the substring that it is, or None."""
+        of_tokens = [prompt for prompt in prompts if not isinstance(prompt, GivenQueries)]
+        if len(of_tokens) == len(prompts):
+            return self._run_model(of_tokens)
+        queries, found_ids = self._run_model(of_tokens) if of_tokens else (self._no_queries(), [])
+        together = put_together(prompts, _fetched(queries))
+        ids = iter(found_ids)
+        self_ids = [None if isinstance(prompt, GivenQueries) else next(ids) for prompt in prompts]
+        if self._device_model is None or self._device_search is None or self._self_sums is not None:
+            return together, self_ids
+        return DeviceQueries.brought(together, self._device_model.device), self_ids
+
+    def _no_queries(self) -> Queries:
+        """What the model says of no prompts."""
+        manifest = self.datastore.manifest
+        K, D, V = manifest.blocks, manifest.d_model, manifest.vocabulary_size
+        return Queries(np.empty((K, 0, D), dtype=np.float16), np.empty((0, V), dtype=np.float32))
+
+    def _run_model(self, prompts: Sequence[Tokens]) -> tuple[Queries | DeviceQueries, list[int | None]]:
         """Run the model where the search is; for each prompt also the substring that it is, or None.
 
         Queries stay on the device where the indexes take them there.

@@ -58,6 +58,11 @@ class DeviceQueries(NamedTuple):
     vectors: Tensor
     logits: Tensor
 
+    @classmethod
+    def brought(cls, queries: Queries, device: torch.device) -> "DeviceQueries":
+        """What the model says, taken to a device."""
+        return cls(*(torch.from_numpy(part).to(device) for part in queries))
+
     def fetch(self) -> Queries:
         """The same in the memory of this machine."""
         return Queries(self.vectors.cpu().numpy(), self.logits.cpu().numpy())

@@ -28,12 +28,20 @@ PROMPT_STATUS_NO_SUPPORT: PromptStatus
 PROMPT_STATUS_INVALID: PromptStatus
 
 class Prompt(_message.Message):
-    __slots__ = ("text", "tokens")
+    __slots__ = ("text", "tokens", "queries")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: TokenIds
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
+    queries: Queries
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., queries: _Optional[_Union[Queries, _Mapping]] = ...) -> None: ...
+
+class Queries(_message.Message):
+    __slots__ = ("blocks",)
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    blocks: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, blocks: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -90,7 +98,7 @@ class ProfileExpectation(_message.Message):
     def __init__(self, support: _Optional[_Iterable[float]] = ..., distance: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies", "include_contributions", "snapshot")
+    __slots__ = ("prompts", "profile_name", "profile", "exclude_self", "top_n", "min_prob", "dense", "include_model", "include_frequencies", "include_contributions", "snapshot", "include_queries")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_NAME_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +110,7 @@ class PredictRequest(_message.Message):
     INCLUDE_FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_QUERIES_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     profile_name: str
     profile: Profile
@@ -113,7 +122,8 @@ class PredictRequest(_message.Message):
     include_frequencies: bool
     include_contributions: bool
     snapshot: str
-    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ..., snapshot: _Optional[str] = ...) -> None: ...
+    include_queries: bool
+    def __init__(self, prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., profile_name: _Optional[str] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., exclude_self: _Optional[bool] = ..., top_n: _Optional[int] = ..., min_prob: _Optional[float] = ..., dense: _Optional[bool] = ..., include_model: _Optional[bool] = ..., include_frequencies: _Optional[bool] = ..., include_contributions: _Optional[bool] = ..., snapshot: _Optional[str] = ..., include_queries: _Optional[bool] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("snapshot_id", "profile_name", "backend", "approximate", "timings", "results", "profile_kind", "batch_prompts", "recall")
@@ -154,7 +164,7 @@ class Timings(_message.Message):
     def __init__(self, tokenize_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., model_ns: _Optional[int] = ..., search_ns: _Optional[int] = ..., combine_ns: _Optional[int] = ..., total_ns: _Optional[int] = ...) -> None: ...
 
 class PromptResult(_message.Message):
-    __slots__ = ("status", "error", "distribution", "model_distribution", "hellinger", "used_tokens", "short_prompt", "self_id", "blocks", "expected_hellinger", "support")
+    __slots__ = ("status", "error", "distribution", "model_distribution", "hellinger", "used_tokens", "short_prompt", "self_id", "blocks", "expected_hellinger", "support", "queries")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +176,7 @@ class PromptResult(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_HELLINGER_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
     status: PromptStatus
     error: PromptError
     distribution: Distribution
@@ -177,7 +188,8 @@ class PromptResult(_message.Message):
     blocks: _containers.RepeatedCompositeFieldContainer[BlockResult]
     expected_hellinger: float
     support: float
-    def __init__(self, status: _Optional[_Union[PromptStatus, str]] = ..., error: _Optional[_Union[PromptError, _Mapping]] = ..., distribution: _Optional[_Union[Distribution, _Mapping]] = ..., model_distribution: _Optional[_Union[Distribution, _Mapping]] = ..., hellinger: _Optional[float] = ..., used_tokens: _Optional[int] = ..., short_prompt: _Optional[bool] = ..., self_id: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockResult, _Mapping]]] = ..., expected_hellinger: _Optional[float] = ..., support: _Optional[float] = ...) -> None: ...
+    queries: Queries
+    def __init__(self, status: _Optional[_Union[PromptStatus, str]] = ..., error: _Optional[_Union[PromptError, _Mapping]] = ..., distribution: _Optional[_Union[Distribution, _Mapping]] = ..., model_distribution: _Optional[_Union[Distribution, _Mapping]] = ..., hellinger: _Optional[float] = ..., used_tokens: _Optional[int] = ..., short_prompt: _Optional[bool] = ..., self_id: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[BlockResult, _Mapping]]] = ..., expected_hellinger: _Optional[float] = ..., support: _Optional[float] = ..., queries: _Optional[_Union[Queries, _Mapping]] = ...) -> None: ...
 
 class PromptError(_message.Message):
     __slots__ = ("code", "reason", "message", "field", "metadata")

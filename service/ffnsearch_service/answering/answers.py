@@ -32,7 +32,8 @@ class Answers:
     distributions: [B, V], zeros without support. model: [B, V], the model's own. freqs: for each block [B, S, V].
     listed, model_listed: their likeliest tokens, as many as any of the calls lists; the model's may be empty if no
     call wants them. distances: Hellinger, between the two. neighbors, masses: of all T steps, block after block.
-    self_ids: the substring equal to the prompt's last window, or None.
+    self_ids: the substring equal to the prompt's last window, or None. queries: [B, K, D] float16, what was searched
+    for.
 
     What a reply of one prompt needs is in lists: a batch is turned into Python's numbers at once.
     """
@@ -48,6 +49,7 @@ class Answers:
     neighbors: list[list[int]]
     masses: list[list[int]]
     self_ids: list[int | None]
+    queries: NDArray[np.float16]
 
     def rows(self, first: int, stop: int, *, with_freqs: bool) -> "Answers":
         """A copy of some rows, which keeps no others alive; without `with_freqs`, it has no `freqs`."""
@@ -64,6 +66,7 @@ class Answers:
             self.neighbors[rows],
             self.masses[rows],
             self.self_ids[rows],
+            self.queries[rows].copy(),
         )
 
 
@@ -123,7 +126,8 @@ def _rows_of(found: Found, rows: list[int]) -> Found:
     if len(rows) == len(found.self_ids):
         return found
     sums = [RangeSums(of_block.freq[rows], of_block.neighbors[rows]) for of_block in found.sums]
-    return found._replace(sums=sums, logits=found.logits[rows], self_ids=[found.self_ids[row] for row in rows])
+    self_ids = [found.self_ids[row] for row in rows]
+    return found._replace(sums=sums, queries=found.queries[:, rows], logits=found.logits[rows], self_ids=self_ids)
 
 
 def _combine(
@@ -145,6 +149,7 @@ def _combine(
         neighbors=np.concatenate([sums.neighbors for sums in found.sums], axis=1).tolist(),
         masses=np.concatenate([freq.sum(axis=2) for freq in freqs], axis=1).tolist(),
         self_ids=found.self_ids,
+        queries=found.queries.swapaxes(0, 1),
     )
 
 

@@ -16,6 +16,7 @@ from ffnsearch_indexer.answer.predictor import Predictor, RankedNeighbors, Suffi
 from ffnsearch_indexer.answer.profile import Profile, profiles_of
 from ffnsearch_indexer.errors import CancelledError, DamageError, ProfileError
 from ffnsearch_indexer.index.base import Checkpoint
+from ffnsearch_indexer.models.queries import GivenQueries, Prompt
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_indexer.store.datastore import Datastore
 from ffnsearch_indexer.store.manifest import Manifest
@@ -25,6 +26,7 @@ from ffnsearch_service.answering.call import Call
 from ffnsearch_service.answering.pages import page_token
 from ffnsearch_service.answering.priority import run_stepped_back
 from ffnsearch_service.answering.prompt_replies import Writer, blank_result
+from ffnsearch_service.answering.prompts import PromptReader
 from ffnsearch_service.answering.ranked import RankedCache
 from ffnsearch_service.answering.replies import class_message, info_message, neighbor_message
 from ffnsearch_service.answering.requests import BlockSearch, ClassesJob, NeighborsJob, RequestReader
@@ -60,9 +62,13 @@ class OpenSnapshot:
         self.profiles = profiles_of(manifest.profiles)
         self.reader = RequestReader(
             snapshot_id=manifest.snapshot_id,
-            tokenizer=self.datastore.tokenizer,
-            window_tokens=self.datastore.window_tokens,
-            blocks=manifest.blocks,
+            prompts=PromptReader(
+                tokenizer=self.datastore.tokenizer,
+                window_tokens=self.datastore.window_tokens,
+                blocks=manifest.blocks,
+                d_model=manifest.d_model,
+                prompt_tokens_max=self.limits.prompt_tokens_max,
+            ),
             profiles=self.profiles,
             default_profile=manifest.default_profile,
             limits=self.limits,
@@ -145,7 +151,7 @@ class OpenSnapshot:
         common = self._common[job.profile_name] if job.profile_name else self._common_to(job.profile, "")
         work = Work(
             call,
-            [min(len(prompt), self.datastore.window_tokens) for prompt in job.runnable],
+            [self._tokens_run(prompt) for prompt in job.runnable],
             self._answer,
             key=(self, common.thresholds, job.exclude_self),
             batch_prompts_max=common.prompts_max,
@@ -273,13 +279,16 @@ class OpenSnapshot:
 
     def _unshared_work(self, call: Call, run: Callable[[Checkpoint], Any], search: BlockSearch) -> Work:
         """Work of one prompt that shares no batch; writing its response reads from disk."""
-        window_tokens = min(len(search.prompt), self.datastore.window_tokens)
 
         def in_use(batch: Batch) -> list[Any]:
             with self.use():
                 return [run(batch.check)]
 
-        return Work(call, [window_tokens], in_use, is_heavy=True)
+        return Work(call, [self._tokens_run(search.prompt)], in_use, is_heavy=True)
+
+    def _tokens_run(self, prompt: Prompt) -> int:
+        """How much a prompt counts towards the limit of a batch: queries, for which no model is run, as one token."""
+        return 1 if isinstance(prompt, GivenQueries) else min(len(prompt), self.datastore.window_tokens)
 
     def _page(self, job: NeighborsJob, ranked: RankedNeighbors, call: Call) -> pb.ListNeighborsResponse:
         """Write one page; it ends early where the next neighbor would make it larger than a page may be.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_indexer.models.queries import GivenQueries, Prompt
 from ffnsearch_service.answering.answers import Answers, Listed, Part
 from ffnsearch_service.answering.explanation import Contributions, contributions_of, expected_hellinger
 from ffnsearch_service.answering.requests import PredictJob
@@ -42,28 +43,34 @@ class Writer(NamedTuple):
                 result.status = pb.PROMPT_STATUS_INVALID
                 result.error.CopyFrom(error_message(prompt))
             else:
-                self._write(result, *next(rows), min(len(prompt), self.window_tokens))
+                self._write(result, *next(rows), prompt)
 
-    def _write(self, result: Any, answers: Answers, row: int, used_tokens: int) -> None:
+    def _write(self, result: Any, answers: Answers, row: int, prompt: Prompt) -> None:
         """Write the result of the prompt in a row of the answers."""
         job, support, self_id = self.job, answers.supports[row], answers.self_ids[row]
+        tokens = 0 if isinstance(prompt, GivenQueries) else len(prompt)
+        has_model = tokens > 0
         result.CopyFrom(self.blank)
         result.support = support
-        result.used_tokens = used_tokens
-        result.short_prompt = used_tokens < self.window_tokens
+        if has_model:
+            result.used_tokens = min(tokens, self.window_tokens)
+            result.short_prompt = tokens < self.window_tokens
         if self_id is not None:
             result.self_id = self_id
         self._write_steps(result, answers, row)
-        if job.include_model:
+        if job.include_queries:
+            vectors = answers.queries[row].astype("<f4")
+            result.queries.blocks.extend(vector.tobytes() if has_model or vector.any() else b"" for vector in vectors)
+        if job.include_model and has_model:
             self._write_distribution(result.model_distribution, answers.model_listed[row], answers.model, row)
         if not answers.has_support[row]:
             result.status = pb.PROMPT_STATUS_NO_SUPPORT
             return
         self._write_distribution(result.distribution, answers.listed[row], answers.distributions, row)
-        expected = expected_hellinger(job.profile, support)
+        expected = expected_hellinger(job.profile, support) if has_model else None
         if expected is not None:
             result.expected_hellinger = expected
-        if job.include_model:
+        if job.include_model and has_model:
             result.hellinger = answers.distances[row]
         if job.include_contributions:
             freqs = [freq[row] for freq in answers.freqs]

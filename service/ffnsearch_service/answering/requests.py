@@ -1,16 +1,15 @@
 """How a request message becomes a job: everything is checked here, so that a batch fails only for our own reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
-from ffnsearch_indexer.corpora.tokenizer import Tokenizer, Tokens
-from ffnsearch_indexer.errors import FfnSearchError, LimitError, ProfileError, PromptError, TokenError
+from ffnsearch_indexer.errors import FfnSearchError, LimitError, ProfileError
+from ffnsearch_indexer.models.queries import GivenQueries, Prompt
 from ffnsearch_service.answering.pages import Page, page_entries, read_page_token
+from ffnsearch_service.answering.prompts import PromptReader, too_many
 from ffnsearch_service.config import MIN_SHARE_DEFAULT, Limits
 from ffnsearch_service.errors import RequestError
 from ffnsearch_service.profiles import read_profile
@@ -28,13 +27,14 @@ _EXPLAINED_BYTES_MAX = 16
 class PredictJob(NamedTuple):
     """A valid PredictRequest.
 
-    prompts: for each, its token ids [T], uint16, or why it cannot be run. runnable: those that can, at least one.
+    prompts: for each, its token ids [T], uint16, the queries in their place, or why it cannot be run. runnable: those
+    that can, at least one.
     profile_name: empty for a profile of the caller's. top_n: 1 to V. response_bytes_max: upper bound of the response,
     but for what a call adds beside its prompts.
     """
 
-    prompts: list[Tokens | FfnSearchError]
-    runnable: list[Tokens]
+    prompts: list[Prompt | FfnSearchError]
+    runnable: list[Prompt]
     profile: Profile
     profile_name: str
     exclude_self: bool
@@ -44,6 +44,7 @@ class PredictJob(NamedTuple):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
+    include_queries: bool
     response_bytes_max: int
 
     @property
@@ -56,7 +57,7 @@ class PredictJob(NamedTuple):
 class BlockSearch:
     """Whose neighbors are wanted, in which block, above which threshold. key: names the list of them."""
 
-    prompt: Tokens
+    prompt: Prompt
     block: int
     threshold: float
     exclude_self: bool
@@ -87,9 +88,7 @@ class RequestReader:
     """Checks requests against one snapshot and the limits. Immutable, safe to share between threads."""
 
     snapshot_id: str
-    tokenizer: Tokenizer
-    window_tokens: int
-    blocks: int
+    prompts: PromptReader
     profiles: Mapping[str, Profile]
     default_profile: str
     limits: Limits
@@ -99,16 +98,17 @@ class RequestReader:
         _require(len(request.prompts) > 0, "NO_PROMPTS", "prompts", "there are no prompts: give at least one")
         given, limit = len(request.prompts), self.limits.prompts_max
         if given > limit:
-            raise _too_many("TOO_MANY_PROMPTS", "prompts", "prompts", given, limit, "send them in several calls")
+            raise too_many("TOO_MANY_PROMPTS", "prompts", "prompts", given, limit, "send them in several calls")
         name, profile = self._profile_choice(request)
         min_prob = request.min_prob
         _require(0 <= min_prob <= 1, "MIN_PROB_OUT_OF_RANGE", "min_prob", f"{min_prob} is not in [0, 1]")
         _require_size("top_n", request.top_n)
-        prompts = [self._try_prompt(prompt, f"prompts[{row}]") for row, prompt in enumerate(request.prompts)]
+        needed = [block for block, steps in enumerate(profile.blocks) if steps]
+        prompts = [self._try_prompt(prompt, f"prompts[{row}]", needed) for row, prompt in enumerate(request.prompts)]
         runnable = [prompt for prompt in prompts if not isinstance(prompt, FfnSearchError)]
         if not runnable:
             raise next(prompt for prompt in prompts if isinstance(prompt, FfnSearchError))
-        top_n = min(request.top_n or self.limits.top_n_default, self.tokenizer.vocabulary_size)
+        top_n = min(request.top_n or self.limits.top_n_default, self.prompts.vocabulary_size)
         response_bytes_max = self._response_bytes_max(request, profile, top_n, len(runnable))
         self._require_room(len(prompts), response_bytes_max)
         return PredictJob(
@@ -123,6 +123,7 @@ class RequestReader:
             include_model=request.include_model,
             include_frequencies=request.include_frequencies,
             include_contributions=request.include_contributions,
+            include_queries=request.include_queries,
             response_bytes_max=response_bytes_max,
         )
 
@@ -160,7 +161,7 @@ class RequestReader:
         if request.WhichOneof("profile_choice") != "profile":
             return self._named_profile(request.profile_name)
         profile = read_profile(request.profile)
-        profile.require_model(self.blocks, self.tokenizer.vocabulary_size)
+        profile.require_model(self.prompts.blocks, self.prompts.vocabulary_size)
         return "", profile
 
     def _named_profile(self, name: str) -> tuple[str, Profile]:
@@ -175,16 +176,20 @@ class RequestReader:
         return name, self.profiles[name]
 
     def _block_search(self, request: BlockRequest) -> BlockSearch:
-        prompt = self._prompt(request.prompt, "prompt")
         _require(
-            0 <= request.block < self.blocks,
+            0 <= request.block < self.prompts.blocks,
             "BLOCK_OUT_OF_RANGE",
             "block",
-            f"block {request.block} does not exist: the model has blocks 0 to {self.blocks - 1}",
+            f"block {request.block} does not exist: the model has blocks 0 to {self.prompts.blocks - 1}",
         )
+        prompt = self.prompts.read(request.prompt, "prompt", [request.block])
         threshold = self._threshold(request)
-        window = prompt[-self.window_tokens :].tolist()
-        key = repr((self.snapshot_id, window, request.block, threshold, request.exclude_self))
+        asked = (
+            prompt.vectors[request.block].tobytes()
+            if isinstance(prompt, GivenQueries)
+            else prompt[-self.prompts.window_tokens :].tolist()
+        )
+        key = repr((self.snapshot_id, asked, request.block, threshold, request.exclude_self))
         return BlockSearch(prompt, request.block, threshold, request.exclude_self, key)
 
     def _threshold(self, request: BlockRequest) -> float:
@@ -206,60 +211,25 @@ class RequestReader:
         )
         return min(thresholds)
 
-    def _try_prompt(self, prompt: pb.Prompt, field: str) -> Tokens | FfnSearchError:
+    def _try_prompt(self, prompt: pb.Prompt, field: str, needed: Sequence[int]) -> Prompt | FfnSearchError:
         try:
-            return self._prompt(prompt, field)
+            return self.prompts.read(prompt, field, needed)
         except FfnSearchError as error:
             return error.with_traceback(None)
 
-    def _prompt(self, prompt: pb.Prompt, field: str) -> Tokens:
-        content = prompt.WhichOneof("content")
-        if content is None:
-            raise PromptError(f"{field} has neither text nor tokens: set one", reason="NO_PROMPT_CONTENT", field=field)
-        field = f"{field}.{content}"
-        given = len(prompt.text) if content == "text" else len(prompt.tokens.ids)
-        if given == 0:
-            raise PromptError(f"{field} is empty: give at least one token", reason="EMPTY_PROMPT", field=field)
-        if given > self.limits.prompt_tokens_max:
-            unit = "characters" if content == "text" else "tokens"
-            advice = f"only the last {self.window_tokens} tokens matter"
-            raise _too_many("PROMPT_TOO_LONG", field, unit, given, self.limits.prompt_tokens_max, advice)
-        return self._encode(prompt.text, field) if content == "text" else self._check_ids(prompt.tokens, field)
-
-    def _encode(self, text: str, field: str) -> Tokens:
-        try:
-            return self.tokenizer.encode(text, where=field)
-        except TokenError as error:
-            error.metadata["field"] = field
-            raise
-
-    def _check_ids(self, tokens: pb.TokenIds, field: str) -> Tokens:
-        ids = np.array(tokens.ids, dtype=np.int64)
-        vocabulary_size = self.tokenizer.vocabulary_size
-        outside = ids >= vocabulary_size
-        if outside.any():
-            place = int(outside.argmax())
-            raise TokenError(
-                f"{field}.ids[{place}] is {ids[place]}: token ids are below {vocabulary_size}",
-                reason="TOKEN_OUT_OF_RANGE",
-                field=f"{field}.ids[{place}]",
-                token_id=ids[place],
-                vocabulary_size=vocabulary_size,
-            )
-        return ids.astype(np.uint16)
-
     def _response_bytes_max(self, request: pb.PredictRequest, profile: Profile, top_n: int, runnable: int) -> int:
         """Upper bound of a response's bytes, but for what a call adds beside its prompts; known before any work."""
-        array_bytes = 8 * self.tokenizer.vocabulary_size
+        array_bytes = 8 * self.prompts.vocabulary_size
         step_bytes = _STEP_BYTES_MAX + request.include_frequencies * array_bytes
         distribution_bytes = top_n * _LISTED_BYTES_MAX + request.dense * array_bytes
-        explained_bytes = request.include_contributions * top_n * (_EXPLAINED_BYTES_MAX + 8 * self.blocks)
+        explained_bytes = request.include_contributions * top_n * (_EXPLAINED_BYTES_MAX + 8 * self.prompts.blocks)
         prompt_bytes = (
             _PROMPT_BYTES_MAX
-            + self.blocks * _BLOCK_BYTES_MAX
+            + self.prompts.blocks * _BLOCK_BYTES_MAX
             + sum(map(len, profile.blocks)) * step_bytes
             + (1 + request.include_model) * distribution_bytes
             + explained_bytes
+            + request.include_queries * self.prompts.queries_bytes_max
         )
         return runnable * prompt_bytes + (len(request.prompts) - runnable) * _REFUSAL_BYTES_MAX
 
@@ -269,7 +239,7 @@ class RequestReader:
             raise LimitError(
                 f"prompts: the response to {prompts} prompts may take {bytes_max} bytes; the limit is "
                 f"{self.limits.response_bytes_max}: send fewer, lower top_n, or leave out dense, "
-                "include_frequencies or include_contributions",
+                "include_frequencies, include_contributions or include_queries",
                 reason="RESPONSE_TOO_LARGE",
                 field="prompts",
                 given_bytes=bytes_max,
@@ -284,9 +254,3 @@ def _require(holds: bool, reason: str, field: str, message: str) -> None:
 
 def _require_size(field: str, value: int) -> None:
     _require(value >= 0, f"{field.upper()}_NEGATIVE", field, f"{value} is negative: leave it out, or choose 0 or more")
-
-
-def _too_many(reason: str, field: str, unit: str, given: int, limit: int, advice: str) -> LimitError:
-    return LimitError(
-        f"{field}: {given} {unit}; the limit is {limit}: {advice}", reason=reason, field=field, given=given, limit=limit
-    )

@@ -15,7 +15,7 @@ from ffnsearch_service.errors import RequestError
 
 if TYPE_CHECKING:
     from ffnsearch_indexer.answer.profile import Profile
-    from ffnsearch_service.client.asking import NeighborsOptions, PredictOptions, SearchOptions
+    from ffnsearch_service.client.asking import NeighborsOptions, PredictOptions, PromptLike, SearchOptions
     from ffnsearch_service.client.interface import Calls
 
 Backend = Annotated[str, typer.Option(help="What searches a directory: auto, fused, tiles, exact, faiss, faiss-ivf.")]
@@ -66,6 +66,9 @@ def predict(
     top_n: Annotated[int, typer.Option(help="Most tokens to list.", min=1)] = 10,
     min_prob: Annotated[float, typer.Option(help="Least probability to list.", min=0, max=1)] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Add what each block contributes to a token.")] = False,
+    queries: Annotated[
+        bool, typer.Option("--queries", help="With --json or --jsonl: add the vectors that were searched for.")
+    ] = False,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each prompt.")] = False,
     prompts_per_call: Annotated[
@@ -88,6 +91,8 @@ def predict(
         raise RequestError("--explain needs more than a line a prompt: add --jsonl, or give prompts instead of a file")
     if not is_bulk and (prompts_per_call or concurrency):
         raise RequestError("--prompts-per-call and --concurrency are for --prompts-file and --jsonl: leave them out")
+    if queries and not (as_json or as_jsonl):
+        raise RequestError("--queries are vectors, which a table has no room for: add --json or --jsonl")
     with open_target(
         target, server, backend=backend, device=device, skip_verify=skip_verify, retry_overloaded=is_bulk
     ) as calls:
@@ -98,6 +103,7 @@ def predict(
             "min_prob": min_prob,
             "include_model": True,
             "include_contributions": explain,
+            "include_queries": queries,
             "snapshot": server.snapshot,
         }
         if is_bulk:
@@ -124,8 +130,14 @@ def predict(
 def neighbors(
     target: Target,
     server: ServerOptions,
-    prompt: Annotated[str, typer.Argument(help="Text whose neighbors are wanted.", show_default=False)],
     block: Annotated[int, typer.Option(help="Block of the model, from 0.", show_default=False)],
+    text: Annotated[
+        str | None, typer.Argument(help="Text whose neighbors are wanted.", metavar="PROMPT", show_default=False)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with one line instead, which holds what one of --prompts-file may.", metavar="FILE"),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Least score, exclusive.", min=-1, max=1, show_default="the profile's"),
@@ -166,6 +178,7 @@ def neighbors(
     skip_verify: SkipVerify = False,
 ) -> None:
     """List the evidence: the substrings of one block above a threshold, best first, or what they have in common."""
+    prompt = _one_prompt(text, prompt_file)
     if min_share is not None and not classes:
         raise RequestError("--min-share is given without --classes, which it is for: add --classes, or leave it out")
     if as_json and as_jsonl:
@@ -198,9 +211,20 @@ def neighbors(
             _print_neighbors(calls, prompt, block, limit or 20, listed, as_json=as_json, as_jsonl=as_jsonl)
 
 
+def _one_prompt(text: str | None, file: Path | None) -> "PromptLike":
+    """The prompt that was given, itself or in a file. Raises RequestError where it is not one of the two."""
+    if text is not None and file is None:
+        return text
+    if text is None and file is not None:
+        from ffnsearch_service.client.prompt_files import read_prompt
+
+        return read_prompt(file)
+    raise RequestError("give a prompt, or --prompt-file with one: one of the two")
+
+
 def _print_neighbors(
     calls: "Calls",
-    prompt: str,
+    prompt: "PromptLike",
     block: int,
     limit: int,
     options: "NeighborsOptions",

@@ -6,6 +6,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from ffnsearch_service.client.admin import AdminClient
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.remote import AsyncClient, Client
 
-__all__ = ["AdminClient", "AsyncClient", "Client"]
+__all__ = ["AdminClient", "AsyncClient", "Client", "Queries"]

@@ -10,12 +10,13 @@ from google.protobuf.message import Message as AnyMessage
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
 from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.errors import InvalidRequestError
 from ffnsearch_service.profiles import profile_message
 
 Message = TypeVar("Message", bound=AnyMessage)
-PromptLike = str | Sequence[int]
-"""A prompt: text, or token ids (a sequence or a NumPy array [T] of integers)."""
+PromptLike = str | Sequence[int] | Queries
+"""A prompt: text, token ids (a sequence or a NumPy array [T] of integers), or queries in their place."""
 
 BYTES = (bytes, bytearray, memoryview)
 """What could be taken for a text, or for token ids, and is neither."""
@@ -38,7 +39,8 @@ class PredictOptions(TypedDict, total=False):
     profile: name of one of the snapshot's profiles, or a Profile. exclude_self: leave the prompt's own substring out.
     top_n: most tokens listed. min_prob: least probability listed. dense: add whole distributions as arrays.
     include_model: add the model's own distribution and the Hellinger distance. include_frequencies: add the sums.
-    include_contributions: add to each listed token of the answer what each block contributes. snapshot: name or alias.
+    include_contributions: add to each listed token of the answer what each block contributes. include_queries: add what
+    was searched for. snapshot: name or alias.
     """
 
     profile: str | Profile | None
@@ -49,6 +51,7 @@ class PredictOptions(TypedDict, total=False):
     include_model: bool
     include_frequencies: bool
     include_contributions: bool
+    include_queries: bool
     snapshot: str
 
 
@@ -93,12 +96,12 @@ def one_or_several(prompts: PromptLike | Sequence[PromptLike]) -> Sequence[Promp
 
     Raises InvalidRequestError for what is neither a prompt nor a sequence.
     """
-    if isinstance(prompts, (str, *BYTES)):
+    if isinstance(prompts, (str, Queries, *BYTES)):
         return cast(Sequence[PromptLike], [prompts])
     try:
         first: Any = prompts[0] if len(prompts) else None
     except (TypeError, LookupError):
-        told = "give a text, token ids, or a list of these; predict_many takes any iterable"
+        told = "give a text, token ids, Queries, or a list of these; predict_many takes any iterable"
         raise _refused("prompts", f": {reprlib.repr(prompts)} is neither a prompt nor a list: {told}") from None
     several: Any = [prompts] if isinstance(first, numbers.Number) else prompts
     return cast(Sequence[PromptLike], several)
@@ -142,12 +145,17 @@ def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
     """Write one prompt. Raises InvalidRequestError for bytes, lone surrogates, and for what is not token ids."""
     if isinstance(prompt, str):
         return message(pb.Prompt, field, text=prompt)
+    if isinstance(prompt, Queries):
+        vectors = [b"" if vector is None else vector.astype("<f4").tobytes() for vector in prompt.blocks]
+        return pb.Prompt(queries=pb.Queries(blocks=vectors))
     if isinstance(prompt, BYTES):
         raise _refused(field, f" is {type(prompt).__name__}, which is no text: .decode() it")
     try:
         ids = list(prompt)
     except TypeError:
-        raise _refused(field, f": {reprlib.repr(prompt)} is neither a text nor a sequence of token ids") from None
+        raise _refused(
+            field, f": {reprlib.repr(prompt)} is no text, no Queries, and no sequence of token ids"
+        ) from None
     return pb.Prompt(tokens=message(pb.TokenIds, f"{field}.tokens", ids=ids))
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client.asking import BYTES, PromptLike
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.reading import failure
 from ffnsearch_service.client.results import Failure, PredictResult, PromptResult
 from ffnsearch_service.errors import RequestError, ResourceExhaustedError, ServiceError
@@ -256,6 +257,7 @@ def _refused(error: FfnSearchError, number: int) -> PromptResult:
         short_prompt=False,
         self_id=None,
         blocks=(),
+        queries=None,
     )
 
 
@@ -275,6 +277,8 @@ def _moved(told: Failure, first: int) -> Failure:
 def _check(prompts: object, prompts_per_call: int, concurrency: int) -> None:
     if isinstance(prompts, str):
         raise RequestError("prompts: one text is given, and each character would be a prompt: give a list of texts")
+    if isinstance(prompts, Queries):
+        raise RequestError("prompts: the queries of one prompt are given: give a list of such")
     if isinstance(prompts, BYTES):
         raise RequestError(f"prompts: {type(prompts).__name__} are given: .decode() them, and give a list of texts")
     if prompts_per_call < 1:

@@ -1,16 +1,18 @@
 """How prompts are read from a file: a line each, as text or as JSON."""
 
 import codecs
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ffnsearch_service.client.asking import PromptLike
-from ffnsearch_service.errors import RequestError
+from ffnsearch_service.client.queries import Queries
+from ffnsearch_service.errors import InvalidRequestError, RequestError
 
 STDIN = Path("-")
 """Stands for standard input."""
@@ -18,13 +20,18 @@ STDIN = Path("-")
 LINE_BYTES_MAX = 4 << 20
 """Longest line: no longer prompt could be sent."""
 
+_TO_WRITE = (
+    "write a string in quotes, a list of token ids, or an object with queries as `predict --queries` prints them"
+)
+
 
 def read_prompts(path: Path) -> Iterator[PromptLike]:
     """The prompts of a UTF-8 file, or of standard input for `-`, read as they are needed.
 
     Each line is a prompt, without its line break, and the first without a byte order mark; of a file *.jsonl it is a
-    JSON string, or a list of token ids. Raises RequestError, which names the line, for JSON that is neither, and for a
-    line too long; and where there is no such file.
+    JSON string, a list of token ids, or an object with `queries` as a PromptResult has them, in the place of a prompt.
+    Raises RequestError, which names the line, for JSON that is none of these, and for a line too long; and where there
+    is no such file.
     """
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
@@ -32,6 +39,15 @@ def read_prompts(path: Path) -> Iterator[PromptLike]:
                 yield _prompt(line, as_json=path.suffix == ".jsonl", place=f"{path}, line {number}")
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}; give a file with a prompt a line") from None
+
+
+def read_prompt(path: Path) -> PromptLike:
+    """The one prompt of a file, read as `read_prompts` does. Raises RequestError where there is none, or another."""
+    first = list(itertools.islice(read_prompts(path), 2))
+    if len(first) != 1:
+        told = "more than one prompt" if first else "no prompt"
+        raise RequestError(f"{path} has {told}: give a file with one line")
+    return first[0]
 
 
 def count_prompts(path: Path) -> int:
@@ -62,8 +78,17 @@ def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{place} is not JSON ({error}): write a string in quotes, or a list of token ids") from None
+        raise RequestError(f"{place} is not JSON ({error}): {_TO_WRITE}") from None
+    if isinstance(found, dict) and isinstance(found.get("queries"), dict):
+        return _queries(found["queries"].get("blocks"), place)
     is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too
     if not (isinstance(found, str) or is_ids):
-        raise RequestError(f"{place} is neither a JSON string nor a list of token ids: write one of the two")
+        raise RequestError(f"{place} is no prompt: {_TO_WRITE}")
     return found  # type: ignore[no-any-return]
+
+
+def _queries(blocks: Any, place: str) -> Queries:
+    try:
+        return Queries(blocks)
+    except InvalidRequestError as error:
+        raise RequestError(f"{place}: {error.message}") from None

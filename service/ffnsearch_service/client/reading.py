@@ -7,6 +7,7 @@ import numpy as np
 from google.rpc import code_pb2
 
 from ffnsearch.v1 import ffnsearch_pb2 as pb
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.results import (
     ClassList,
     Distribution,
@@ -123,7 +124,12 @@ def _prompt_result(message: pb.PromptResult) -> PromptResult:
         short_prompt=message.short_prompt,
         self_id=_optional(message, "self_id"),
         blocks=tuple(tuple(_step(step) for step in block.steps) for block in message.blocks),
+        queries=_queries(message.queries) if message.HasField("queries") else None,
     )
+
+
+def _queries(message: pb.Queries) -> Queries:
+    return Queries(np.frombuffer(vector, dtype="<f4") if vector else None for vector in message.blocks)
 
 
 def _distribution(message: pb.Distribution) -> Distribution:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffnsearch_indexer.answer.profile import Profile
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.profiles import Kind
 
 Status = Literal["OK", "NO_SUPPORT", "INVALID"]
@@ -70,11 +71,12 @@ class StepResult:
 class PromptResult:
     """The answer to one prompt; with status INVALID there is an error and nothing else.
 
-    distribution: None without support. model: None unless requested. hellinger: distance between the two, in [0, 1].
+    distribution: None without support. model: None unless requested, and for queries in the place of a prompt, which
+    have no hellinger, expected_hellinger and self_id either. hellinger: distance between the two, in [0, 1].
     expected_hellinger: the mean distance among calibration prompts with similar support, None where there was none, or
     without support. support: how much was found, the mean of log(1 + mass) over all steps, None for status INVALID.
     used_tokens: how many of its last tokens were used. short_prompt: fewer than a window. self_id: the substring equal
-    to its last window. blocks: for each block, its steps.
+    to its last window. blocks: for each block, its steps. queries: on request, what was searched for.
     """
 
     status: Status
@@ -88,6 +90,7 @@ class PromptResult:
     short_prompt: bool
     self_id: int | None
     blocks: tuple[tuple[StepResult, ...], ...]
+    queries: Queries | None
 
 
 @dataclass(frozen=True)

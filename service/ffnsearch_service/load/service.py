@@ -21,6 +21,7 @@ from ffnsearch_service.client.asking import PredictOptions, PromptLike, predict_
 from ffnsearch_service.client.channel import AccessOptions, Bearer, open_async_channel
 from ffnsearch_service.client.failures import service_error
 from ffnsearch_service.client.prompt_files import read_prompts
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.results import Info
 from ffnsearch_service.config import CALL_TIMEOUT_S
 from ffnsearch_service.errors import RequestError
@@ -147,7 +148,7 @@ async def load_service(
 def _requests(prompts: Iterable[PromptLike], plan: LoadPlan) -> list[pb.PredictRequest]:
     """The requests that are sent over and over, none with a prompt twice; the last takes some from the beginning."""
     read = itertools.islice(prompts, PROMPTS_MAX)
-    known = list({prompt if isinstance(prompt, str) else tuple(prompt): prompt for prompt in read}.values())
+    known = list({prompt if isinstance(prompt, (str, Queries)) else tuple(prompt): prompt for prompt in read}.values())
     if not known:
         raise RequestError("there are no prompts: give at least one", reason="NO_PROMPTS")
     if len(known) < plan.prompts_per_call:

@@ -13,6 +13,7 @@ from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client.asking import PredictOptions, PromptLike
 from ffnsearch_service.client.interface import Calls
 from ffnsearch_service.client.prompt_files import count_prompts, read_prompts
+from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.results import PromptResult, plain
 from ffnsearch_service.show.terminal import quoted, visible
 
@@ -33,8 +34,9 @@ def print_many(
 ) -> list[str]:
     """Print a line for each prompt, of a list or of a file; returns a line about those refused, if any.
 
-    A line of JSON has the prompt and the fields of its PromptResult. Where the lines do not go to a terminal, a bar on
-    stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts before.
+    A line of JSON has the prompt, null for queries in its place, and the fields of its PromptResult. Where the lines do
+    not go to a terminal, a bar on stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts
+    before.
     """
     there = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
     asked: deque[PromptLike] = deque()
@@ -71,14 +73,21 @@ def _remembering(prompts: Iterable[PromptLike], asked: deque[PromptLike]) -> Ite
 
 
 def _print_line(prompt: PromptLike, result: PromptResult, out: TextIO, *, as_json: bool) -> None:
-    line = json.dumps({"prompt": prompt, **plain(result)}) if as_json else _line(prompt, result)
+    told = None if isinstance(prompt, Queries) else prompt
+    line = json.dumps({"prompt": told, **plain(result)}) if as_json else _line(prompt, result)
     print(line, file=out, flush=True)
 
 
 def _line(prompt: PromptLike, result: PromptResult) -> str:
     """Distance, likeliest tokens, prompt: in columns, but for a prompt that is long or refused."""
-    distance = result.status.lower().replace("_", " ") if result.hellinger is None else f"{result.hellinger:.4f}"
+    without = "no model" if result.status == "OK" else result.status.lower().replace("_", " ")
+    distance = without if result.hellinger is None else f"{result.hellinger:.4f}"
     shown = result.distribution.tokens[:SHOWN_TOKENS_MAX] if result.distribution else ()
     tokens = "".join(f"{visible(token.text):<4} {token.probability:.3f}  " for token in shown)
-    told = quoted(prompt) if isinstance(prompt, str) else str(list(prompt))
-    return f"{distance:<10}  {tokens:<{SHOWN_TOKENS_MAX * 12}}{told}"
+    return f"{distance:<10}  {tokens:<{SHOWN_TOKENS_MAX * 12}}{_told(prompt)}"
+
+
+def _told(prompt: PromptLike) -> str:
+    if isinstance(prompt, Queries):
+        return "(queries)"
+    return quoted(prompt) if isinstance(prompt, str) else str(list(prompt))
