@@ -36,7 +36,9 @@ class Limits:
 
     prompts_max: int = 1024  # amortises the pass over the keys; more gain nothing
     prompt_tokens_max: int = 4096  # only the last window matters: room for a page of context, not for a book
-    request_bytes_max: int = 4 * MIB  # gRPC's own default: `prompts_max` prompts of 1,000 characters, four times
+    request_bytes_max: int = (
+        4 * MIB
+    )  # gRPC's own default: `prompts_max` prompts of 1,000 characters, four times; 450 queries of 6 x 384
     response_bytes_max: int = 64 * MIB  # dense distributions and frequencies of a full call fit
     top_n_default: int = 10  # tokens of an answer where a request does not say
     page_size_default: int = 20  # neighbors; a screen of them

@@ -82,10 +82,13 @@ def test_queries_stand_in_the_place_of_prompts(predictor: Predictor, prompts: li
             for one, other in zip(found.sums, expected.sums, strict=True):
                 np.testing.assert_array_equal(one.freq[row], other.freq[row])
                 np.testing.assert_array_equal(one.neighbors[row], other.neighbors[row])
-            assert found.self_ids[row] == (None if expected is of_tokens else without.self_ids[row]) or not exclude_self
+            assert found.self_ids[row] == (None if isinstance(prompt, GivenQueries) else without.self_ids[row])
             assert found.logits[row].any() != isinstance(prompt, GivenQueries)
     ranked, same = (predictor.neighbors(prompt, 1, 0.4, exclude_self=exclude_self) for prompt in (prompts[0], given[0]))
-    assert len(same.ids) == len(ranked.ids) + exclude_self
+    others = same.ids != 0 if exclude_self else np.full(len(same.ids), fill_value=True)
+    assert np.count_nonzero(~others) == exclude_self
+    np.testing.assert_array_equal(same.ids[others], ranked.ids)
+    np.testing.assert_array_equal(same.scores[others], ranked.scores)
 
 
 @some

@@ -62,6 +62,18 @@ def test_a_vector_becomes_a_query_once(d_model: int, scale: float, seed: int) ->
     np.testing.assert_array_equal(as_queries(queries.astype(np.float32)), queries)
 
 
+def test_only_what_has_a_length_of_almost_1_is_a_query_already() -> None:
+    unit = as_queries(np.random.default_rng(0).normal(size=24).astype(np.float32)).astype(np.float32)
+    for factor in (0.5, 2, 1024):
+        np.testing.assert_array_equal(as_queries(factor * unit), unit)
+    np.testing.assert_array_equal(
+        as_queries(np.array([3, 4], dtype=np.float32)), np.array([0.6, 0.8], dtype=np.float16)
+    )
+    steps = np.array([[1 + 2**-10, 0], [1 + 2**-9, 0], [1 - 2**-10, 0], [1 - 2**-9, 0]], dtype=np.float32)
+    np.testing.assert_array_equal(as_queries(steps)[:, 0], np.array([steps[0, 0], 1, steps[2, 0], 1], dtype=np.float16))
+    np.testing.assert_array_equal(as_queries(np.array([1.0005, 0], dtype=np.float32)), [1, 0])
+
+
 def test_rounding_again_could_change_a_query() -> None:
     queries = as_queries(np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)).astype(np.float32)
     assert (unit_float16(queries) != queries).any()

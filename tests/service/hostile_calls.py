@@ -5,8 +5,10 @@ that gRPC's own clients can make wrong: of methods that are not there, with meta
 that nobody expects. What they cannot send is in `hostile_connections.py`.
 """
 
+import math
 import random
 import string
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -94,14 +96,32 @@ def hostile_call(seed: int, number: int) -> Call:
     return _KINDS[kind][1](kind, rng)
 
 
+_VECTOR = struct.pack("<32f", *range(32))
+_VECTORS = (
+    _VECTOR,
+    b"",
+    bytes(4 * 32),
+    _VECTOR[:-1],
+    _VECTOR * 1000,
+    struct.pack("<32f", math.nan, *[math.inf] * 31),
+    struct.pack("<32f", *[3e38, 1e-45] * 16),
+)
+"""Queries of the block of a model whose d_model is 32, and what is none."""
+
+
 def _templates() -> dict[str, list[Message]]:
     """For each method, requests that would be answered."""
     pb, admin, operations = ffnsearch_pb2, admin_pb2, operations_pb2
-    prompts = [pb.Prompt(text="the people"), pb.Prompt(tokens=pb.TokenIds(ids=[13, 52, 42]))]
+    prompts = [
+        pb.Prompt(text="the people"),
+        pb.Prompt(tokens=pb.TokenIds(ids=[13, 52, 42])),
+        pb.Prompt(queries=pb.Queries(blocks=[_VECTOR, _VECTOR])),
+    ]
     steps = [pb.ProfileBlock(steps=[pb.ProfileStep(threshold=t, weight=1) for t in (0.5, 0.9)]) for _ in range(2)]
     product = pb.Profile(kind=pb.PROFILE_KIND_PRODUCT, blocks=steps, prior_weight=1, token_bias=[0.0] * 65)
     expected = pb.Profile(blocks=steps, expectation=pb.ProfileExpectation(support=[1, 2], distance=[0.5, 0.1]))
-    everything = {name: True for name in ("dense", "include_model", "include_frequencies", "include_contributions")}
+    adding = ("dense", "include_model", "include_frequencies", "include_contributions", "include_queries")
+    everything = dict.fromkeys(adding, True)
     one = prompts[0]
     return {
         f"{_PREDICTION}Predict": [
@@ -109,7 +129,9 @@ def _templates() -> dict[str, list[Message]]:
             pb.PredictRequest(prompts=prompts[:1], profile=expected, **everything),
             pb.PredictRequest(prompts=prompts[1:], profile=product, snapshot="tiny", top_n=3),
         ],
-        f"{_PREDICTION}ListNeighbors": [pb.ListNeighborsRequest(prompt=one, block=1, threshold=0.5, page_size=3)],
+        f"{_PREDICTION}ListNeighbors": [
+            pb.ListNeighborsRequest(prompt=prompt, block=1, threshold=0.5, page_size=3) for prompt in (one, prompts[2])
+        ],
         f"{_PREDICTION}ListClasses": [pb.ListClassesRequest(prompt=one, block=1, threshold=0.5, min_share=0.5)],
         f"{_PREDICTION}GetInfo": [pb.GetInfoRequest(snapshot="tiny")],
         f"{_ADMIN}ListSnapshots": [admin.ListSnapshotsRequest(page_size=1)],
@@ -199,6 +221,8 @@ def _repeated(field: FieldDescriptor) -> bool:
 
 
 def _value(rng: random.Random, field: FieldDescriptor) -> Any:
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return rng.choice(_VECTORS)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _string(rng, field.name)
     if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):

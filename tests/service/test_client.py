@@ -1,19 +1,24 @@
 """The clients take prompts in every form, give arrays and typed exceptions, and agree with each other."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import torch
 from serving import WAIT_S, serving
 
 from ffnsearch_indexer.answer.profile import SumProfile, one_step
 from ffnsearch_indexer.errors import FfnSearchError
+from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.client import AsyncClient, Client, Queries
 from ffnsearch_service.client.evidence import collect
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.results import plain
+from ffnsearch_service.config import Limits
 from ffnsearch_service.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -100,10 +105,80 @@ def test_pages_go_on_with_the_same_query_of_their_block_alone(client):
             next(client.neighbors(other, 1, **onward))
 
 
-@pytest.mark.parametrize("blocks", [1, "ab", [1.0], [["a"]], [[]], [[[1.0]]], [[1.0, [2]]]])
-def test_what_is_no_list_of_vectors_is_refused(blocks):
-    with pytest.raises(InvalidRequestError, match="queries: give a list with a vector of numbers for each block"):
+NO_VECTORS = [[1.0], "ab", [["a"]], [[]], [[[1.0]]], [[True]], [[1, None]], [[10**400]], [np.array([1 + 2j])]]
+
+
+@pytest.mark.parametrize("blocks", NO_VECTORS)
+def test_what_is_no_vector_is_refused_with_its_block(blocks):
+    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[0\]: give a vector of numbers"):
         Queries(blocks)
+    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[1\]: give a vector of numbers"):
+        Queries([[1.0], [2.0]]).with_block(1, blocks[0])
+
+
+def test_what_is_no_list_of_vectors_is_refused():
+    for blocks in (1, None, Queries([[1.0]])):
+        with pytest.raises(InvalidRequestError, match="queries: give a list with a vector of numbers for each block"):
+            Queries(blocks)
+    with pytest.raises(InvalidRequestError, match=r"blocks\[1\]: it has numbers beyond those of float32"):
+        Queries([[1.0], [1e300]])
+    with pytest.raises(InvalidRequestError, match=r"blocks\[0\]: cannot become an array .*requires grad.*detach"):
+        Queries([torch.ones(2, requires_grad=True)])
+    with pytest.raises(ValueError, match="the caller's own"):
+        Queries(vector for vector in [own_failure()])
+
+
+def own_failure():
+    raise ValueError("the caller's own")
+
+
+def test_a_block_that_is_not_there_is_an_index_error():
+    for block in (-1, 2):
+        with pytest.raises(IndexError):
+            Queries([[1.0], [2.0]]).with_block(block, None)
+
+
+def test_queries_of_every_form_are_equal_and_stay_as_they_are():
+    forms = [
+        [1.0, 2.0],
+        (1, 2),
+        np.array([1, 2], dtype=np.float16),
+        np.array([1, 2], dtype=np.uint8),
+        torch.tensor([1, 2]),
+    ]
+    first, *others = [Queries([form, None]) for form in forms]
+    assert all(other == first and hash(other) == hash(first) for other in others)
+    assert first != Queries([[1, 2.5], None])
+    assert first != Queries([None, [1, 2]])
+    assert first != 1
+    for copied in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        assert copied == first
+        assert not copied.blocks[0].flags.writeable
+
+
+@pytest.mark.parametrize("prompt", [np.ones((2, 32), dtype=np.float32), [np.ones(32)], [[0.5, 1.5]]])
+def test_vectors_as_they_are_are_refused_with_what_to_do(client, prompt):
+    with pytest.raises(InvalidRequestError, match="vectors go into Queries"):
+        client.predict(prompt)
+    with pytest.raises(InvalidRequestError, match="vectors go into Queries"):
+        client.classes([Queries([[1.0]])], 0)
+
+
+def test_queries_have_no_distance_to_a_model_to_expect(calibrated_address):
+    with Client(calibrated_address, timeout_s=WAIT_S) as client:
+        (found,) = client.predict("the people", profile="multiplied", include_queries=True).results
+        (again,) = client.predict(found.queries, profile="multiplied").results
+    assert found.expected_hellinger is not None
+    assert again.distribution == found.distribution
+    assert again.expected_hellinger is None
+
+
+def test_queries_of_many_pieces_come_back_to_their_prompts(tiny_snapshot):
+    limits = Limits(batch_prompts_max=2, piece_prompts_max=2)
+    with LocalClient(Engine.open(tiny_snapshot, check="sizes", limits=limits)) as client:
+        results = client.predict(["the people", "no", "First Citi", "a", "b"], include_queries=True).results
+        for result in results:
+            assert client.predict(result.queries).results[0].blocks == result.blocks
 
 
 def test_arrays_are_those_of_the_wire(client):

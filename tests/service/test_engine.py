@@ -19,7 +19,7 @@ from ffnsearch_service.answering.requests import RequestReader
 from ffnsearch_service.config import Limits
 
 TEXTS = ("the people", "First Citi", "zzzzzzzzzz", "no", "long enough to be cut to its last window")
-FLAGS = ("dense", "include_model", "include_frequencies", "include_contributions")
+FLAGS = ("dense", "include_model", "include_frequencies", "include_contributions", "include_queries")
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 

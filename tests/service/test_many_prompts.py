@@ -190,7 +190,7 @@ async def test_a_prompt_that_is_none_fails_alone(address, nothing):
         found = list(client.predict_many(prompts, prompts_per_call=3))
     assert [result.status for result in found] == statuses
     assert [found[row].error.field for row in (0, 3)] == ["prompts[0]", "prompts[3]"]
-    assert "neither a text nor a sequence of token ids" in found[3].error.message
+    assert "no text, no Queries, and no sequence of token ids" in found[3].error.message
     async with AsyncClient(address, timeout_s=WAIT_S) as client:
         assert [result.status async for result in client.predict_many(prompts, prompts_per_call=3)] == statuses
 
@@ -320,7 +320,10 @@ def test_files_of_windows_are_read(run, address, tmp_path, name, text):
 def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_path):
     cases = {"no json": "line 1 is not JSON", "[1, true, 2]": "is no prompt", "[[1]]": "is no prompt"}
     cases |= {'{"text": "a"}': "is no prompt", '{"queries": [[1]]}': "is no prompt"}
-    cases |= {f'{{"queries": {{"blocks": {blocks}}}}}': "a vector of numbers" for blocks in (1, "[1]", '["a"]', "[[]]")}
+    cases |= {'{"prompt": "a", "queries": null}': "line 1 has no queries: its prompt was refused, or"}
+    vectors = (1, "[1]", '["a"]', "[[]]", "[[1, null]]", "[[true]]", f"[[1{400 * '0'}]]", "[[[1]]]")
+    cases |= {f'{{"queries": {{"blocks": {blocks}}}}}': "a vector of numbers" for blocks in vectors}
+    cases |= {'{"queries": {"blocks": [[1e300]]}}': "beyond those of float32"}
     for text, expected in cases.items():
         (tmp_path / "a.jsonl").write_text(text + "\n")
         code, _, err = run("predict", address, "--prompts-file", tmp_path / "a.jsonl", "--jsonl")

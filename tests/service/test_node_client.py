@@ -55,7 +55,7 @@ def test_a_node_client_gets_the_same_answers(node_folder, address):
     assert told["statuses"][0::2] == ["PROMPT_STATUS_OK", "PROMPT_STATUS_INVALID"]
     assert told["reason"] == "UNKNOWN_CHARACTER"
     assert [token["id"] for token in told["answer"]] == [token.id for token in answer.distribution.tokens]
-    assert told["dense"] == answer.distribution.dense.tolist()
+    assert told["dense"] == told["of_queries"] == answer.distribution.dense.tolist()
     assert told["hellinger"] == answer.hellinger
     assert [neighbor for page in told["pages"] for neighbor in page] == neighbors
     assert told["refusal"]["code"] == "INVALID_ARGUMENT"

@@ -60,8 +60,8 @@ class DeviceQueries(NamedTuple):
 
     @classmethod
     def brought(cls, queries: Queries, device: torch.device) -> "DeviceQueries":
-        """What the model says, taken to a device."""
-        return cls(*(torch.from_numpy(part).to(device) for part in queries))
+        """Vectors taken to a device; the logits stay, because nothing reads them there."""
+        return cls(torch.from_numpy(queries.vectors).to(device), torch.from_numpy(queries.logits))
 
     def fetch(self) -> Queries:
         """The same in the memory of this machine."""

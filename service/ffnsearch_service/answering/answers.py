@@ -51,13 +51,13 @@ class Answers:
     self_ids: list[int | None]
     queries: NDArray[np.float16]
 
-    def rows(self, first: int, stop: int, *, with_freqs: bool) -> "Answers":
-        """A copy of some rows, which keeps no others alive; without `with_freqs`, it has no `freqs`."""
+    def rows(self, first: int, stop: int, job: PredictJob) -> "Answers":
+        """A copy of some rows, which keeps no others alive, nor sums and queries that the job does not need."""
         rows = slice(first, stop)
         return Answers(
             self.distributions[rows].copy(),
             self.model[rows].copy(),
-            [freq[rows].copy() for freq in self.freqs] if with_freqs else [],
+            [freq[rows].copy() for freq in self.freqs] if job.needs_freqs else [],
             self.listed[rows],
             self.model_listed[rows],
             self.has_support[rows],
@@ -66,7 +66,7 @@ class Answers:
             self.neighbors[rows],
             self.masses[rows],
             self.self_ids[rows],
-            self.queries[rows].copy(),
+            self.queries[rows if job.include_queries else slice(0)].copy(),
         )
 
 
@@ -91,9 +91,9 @@ class Part(NamedTuple):
     times: Times
     backend: str
 
-    def detached(self, *, with_freqs: bool) -> "Part":
-        """A copy that keeps no other rows alive, for a job with pieces still to come."""
-        answers = self.answers.rows(self.first, self.stop, with_freqs=with_freqs)
+    def detached(self, job: PredictJob) -> "Part":
+        """A copy that keeps no other rows alive, for its job with pieces still to come."""
+        answers = self.answers.rows(self.first, self.stop, job)
         return Part(answers, 0, self.stop - self.first, self.times, self.backend)
 
 

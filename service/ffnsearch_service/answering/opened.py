@@ -246,7 +246,7 @@ class OpenSnapshot:
         times = Times(found.model_ns, found.search_ns, time.perf_counter_ns() - searched_ns, len(prompts))
         parts = [Part(answers, first, stop, times, found.backend) for answers, first, stop in pieces]
         return [
-            part if piece.is_whole else part.detached(with_freqs=piece.work.job.needs_freqs)
+            part if piece.is_whole else part.detached(piece.work.job)
             for part, piece in zip(parts, batch.pieces, strict=True)
         ]
 

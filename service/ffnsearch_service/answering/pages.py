@@ -53,7 +53,7 @@ def read_page_token(token: str, key: str, *, size: int) -> Page:
     if token != page_token(key, offset):  # another spelling of the same bytes is refused too
         raise RequestError(
             "page_token: it belongs to another request or snapshot: begin again without one, or repeat the request "
-            "with the same prompt, block, threshold and exclude_self",
+            "with the same prompt or query, block, threshold and exclude_self",
             reason="INVALID_PAGE_TOKEN",
             field="page_token",
         )

@@ -136,7 +136,7 @@ def neighbors(
     ] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option(help="A file with one line instead, which holds what one of --prompts-file may.", metavar="FILE"),
+        typer.Option(help="A file with one line instead: a prompt, or as JSON in a *.jsonl.", metavar="FILE"),
     ] = None,
     threshold: Annotated[
         float | None,

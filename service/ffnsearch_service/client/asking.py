@@ -156,7 +156,12 @@ def prompt_message(prompt: PromptLike, field: str) -> pb.Prompt:
         raise _refused(
             field, f": {reprlib.repr(prompt)} is no text, no Queries, and no sequence of token ids"
         ) from None
-    return pb.Prompt(tokens=message(pb.TokenIds, f"{field}.tokens", ids=ids))
+    try:
+        return pb.Prompt(tokens=message(pb.TokenIds, f"{field}.tokens", ids=ids))
+    except InvalidRequestError as error:
+        if all(isinstance(token, numbers.Integral) for token in ids):
+            raise
+        raise _refused(error.field, error.message.removeprefix(error.field) + "; vectors go into Queries") from None
 
 
 def message(kind: type[Message], within: str = "", **fields: Any) -> Message:

@@ -18,7 +18,7 @@ STDIN = Path("-")
 """Stands for standard input."""
 
 LINE_BYTES_MAX = 4 << 20
-"""Longest line: no longer prompt could be sent."""
+"""Longest line: no longer text could be sent."""
 
 _TO_WRITE = (
     "write a string in quotes, a list of token ids, or an object with queries as `predict --queries` prints them"
@@ -46,7 +46,7 @@ def read_prompt(path: Path) -> PromptLike:
     first = list(itertools.islice(read_prompts(path), 2))
     if len(first) != 1:
         told = "more than one prompt" if first else "no prompt"
-        raise RequestError(f"{path} has {told}: give a file with one line")
+        raise RequestError(f"{path} has {told}: give a file with one line, JSON in a *.jsonl")
     return first[0]
 
 
@@ -79,6 +79,8 @@ def _prompt(line: bytes, *, as_json: bool, place: str) -> PromptLike:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{place} is not JSON ({error}): {_TO_WRITE}") from None
+    if isinstance(found, dict) and "queries" in found and found["queries"] is None:
+        raise RequestError(f"{place} has no queries: its prompt was refused, or `predict` was run without --queries")
     if isinstance(found, dict) and isinstance(found.get("queries"), dict):
         return _queries(found["queries"].get("blocks"), place)
     is_ids = isinstance(found, list) and all(type(token) is int for token in found)  # true is an int too

@@ -31,7 +31,10 @@ async function main() {
     prompts: [{ text: "the people" }, { tokens: { ids: [1, 2, 3] } }, { text: "café" }],
     dense: true,
     include_model: true,
+    include_queries: true,
   });
+  const [{ queries }] = predicted.results;
+  const again = await call("Predict", { prompts: [{ queries }], dense: true });
   const pages = [];
   let page_token = "";
   do {
@@ -48,6 +51,7 @@ async function main() {
       reason: predicted.results[2].error.reason,
       answer: predicted.results[0].distribution.tokens,
       dense: doubles(predicted.results[0].distribution.dense),
+      of_queries: doubles(again.results[0].distribution.dense),
       hellinger: predicted.results[0].hellinger,
       pages,
       refusal: { code: grpc.status[refusal.code], details: refusal.details },
