@@ -1,6 +1,7 @@
 """The engine gives what the predictor gives, whole and in order, and pages that add up."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,21 @@ def test_the_limit_on_responses_is_checked_against_an_upper_bound(engine, texts,
     with pytest.raises(FfnSearchError) as caught:
         narrow.predict_job(request)
     assert caught.value.reason == "RESPONSE_TOO_LARGE"
+
+
+@pytest.mark.parametrize(("blocks", "d_model"), [(1, 1), (6, 384), (200, 32), (48, 5000)])
+def test_room_is_left_for_queries_of_every_size(engine, blocks, d_model):
+    reader = opened(engine).reader
+    prompt_reader = replace(reader.prompts, blocks=blocks, d_model=d_model)
+    full = pb.PromptResult(queries=pb.Queries(blocks=[bytes(4 * d_model)] * blocks))
+    assert 4 * blocks * d_model < full.ByteSize() <= prompt_reader.queries_bytes_max
+    with_room, without = (
+        replace(reader, prompts=replace(reader.prompts, d_model=d_model))
+        .predict_job(pb.PredictRequest(prompts=prompts("the people", "no"), include_queries=asked))
+        .response_bytes_max
+        for asked in (True, False)
+    )
+    assert with_room - without == 2 * replace(reader.prompts, d_model=d_model).queries_bytes_max
 
 
 @pytest.mark.parametrize(
