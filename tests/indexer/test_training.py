@@ -207,6 +207,18 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+def test_auto_is_the_device_that_this_machine_has(
+    whole: tuple[bytes, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffnsearch_indexer.hardware.gpu.cuda_problem", lambda: "there is no GPU")
+    run(tmp_path / "m", device="auto")
+    assert files_of(tmp_path / "m")["model.safetensors"] == whole[0]
+    monkeypatch.setattr("ffnsearch_indexer.hardware.gpu.cuda_problem", lambda: None)
+    monkeypatch.setattr("ffnsearch_indexer.models.training._machine", lambda device: pytest.fail(f"took {device}"))
+    with pytest.raises(pytest.fail.Exception, match="took cuda"):
+        run(tmp_path / "other", device="auto")
+
+
 @pytest.mark.parametrize("allocate", [np.empty, torch.empty])
 def test_more_than_memory_holds_is_refused_and_leaves_nothing(
     allocate: Callable[[int], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,7 +40,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="A model to train further; sizes and characters are its own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Train a model on the first nine tenths of a corpus; the rest measures it.

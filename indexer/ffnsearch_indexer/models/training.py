@@ -25,7 +25,7 @@ from ffnsearch_indexer.corpora.corpus import Corpus
 from ffnsearch_indexer.corpora.tokenizer import Tokenizer
 from ffnsearch_indexer.errors import CorpusError, ModelError, OutputError
 from ffnsearch_indexer.files import PARTIAL, disk_errors, sync, write_whole
-from ffnsearch_indexer.hardware.gpu import device_errors
+from ffnsearch_indexer.hardware.gpu import choose_device, device_errors
 from ffnsearch_indexer.models.curve import draw_curve, whole_curve
 from ffnsearch_indexer.models.record import RECORD_FILE, UNREADABLE, Record, read_runs
 from ffnsearch_indexer.models.transformer import TOKENIZER_FILE, Transformer, TransformerConfig
@@ -104,7 +104,8 @@ def train(
 ) -> TrainingRecord:
     """Train a model on the first nine tenths of a corpus and write it to the folder `out`.
 
-    start: the folder of a model to train further, of the same sizes; without it, random weights.
+    start: the folder of a model to train further, of the same sizes; without it, random weights. device: `cpu`, a name
+    of a GPU as torch has it, or `auto`, a GPU where there is one.
 
     A folder with the checkpoint of the same run is continued; any other folder that is not empty is
     refused (OutputError), as is one that cannot be written, or in which another process trains. Raises CorpusError
@@ -172,6 +173,7 @@ class _Run:
                 f"{10 * config.context_tokens}, so that its last tenth holds a window of {config.context_tokens}",
                 reason="CORPUS_TOO_SHORT",
             )
+        device = choose_device(device) if device == "auto" else device
         machine = _machine(device)
         record = TrainingRecord(corpus.name, corpus.sha256, tokenizer.sha256, settings, config, machine=machine)
         run = cls(tokens, train_tokens, record, tokenizer, out, device)
