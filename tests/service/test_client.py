@@ -110,9 +110,9 @@ NO_VECTORS = [[1.0], "ab", [["a"]], [[]], [[[1.0]]], [[True]], [[1, None]], [[10
 
 @pytest.mark.parametrize("blocks", NO_VECTORS)
 def test_what_is_no_vector_is_refused_with_its_block(blocks):
-    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[0\]: give a vector of numbers"):
+    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[0\]: .* is given: give a vector of numbers"):
         Queries(blocks)
-    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[1\]: give a vector of numbers"):
+    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[1\]: .* is given: give a vector of numbers"):
         Queries([[1.0], [2.0]]).with_block(1, blocks[0])
 
 
@@ -126,6 +126,23 @@ def test_what_is_no_list_of_vectors_is_refused():
         Queries([torch.ones(2, requires_grad=True)])
     with pytest.raises(ValueError, match="the caller's own"):
         Queries(vector for vector in [own_failure()])
+
+
+def test_what_was_given_in_place_of_a_vector_is_told():
+    with pytest.raises(InvalidRequestError, match=r"queries.blocks\[0\]: float32 \[10, 384\] is given: give a vector"):
+        Queries([np.ones((10, 384), dtype=np.float32)])
+
+
+def test_all_vectors_come_together_as_an_array_of_ones_own():
+    queries = Queries([[1.0, 2.0], [3.0, 4.0]])
+    together = queries.array()
+    together += 1
+    np.testing.assert_array_equal(together, [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(queries.array(), [[1, 2], [3, 4]])
+    for incomplete in (queries.with_block(0, None), queries.with_block(0, [1.0])):
+        with pytest.raises(ValueError, match="array"):
+            incomplete.array()
+    assert repr(queries.with_block(0, None)) == "Queries(None, [2])"
 
 
 def own_failure():

@@ -271,7 +271,9 @@ def test_the_command_line_answers_json_lines_and_shows_them_to_a_person(run, add
     assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["the people", "no"])
 
 
-def test_the_command_line_asks_again_with_the_queries_that_it_printed(run, tiny_snapshot, address, tmp_path):
+def test_the_command_line_asks_again_with_the_queries_that_it_printed(
+    run, tiny_snapshot, address, tmp_path, monkeypatch
+):
     file, one = tmp_path / "asked.jsonl", tmp_path / "one.jsonl"
     lines = []
     for target in (tiny_snapshot, address):
@@ -290,6 +292,10 @@ def test_the_command_line_asks_again_with_the_queries_that_it_printed(run, tiny_
         0,
         [["no", "model", "(queries)"]] * 2,
     )
+    with file.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        _, piped, _ = run("predict", address, "--prompts-file", "-", "--prompts-jsonl", "--jsonl", "--queries")
+    assert [json.loads(line) for line in piped.splitlines()] == lines[0][1]
     one.write_text(file.read_text().splitlines()[0])
     for how in ((), ("--classes",)):
         asked = [
@@ -336,6 +342,8 @@ def test_the_command_line_refuses_files_that_hold_no_prompts(run, address, tmp_p
         ("--prompts-file", "b", "--explain"): "add --jsonl",
         ("a", "--concurrency", 2): "are for --prompts-file",
         ("--prompts-file", tmp_path / "none"): "cannot be read",
+        ("--prompts-file", tmp_path / "a.json"): "would be one document",
+        ("a", "--prompts-jsonl"): "says what --prompts-file holds",
         ("--prompts-file", tmp_path): "cannot be read",
         ("--prompts-file", "n" * 300): "cannot be read",
     }.items():

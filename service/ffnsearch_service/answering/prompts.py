@@ -103,14 +103,16 @@ class PromptReader:
     def _check_vector(self, numbers: bytes, block: int, field: str) -> NDArray[np.float32]:
         if not numbers:
             raise PromptError(
-                f"{field} is empty, and block {block} is to be searched: give {self.d_model} numbers",
+                f"{field} is empty, and block {block} is to be searched, which steps of weight 0 are too: give "
+                f"{self.d_model} numbers",
                 reason="QUERY_MISSING",
                 field=field,
             )
         if len(numbers) != _NUMBER_BYTES * self.d_model:
+            given, left = divmod(len(numbers), _NUMBER_BYTES)
             raise PromptError(
-                f"{field} has {len(numbers)} bytes: give {self.d_model} numbers, little-endian float32, which are "
-                f"{_NUMBER_BYTES * self.d_model}",
+                f"{field} has {given} numbers{f' and {left} bytes' if left else ''}: give {self.d_model}, "
+                "little-endian float32",
                 reason="QUERY_OF_OTHER_SIZE",
                 field=field,
                 given_bytes=len(numbers),

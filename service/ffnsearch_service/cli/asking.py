@@ -50,6 +50,9 @@ def predict(
         Path | None,
         typer.Option(help="A prompt a line, or as JSON in a *.jsonl; - is standard input.", metavar="FILE"),
     ] = None,
+    prompts_jsonl: Annotated[
+        bool, typer.Option("--prompts-jsonl", help="FILE has lines of JSON whatever its name, such as -.")
+    ] = False,
     profile: ProfileName = None,
     profile_file: Annotated[
         Path | None,
@@ -89,6 +92,8 @@ def predict(
     is_bulk = _is_bulk(prompts or [], prompts_file, as_json=as_json, as_jsonl=as_jsonl)
     if explain and is_bulk and not as_jsonl:
         raise RequestError("--explain needs more than a line a prompt: add --jsonl, or give prompts instead of a file")
+    if prompts_jsonl and prompts_file is None:
+        raise RequestError("--prompts-jsonl says what --prompts-file holds: give that too, or leave it out")
     if not is_bulk and (prompts_per_call or concurrency):
         raise RequestError("--prompts-per-call and --concurrency are for --prompts-file and --jsonl: leave them out")
     if queries and not (as_json or as_jsonl):
@@ -113,6 +118,7 @@ def predict(
             failures = print_many(
                 calls,
                 prompts_file or prompts or [],
+                prompts_as_json=prompts_jsonl,
                 as_json=as_jsonl,
                 prompts_per_call=prompts_per_call or PROMPTS_PER_CALL,
                 concurrency=concurrency or CONCURRENCY,

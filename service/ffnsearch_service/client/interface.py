@@ -36,7 +36,7 @@ class Calls(Closing):
         timeout_s: float | None = None,
         **options: Unpack[PredictOptions],
     ) -> PredictResult:
-        """Answer one prompt or several, each text or token ids; one result for each, in their order."""
+        """Answer one prompt or several, each text, token ids or Queries; one result for each, in their order."""
         return self._predict(one_or_several(prompts), timeout_s, options)
 
     def predict_many(

@@ -20,23 +20,23 @@ STDIN = Path("-")
 LINE_BYTES_MAX = 4 << 20
 """Longest line: no longer text could be sent."""
 
-_TO_WRITE = (
-    "write a string in quotes, a list of token ids, or an object with queries as `predict --queries` prints them"
-)
+_TO_WRITE = 'write a string in quotes, a list of token ids, or {"queries": {"blocks": [[0.1, ...], null, ...]}}'
 
 
-def read_prompts(path: Path) -> Iterator[PromptLike]:
+def read_prompts(path: Path, *, as_json: bool = False) -> Iterator[PromptLike]:
     """The prompts of a UTF-8 file, or of standard input for `-`, read as they are needed.
 
-    Each line is a prompt, without its line break, and the first without a byte order mark; of a file *.jsonl it is a
-    JSON string, a list of token ids, or an object with `queries` as a PromptResult has them, in the place of a prompt.
-    Raises RequestError, which names the line, for JSON that is none of these, and for a line too long; and where there
-    is no such file.
+    Each line is a prompt, without its line break, and the first without a byte order mark. With `as_json`, and of a
+    file *.jsonl, it is a JSON string, a list of token ids, or an object with `queries` as a PromptResult has them, in
+    the place of a prompt. Raises RequestError, which names the line, for JSON that is none of these, and for a line too
+    long; and where there is no such file, or a *.json, which would be one document.
     """
+    if path.suffix == ".json":
+        raise RequestError(f"{path} would be one document: give a *.jsonl with a prompt a line, as `jq -c` writes them")
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             for number, line in _lines(file):
-                yield _prompt(line, as_json=path.suffix == ".jsonl", place=f"{path}, line {number}")
+                yield _prompt(line, as_json=as_json or path.suffix == ".jsonl", place=f"{path}, line {number}")
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}; give a file with a prompt a line") from None
 

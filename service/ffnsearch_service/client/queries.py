@@ -32,13 +32,23 @@ class Queries:
             raise _refused("queries", "give a list with a vector of numbers for each block") from None
         object.__setattr__(self, "blocks", tuple(_vector(vector, block) for block, vector in enumerate(given)))
 
+    def array(self) -> NDArray[np.float32]:
+        """All vectors together, [K, D], a copy. Raises ValueError where a block is left out, or sizes differ."""
+        if any(vector is None for vector in self.blocks):
+            raise ValueError("a block without a vector has no row in an array: take `blocks`")
+        return np.stack([vector for vector in self.blocks if vector is not None])
+
     def with_block(self, block: int, vector: ArrayLike | None) -> "Queries":
         """The same with another vector in one block, None to leave it out. Raises IndexError beyond 0 to K-1."""
         blocks: list[ArrayLike | None] = list(self.blocks)
-        if block < 0:
-            raise IndexError(f"block {block}: blocks are counted from 0")
+        if not 0 <= block < len(blocks):
+            raise IndexError(f"block {block}: there are the blocks 0 to {len(blocks) - 1}")
         blocks[block] = vector
         return Queries(blocks)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join("None" if vector is None else f"[{len(vector)}]" for vector in self.blocks)
+        return f"Queries({sizes})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Queries) and self._bytes() == other._bytes()
@@ -64,7 +74,8 @@ def _vector(vector: ArrayLike | None, block: int) -> NDArray[np.float32] | None:
         told = f"cannot become an array of NumPy ({error}); a tensor of torch can, as .detach().float().cpu()"
         raise _refused(field, told) from None
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iuf":
-        raise _refused(field, "give a vector of numbers, or None where nothing is searched")
+        there = f"{given.dtype} {list(given.shape)}"
+        raise _refused(field, f"{there} is given: give a vector of numbers, [D], or None where nothing is searched")
     with np.errstate(over="ignore"):
         held = given.astype(np.float32)
     if (np.isinf(held) & np.isfinite(given)).any():

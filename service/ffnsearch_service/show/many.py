@@ -27,6 +27,7 @@ def print_many(
     calls: Calls,
     prompts: Path | Sequence[str],
     *,
+    prompts_as_json: bool,
     as_json: bool,
     prompts_per_call: int,
     concurrency: int,
@@ -34,9 +35,9 @@ def print_many(
 ) -> list[str]:
     """Print a line for each prompt, of a list or of a file; returns a line about those refused, if any.
 
-    A line of JSON has the prompt, null for queries in its place, and the fields of its PromptResult. Where the lines do
-    not go to a terminal, a bar on stderr shows how far they are. Raises FfnSearchError, after the lines of the prompts
-    before.
+    prompts_as_json: whether the file has JSON whatever its name. A line of JSON has the prompt, null for queries in its
+    place, and the fields of its PromptResult. Where the lines do not go to a terminal, a bar on stderr shows how far
+    they are. Raises FfnSearchError, after the lines of the prompts before.
     """
     there = count_prompts(prompts) if isinstance(prompts, Path) else len(prompts)
     asked: deque[PromptLike] = deque()
@@ -46,7 +47,9 @@ def print_many(
         print(_HEADING, file=out)
     with _display() as display:
         results = calls.predict_many(
-            _remembering(read_prompts(prompts) if isinstance(prompts, Path) else prompts, asked),
+            _remembering(
+                read_prompts(prompts, as_json=prompts_as_json) if isinstance(prompts, Path) else prompts, asked
+            ),
             prompts_per_call=prompts_per_call,
             concurrency=concurrency,
             progress=lambda stage, done, total, detail="": display(stage, done, there, detail),
