@@ -16,6 +16,7 @@ from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_service.answering.engine import Engine
 from ffnsearch_service.client import AsyncClient, Client, Queries
 from ffnsearch_service.client.evidence import collect
+from ffnsearch_service.client.failures import is_too_large
 from ffnsearch_service.client.local import LocalClient
 from ffnsearch_service.client.results import plain
 from ffnsearch_service.config import Limits
@@ -23,6 +24,7 @@ from ffnsearch_service.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
+    ResourceExhaustedError,
     ServiceError,
     UnavailableError,
 )
@@ -350,6 +352,12 @@ def test_a_local_deadline_stops_the_work(slow, slow_engine, monkeypatch):
         if slow.running.is_set():
             break
     assert slow.stopped.wait(WAIT_S)
+
+
+def test_a_request_that_grpc_takes_for_too_large_says_what_to_do(client):
+    with pytest.raises(ResourceExhaustedError, match=r"larger than max.*; send fewer prompts in a call") as caught:
+        client.predict(["a" * 1_000_000] * 5)
+    assert is_too_large(caught.value)
 
 
 def test_no_server_is_unavailable(unused_address):

@@ -46,6 +46,11 @@ _ADVICE = {
 }
 """What to do about a call that failed without a status of the server's, by code."""
 
+_TOO_LARGE = "larger than max"
+"""gRPC's own words of a message beyond a limit, a request or its response; the code is that of a busy server too."""
+
+_SEND_LESS = "; send fewer prompts in a call, as predict_many does by itself; `info` shows the server's limits"
+
 
 def service_error(error: Any, address: str) -> ServiceError:
     """Turn a failed call to `address`, a grpc.RpcError of either kind of client, into what a client raises."""
@@ -61,7 +66,7 @@ def service_error(error: Any, address: str) -> ServiceError:
     except (ValueError, DecodeError):  # details that contradict the code, or cannot be read: some proxy's
         status = None
     if status is None:
-        advice = _ADVICE.get(code, "")
+        advice = _SEND_LESS if _TOO_LARGE in (error.details() or "") else _ADVICE.get(code, "")
         return kind(f"the call to {address} failed with {code}: {error.details()}{advice}", code=code, reason=code)
     return kind(
         status.message,
@@ -71,3 +76,8 @@ def service_error(error: Any, address: str) -> ServiceError:
         metadata=dict(info.metadata),
         retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
     )
+
+
+def is_too_large(error: ResourceExhaustedError) -> bool:
+    """Whether gRPC refused the request or its response for its size, so that fewer prompts might be answered."""
+    return _TOO_LARGE in error.message

@@ -26,6 +26,7 @@ from typing import Any
 from ffnsearch_indexer.errors import FfnSearchError
 from ffnsearch_indexer.progress import Progress, silent
 from ffnsearch_service.client.asking import BYTES, PromptLike
+from ffnsearch_service.client.failures import is_too_large
 from ffnsearch_service.client.queries import Queries
 from ffnsearch_service.client.reading import failure
 from ffnsearch_service.client.results import Failure, PredictResult, PromptResult
@@ -234,7 +235,7 @@ async def _until_failure_async(
 def _blames_prompts(error: FfnSearchError) -> bool:
     """Whether fewer prompts, or others, might be answered."""
     if isinstance(error, ResourceExhaustedError):
-        return "larger than max" in error.message  # gRPC's own words, of a request or its response
+        return is_too_large(error)
     field = error.field if isinstance(error, ServiceError) else error.metadata.get("field", "")
     return field.startswith("prompts")
 
